@@ -1,0 +1,34 @@
+# Everything sets itself up: `make demo` and `make test` are all that a fresh clone needs.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test lint ui bench lock
+
+demo: .venv/ready
+	$(BIN)/python -m pipelines.main --model cnn10 --width 0.25 --epochs 16 --batch_size 8 --learning_rate 0.01
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: .venv/ready
+	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks
+
+# Pins of all libraries with their hashes, and the same pins for conda and `mlflow run`.
+lock: .venv/ready
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --output-file requirements.lock
+	$(BIN)/python tests/conda_pins.py > conda.yaml
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$$(grep -o '^uv==[0-9.]*' requirements.lock)"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirements requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,1 @@
+"""exvo: few-shot recognition of emotion in vocal bursts, as an experiment-tracked project."""
