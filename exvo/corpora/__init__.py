@@ -1,0 +1,35 @@
+"""Corpora: one reader a corpus, each giving one validated table of clips, and an audit of any of them."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from exvo.config import InputError
+from exvo.corpora import emogator, hume_vb, sample, table
+from exvo.corpora.audit import Audit, audit
+from exvo.corpora.base import Corpus
+
+__all__ = ["CORPORA", "Audit", "Corpus", "audit", "load"]
+
+_READERS = {"sample": sample.read, "hume-vb": hume_vb.read, "emogator": emogator.read, "table": table.read}
+
+CORPORA = tuple(_READERS)
+"""Names that `load` knows."""
+
+
+def load(name: str, folder: Path) -> Corpus:
+    """Read and validate a corpus.
+
+    For `sample`, `folder` is where the synthetic clips are written if they are not there yet. Whether the audio files
+    of the other corpora exist is left to feature extraction.
+
+    Raises InputError for an unknown name, a missing folder and everything that breaks a rule of `Corpus`.
+    """
+    if name not in _READERS:
+        near = difflib.get_close_matches(name, CORPORA, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise InputError(f"corpus {name!r} is unknown{hint}; the corpora are {', '.join(CORPORA)}.")
+    if name != "sample" and not folder.is_dir():
+        raise InputError(f"the folder {folder} of corpus {name} is not there; give the folder that holds the corpus.")
+    return _READERS[name](folder)

@@ -1,0 +1,188 @@
+"""What a corpus holds and what is wrong with it, before anything is trained on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from exvo.config import SPLITS
+from exvo.corpora.base import Corpus, named
+
+FILL_SECONDS = 0.32
+"""CNN14's five poolings need 32 frames; a shorter clip is filled."""
+
+_TEXT = ("file", "split", "speaker", "country", "category")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Facts about a corpus.
+
+    `summary` is plain data for JSON. `warnings` are sentences. `digest` is the SHA-256, in hexadecimal, of the whole
+    content in order: every column of the table and each clip's audio bytes; where the folder lies has no part in it.
+    """
+
+    summary: dict[str, Any]
+    warnings: list[str]
+    digest: str
+
+    def text(self) -> str:
+        """The audit as a person reads it in a terminal."""
+        return "\n".join(
+            [*_overview(self.summary), f"digest     {self.digest}", *_tables(self.summary), *self._notes()]
+        )
+
+    def _notes(self) -> list[str]:
+        return ["", *(f"warning: {sentence}" for sentence in self.warnings)] if self.warnings else []
+
+
+def audit(corpus: Corpus, audio: pd.DataFrame) -> Audit:
+    """Audit a corpus.
+
+    `audio` has one row a row of `corpus.clips`, in the same order: `file`, `content` (SHA-256 of the bytes, '' for an
+    unreadable file), `seconds`, `rate` (Hz), `problem` ('' where the clip is fine); other columns are not read.
+    Hours, rates and short clips count the clips without a problem.
+
+    Raises ValueError where `audio` is not of this corpus.
+    """
+    if audio["file"].tolist() != corpus.clips["file"].tolist():
+        raise ValueError(f"the audio table is not of these clips of {corpus.folder}: extract the corpus again")
+    facts = audio[["content", "seconds", "rate", "problem"]].reset_index(drop=True)
+    clips = pd.concat([corpus.clips.reset_index(drop=True), facts.add_prefix("audio_")], axis=1)
+    summary = _summary(corpus, clips)
+    return Audit(summary, _warnings(corpus, clips, summary), _digest(corpus, facts["content"]))
+
+
+def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
+    fine = clips[clips["audio_problem"] == ""]
+    broken = clips[clips["audio_problem"] != ""]
+    short = fine["file"][fine["audio_seconds"] < FILL_SECONDS].tolist()
+    per_speaker = clips[clips["speaker"] != ""].groupby("speaker")["split"].nunique()
+    rates = fine["audio_rate"].astype(int).value_counts().sort_index()
+    copies = clips[clips["audio_content"] != ""].groupby("audio_content", sort=False)["file"].agg(list)
+    return {
+        "corpus": corpus.name,
+        "synthetic": corpus.synthetic,
+        **_counts(corpus, clips),
+        "splits": {split: _counts(corpus, clips[clips["split"] == split]) for split in SPLITS},
+        "sample_rates": {str(rate): int(count) for rate, count in rates.items()},
+        "labels": {target: _range(clips[target]) for target in corpus.targets},
+        "ages": _range(clips["age"]) if "age" in clips else None,
+        "countries": _tally(clips["country"]) if "country" in clips else None,
+        "unreadable": [
+            {"file": file, "problem": problem}
+            for file, problem in zip(broken["file"], broken["audio_problem"], strict=True)
+        ],
+        "filled": {"count": len(short), "files": short},
+        "duplicates": [files for files in copies if len(files) > 1],
+        "speakers_in_several_splits": sorted(per_speaker.index[per_speaker > 1]),
+    }
+
+
+def _counts(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
+    """Clips, how many of them have labels, speakers (those with a name), hours (of clips without a problem)."""
+    return {
+        "clips": len(clips),
+        "labelled": int(clips[list(corpus.targets)].notna().all(axis=1).sum()),
+        "speakers": int(clips["speaker"][clips["speaker"] != ""].nunique()),
+        "hours": float(clips["audio_seconds"][clips["audio_problem"] == ""].sum() / 3600),
+    }
+
+
+def _range(values: pd.Series) -> dict[str, float | int | None]:
+    """Minimum, mean and maximum of the known values (None where there are none), and how many are missing."""
+    known = values.dropna()
+    figures = {name: float(known.agg(name)) if len(known) else None for name in ("min", "mean", "max")}
+    return {**figures, "missing": int(values.isna().sum())}
+
+
+def _tally(values: pd.Series) -> dict[str, int]:
+    """Clips a value, in alphabetical order; '' counts the clips without one."""
+    return {str(value): int(count) for value, count in values.value_counts().sort_index().items()}
+
+
+def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> list[str]:
+    split = dict(zip(clips["file"], clips["split"], strict=True))
+    warnings = []
+    if summary["unreadable"]:
+        items = named(f"{item['file']} ({item['problem']})" for item in summary["unreadable"])
+        warnings.append(f"{len(summary['unreadable'])} of {len(clips)} clips can't be used: {items}.")
+    crossing: list[str] = []
+    within: list[str] = []
+    for files in summary["duplicates"]:
+        equal = " = ".join(f"{file} ({split[file]})" for file in files[:4]) + (" = ..." if len(files) > 4 else "")
+        (crossing if len({split[file] for file in files}) > 1 else within).append(equal)
+    if crossing:
+        warnings.append(f"equal audio across splits, scores are too good ({len(crossing)} groups): {named(crossing)}.")
+    if within:
+        warnings.append(f"equal audio within a split ({len(within)} groups): {named(within)}.")
+    if summary["speakers_in_several_splits"]:
+        speakers = named(summary["speakers_in_several_splits"])
+        warnings.append(f"speakers are in several splits, so scores say nothing about new speakers: {speakers}.")
+    for name in ("train", "val"):
+        part = clips[clips["split"] == name]
+        constant = [target for target in corpus.targets if part[target].nunique() == 1]
+        if constant:
+            warnings.append(f"the same label in every {name} clip, so that CCC means nothing: {named(constant)}.")
+        for column in ("age", "country"):
+            missing = int((part[column].isna() | (part[column] == "")).sum()) if column in part else 0
+            if missing:
+                warnings.append(f"{missing} of {len(part)} {name} clips have no {column}.")
+    return warnings
+
+
+def _digest(corpus: Corpus, content: pd.Series) -> str:
+    """SHA-256 over the column names and each row as JSON; numbers in single precision, in which networks train."""
+    columns = [
+        corpus.clips[name].astype(str) if name in _TEXT else _numbers(corpus.clips[name])
+        for name in corpus.clips.columns
+    ]
+    digest = hashlib.sha256(json.dumps([list(corpus.clips.columns), corpus.targets]).encode())
+    for row in zip(*columns, content, strict=True):
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
+def _numbers(column: pd.Series) -> list[float | None]:
+    """Numbers in one form whatever their dtype: NaN as None, -0 as 0."""
+    return [None if np.isnan(number) else number + 0.0 for number in column.to_numpy(np.float32).tolist()]
+
+
+def _overview(summary: dict[str, Any]) -> list[str]:
+    kind = "SYNTHETIC, made by a program" if summary["synthetic"] else "recorded"
+    rates = ", ".join(f"{rate} Hz ({count})" for rate, count in summary["sample_rates"].items())
+    lines = [f"corpus     {summary['corpus']} ({kind})", f"rates      {rates or 'none'}"]
+    if summary["countries"] is not None:
+        countries = ", ".join(f"{name or 'unknown'} ({count})" for name, count in summary["countries"].items())
+        lines.append(f"countries  {countries}")
+    short, groups = summary["filled"], summary["duplicates"]
+    lines.append(
+        f"short      {short['count']} clips under {FILL_SECONDS} s, which the network fills{_list(short['files'])}"
+    )
+    lines.append(f"duplicates {len(groups)} groups of clips with equal audio")
+    lines.append(f"unusable   {len(summary['unreadable'])} clips")
+    return lines
+
+
+def _list(files: list[str]) -> str:
+    return f": {named(files)}" if files else ""
+
+
+def _tables(summary: dict[str, Any]) -> list[str]:
+    """The splits and the labels as two aligned tables."""
+    parts = {**{split: part for split, part in summary["splits"].items() if part["clips"]}, "all": summary}
+    lines = ["", f"{'split':<8}{'clips':>8}{'labelled':>10}{'speakers':>10}{'hours':>9}"]
+    for name, part in parts.items():
+        lines.append(f"{name:<8}{part['clips']:>8}{part['labelled']:>10}{part['speakers']:>10}{part['hours']:>9.3f}")
+    ranges = {**summary["labels"], **({"age (years)": summary["ages"]} if summary["ages"] else {})}
+    width = max(len(name) for name in [*ranges, "label"]) + 2
+    lines += ["", f"{'label':<{width}}{'min':>9}{'mean':>9}{'max':>9}{'missing':>9}"]
+    for name, values in ranges.items():
+        figures = ["-" if values[key] is None else f"{values[key]:.3f}" for key in ("min", "mean", "max")]
+        lines.append(f"{name:<{width}}{''.join(f'{figure:>9}' for figure in figures)}{values['missing']:>9}")
+    return lines

@@ -1,0 +1,220 @@
+"""The validated table of clips that every corpus reader returns, and the checks behind it."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Never
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+from exvo.config import SPLITS, InputError
+
+AGE_LIMITS = (0.0, 130.0)
+"""Years."""
+
+INTENSITY_LIMITS = (0.0, 1.0)
+"""Mean rated intensity."""
+
+ANY_NUMBER = (-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max))
+"""Any number that single precision, in which networks train, can hold."""
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_MISSING = {"", "nan", "na"}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Clips with their split, speaker and labels; made and validated by `exvo.corpora.load`.
+
+    `clips` has one row a clip, in the order of the corpus' own file, under these columns: `file` (POSIX path relative
+    to `folder`), `split` (train, val, test), `speaker` (text; may be empty in test), then where the corpus has them
+    `country` (text, empty where unknown), `age` (float, years, NaN where unknown) and `category` (text), then one
+    float column a target, NaN in every target of an unlabelled test clip.
+    """
+
+    name: str
+    folder: Path
+    clips: pd.DataFrame
+    targets: tuple[str, ...]
+    synthetic: bool = False
+    categories: tuple[str, ...] = ()
+
+
+def named(items: Iterable[object], limit: int = 10) -> str:
+    """Items in a sentence, at most `limit` of them by name.
+
+    >>> named(["a", "b"]), named(range(5), limit=2)
+    ('a, b', '0, 1 and 3 more')
+    """
+    texts = [str(item) for item in items]
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more
+
+
+def refuse(source: Path, found: str, items: Iterable[object], remedy: str) -> Never:
+    """Raise the InputError of a corpus: its file, what was found, where, and what to do."""
+    raise InputError(f"{source}: {found}: {named(items)}; {remedy}.")
+
+
+def read_csv(source: Path, layout: str) -> pd.DataFrame:
+    """Read a CSV file (UTF-8, with or without BOM) as stripped text, (rows, columns), indexed by `line N`.
+
+    Raises InputError where the file is missing (`layout` then says what the folder should hold), is not UTF-8 CSV,
+    has a column without a name or twice, or has rows that are longer or shorter than the header.
+    """
+    if not source.is_file():
+        raise InputError(f"{source} is not there: {layout}.")
+    try:
+        with source.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [(f"line {reader.line_num}", [cell.strip() for cell in row]) for row in reader if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{source} is not a CSV file in UTF-8 ({error}); save it as one.") from error
+    unnamed = [f"column {place}" for place, name in enumerate(header, 1) if not name]
+    if unnamed:
+        refuse(source, "columns without a name", unnamed, "name or remove them (pandas: to_csv(index=False))")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        refuse(source, "columns given more than once", twice, "keep one of each")
+    ragged = [f"{where} ({len(row)})" for where, row in rows if len(row) != len(header)]
+    if ragged:
+        refuse(source, f"rows without the header's {len(header)} fields", ragged, "correct these rows")
+    return pd.DataFrame([row for _, row in rows], columns=header, index=[where for where, _ in rows], dtype=str)
+
+
+def require(source: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise InputError where columns are missing or the table has no rows."""
+    missing = [column for column in columns if column not in rows.columns]
+    if missing:
+        found = f"columns missing beside {named(rows.columns)}" if len(rows.columns) else "columns missing"
+        refuse(source, found, missing, "add them")
+    if rows.empty:
+        raise InputError(f"{source} holds no clips; it needs at least two for train and two for val.")
+
+
+def build(
+    name: str,
+    folder: Path,
+    source: Path,
+    rows: pd.DataFrame,
+    targets: Sequence[str],
+    *,
+    limits: tuple[float, float] = INTENSITY_LIMITS,
+    categories: tuple[str, ...] = (),
+) -> Corpus:
+    """Validate the rows of a reader and return its Corpus.
+
+    `rows` has the columns of `Corpus.clips` (in any order; numbers may be text) and an index that says where each row
+    stands in `source`, as a person reads it ('line 3'). Targets must lie within `limits`.
+
+    Raises InputError, naming every bad row (the first ten by name), for anything that `Corpus` rules out. Whether
+    the audio files exist is left to feature extraction.
+    """
+    optional = [column for column in ("country", "age", "category") if column in rows.columns]
+    require(source, rows, ["file", "split", "speaker", *targets])
+    clips = rows[["file", "split", "speaker", *optional, *targets]].copy()
+    clips["file"] = _files(source, folder, clips["file"])
+    _check_splits(source, clips)
+    if "age" in optional:
+        clips["age"] = _numbers(source, clips["age"], AGE_LIMITS)
+    for target in targets:
+        clips[target] = _numbers(source, clips[target], limits)
+    _check_labels(source, clips, list(targets))
+    return Corpus(name, folder, clips.reset_index(drop=True), tuple(targets), categories=categories)
+
+
+def _files(source: Path, folder: Path, files: pd.Series) -> pd.Series:
+    """The paths in normal form (`./a.wav` is `a.wav`), all distinct and inside the folder."""
+    bad = [f"{where} ({text!r})" for where, text in files.items() if not _is_inside(text)]
+    if bad:
+        refuse(source, "file is not a relative path with /", bad, "give paths below the corpus folder, as wav/1.wav")
+    files = files.map(lambda text: PurePosixPath(text).as_posix())
+    twice = files[files.duplicated(keep=False)]
+    if len(twice):
+        bad = [f"{file} ({named(same.index, 3)})" for file, same in twice.groupby(twice, sort=False)]
+        refuse(source, "files given more than once", bad, "keep one row a file")
+    root = os.path.realpath(folder)
+    bad = []
+    for where, text in files.items():
+        path = os.path.realpath(os.path.join(root, text))
+        if not path.startswith(root.rstrip(os.sep) + os.sep):
+            bad.append(f"{where} ({text} is {path})")
+    if bad:
+        refuse(source, "links that leave the corpus folder", bad, "put the files themselves into the folder")
+    return files
+
+
+def _is_inside(text: str) -> bool:
+    """Whether a path stays inside its folder by its text alone: relative, POSIX, without `..`.
+
+    >>> [_is_inside(text) for text in ("wav/1.wav", "/wav/1.wav", "../1.wav", "C:/1.wav", "wav\\\\1.wav", ".", "")]
+    [True, False, False, False, False, False, False]
+    """
+    path = PurePosixPath(text)
+    if "\\" in text or "\0" in text or PureWindowsPath(text).drive or path.is_absolute():
+        return False
+    return bool(path.parts) and ".." not in path.parts
+
+
+def _check_splits(source: Path, clips: pd.DataFrame) -> None:
+    unknown = clips["split"][~clips["split"].isin(SPLITS)]
+    if len(unknown):
+        refuse(source, "unknown split", _quoted(unknown), f"the splits are {named(SPLITS)}")
+    for split in ("train", "val"):
+        count = int((clips["split"] == split).sum())
+        if count < 2:
+            raise InputError(f"{source}: split {split} has {count} clips; give it at least 2.")
+    speakerless = clips["speaker"][(clips["speaker"] == "") & (clips["split"] != "test")]
+    if len(speakerless):
+        refuse(source, "clips of train or val without a speaker", speakerless.index, "name their speakers")
+
+
+def _check_labels(source: Path, clips: pd.DataFrame, targets: list[str]) -> None:
+    missing = clips[targets].isna()
+    test = clips["split"] == "test"
+    bad = _gaps(missing[~test])
+    if bad:
+        refuse(source, "clips of train or val without a label", bad, "label or remove them")
+    bad = _gaps(missing[test & ~missing.all(axis=1)])
+    if bad:
+        refuse(source, "clips of test with only a part of their labels", bad, "give all of a clip's labels or none")
+
+
+def _gaps(missing: pd.DataFrame) -> list[str]:
+    """Where each row with something missing stands, and which columns are missing."""
+    gaps = missing[missing.any(axis=1)]
+    names = [named(missing.columns[row], 3) for row in gaps.to_numpy()]
+    return [f"{where} ({columns})" for where, columns in zip(gaps.index, names, strict=True)]
+
+
+def _numbers(source: Path, column: pd.Series, limits: tuple[float, float]) -> pd.Series:
+    """A column as floats, NaN where it is empty; InputError for anything else and for what is out of limits."""
+    low, high = limits
+    if is_numeric_dtype(column):
+        numbers = column.astype(float)
+        wrong = numbers.isin([math.inf, -math.inf])
+    else:
+        empty = column.str.lower().isin(_MISSING)
+        wrong = ~empty & ~column.map(lambda text: _NUMBER.fullmatch(text) is not None)
+        numbers = column.where(~empty & ~wrong, "nan").map(float).astype(float)
+    if wrong.any():
+        refuse(source, f"{column.name} is not a number", _quoted(column[wrong]), "give finite numbers")
+    beyond = column[(numbers < low) | (numbers > high)]
+    if len(beyond):
+        remedy = f"give numbers from {low:g} to {high:g}"
+        refuse(source, f"{column.name} is out of range", _quoted(beyond), remedy)
+    return numbers
+
+
+def _quoted(column: pd.Series) -> list[str]:
+    """Where each value stands, and the value as it was found."""
+    return [f"{where} ({value!r})" for where, value in column.items()]

@@ -1,0 +1,86 @@
+"""EmoGator (Buhl & Buhl, arXiv 2301.00508): 30 categories of vocal bursts, the file names are the labels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from exvo.config import InputError
+from exvo.corpora.base import Corpus, build, refuse
+
+CATEGORIES = (
+    "Adoration",
+    "Amusement",
+    "Anger",
+    "Awe",
+    "Confusion",
+    "Contempt",
+    "Contentment",
+    "Desire",
+    "Disappointment",
+    "Disgust",
+    "Distress",
+    "Ecstasy",
+    "Elation",
+    "Embarrassment",
+    "Fear",
+    "Guilt",
+    "Interest",
+    "Neutral",
+    "Pain",
+    "Pride",
+    "Realization",
+    "Relief",
+    "Romantic Love",
+    "Sadness",
+    "Serenity",
+    "Shame",
+    "Surprise (Negative)",
+    "Surprise (Positive)",
+    "Sympathy",
+    "Triumph",
+)
+"""In the order of the release, 01 to 30."""
+
+_NAME = re.compile(r"(\d{6})-(0[1-9]|[12]\d|30)-[1-3]\.mp3", re.ASCII)
+_SPLIT = ("test", "train", "train", "train", "val")
+
+
+def read(folder: Path) -> Corpus:
+    """Read EmoGator, the whole release or any of its contributors, in the order of the file names.
+
+    A clip is `data/mp3/NNNNNN-EE-I.mp3`: contributor (the speaker), category 01-30, instance 1-3. Targets are the 30
+    categories, 1 for the one that the contributor was asked to express and 0 for the others.
+
+    The release has no splits. Here the contributor's number modulo 5 decides: 4 is val, 0 is test, the rest is train
+    (60/20/20), so a contributor is in the same split whatever subset is present.
+
+    Raises InputError where `data/mp3` is missing or files there have other names (hidden files are ignored).
+    """
+    source = folder / "data" / "mp3"
+    if not source.is_dir():
+        raise InputError(
+            f"{source} is not there: an EmoGator folder holds data/mp3/000001-01-1.mp3 and so on, "
+            "to be had with git clone https://github.com/fredbuhl/EmoGator."
+        )
+    names = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
+    matches = [_NAME.fullmatch(name) for name in names]
+    bad = [name for name, match in zip(names, matches, strict=True) if match is None]
+    if bad:
+        refuse(source, "names that are not NNNNNN-EE-I.mp3", bad, "move these files elsewhere")
+    parts = [match.groups() for match in matches if match is not None]
+    category = np.array([int(number) - 1 for _, number in parts], dtype=int)
+    rows = pd.DataFrame(
+        {
+            "file": [f"data/mp3/{name}" for name in names],
+            "split": [_SPLIT[int(speaker) % 5] for speaker, _ in parts],
+            "speaker": [speaker for speaker, _ in parts],
+            "category": [CATEGORIES[index] for index in category],
+        },
+        index=names,
+    )
+    labels = pd.DataFrame(np.eye(len(CATEGORIES))[category], columns=CATEGORIES, index=names)
+    return build("emogator", folder, source, rows.join(labels), CATEGORIES, categories=CATEGORIES)

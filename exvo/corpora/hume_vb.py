@@ -1,0 +1,32 @@
+"""HUME-VB as released for ExVo 2022 (Baird et al., arXiv 2205.01780): `data_info.csv` and `wav/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exvo.config import EMOTIONS
+from exvo.corpora.base import Corpus, build, read_csv, refuse, require
+
+_COLUMNS = {"Split": "split", "Subject_ID": "speaker", "Country_string": "country", "Age": "age"}
+_LAYOUT = "a HUME-VB folder holds data_info.csv and the folder wav, as released for ExVo 2022"
+
+
+def read(folder: Path) -> Corpus:
+    """Read HUME-VB: the ten emotions as targets, the country as its name, the age in years.
+
+    The `File_ID` `[58712]` is `wav/58712.wav`. Labels of test clips may be empty.
+
+    Raises InputError for a missing or malformed `data_info.csv`, naming the lines.
+    """
+    source = folder / "data_info.csv"
+    rows = read_csv(source, _LAYOUT)
+    require(source, rows, ["File_ID", *_COLUMNS, *EMOTIONS])
+    names = rows["File_ID"]
+    bad = names[~names.str.fullmatch(r"\[[A-Za-z0-9_][A-Za-z0-9_.-]*\]")]
+    if len(bad):
+        found = [f"{where} ({text!r})" for where, text in bad.items()]
+        refuse(source, "File_ID is not a name in brackets", found, "write it as [58712], which is wav/58712.wav")
+    rows = rows.rename(columns=_COLUMNS)
+    rows["file"] = "wav/" + names.str[1:-1] + ".wav"
+    rows["split"] = rows["split"].str.lower()
+    return build("hume-vb", folder, source, rows, EMOTIONS)

@@ -1,0 +1,48 @@
+"""Your own corpus: a folder with `clips.csv` or `clips.parquet` and the audio files that it names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from exvo.config import InputError
+from exvo.corpora.base import ANY_NUMBER, Corpus, build, read_csv
+
+_PLAIN = ("file", "split", "speaker", "age", "country")
+_LAYOUT = (
+    "the folder of a table corpus holds clips.csv or clips.parquet with the columns file, split, speaker and "
+    "one numeric column a target"
+)
+
+
+def read(folder: Path) -> Corpus:
+    """Read a table of clips, as CSV or as Parquet; both give the same corpus.
+
+    Columns: `file`, `split` (train, val, test), `speaker`, optionally `age` (years) and `country`; every other column
+    is a target and must be numeric.
+
+    Raises InputError where the folder holds neither file or both, or the table breaks a rule, naming the rows.
+    """
+    sources = [folder / name for name in ("clips.csv", "clips.parquet") if (folder / name).is_file()]
+    if len(sources) != 1:
+        found = "both clips.csv and clips.parquet" if sources else "neither clips.csv nor clips.parquet"
+        raise InputError(f"{folder} holds {found}: {_LAYOUT}; give exactly one.")
+    source = sources[0]
+    rows = read_csv(source, _LAYOUT) if source.suffix == ".csv" else _read_parquet(source)
+    targets = [column for column in rows.columns if column not in _PLAIN]
+    if not targets:
+        raise InputError(f"{source} has no target; add at least one numeric column beside {', '.join(rows.columns)}.")
+    return build("table", folder, source, rows, targets, limits=ANY_NUMBER)
+
+
+def _read_parquet(source: Path) -> pd.DataFrame:
+    """A Parquet file as text, as `read_csv` gives it, (rows, columns), indexed by `row N`."""
+    try:
+        frame = pd.read_parquet(source, engine="pyarrow")
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{source} can't be read as Parquet ({error}); write it again.") from error
+    frame.index = pd.Index([f"row {number}" for number in range(1, len(frame) + 1)], dtype=str)
+    text = frame.astype(str).fillna("")
+    return pd.DataFrame({name: column.str.strip() for name, column in text.items()})

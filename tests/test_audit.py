@@ -1,0 +1,159 @@
+"""Facts, warnings and digest of a corpus, counted by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from exvo.corpora import Corpus, audit
+
+CLIPS = pd.DataFrame(
+    {
+        "file": ["a.wav", "b.wav", "c.wav", "d.wav", "e.wav", "f.wav", "g.wav"],
+        "split": ["train", "train", "train", "val", "val", "test", "test"],
+        "speaker": ["s1", "s1", "s2", "s2", "s3", "s4", ""],
+        "country": ["Peru", "Peru", "Chile", "Chile", "", "Peru", ""],
+        "age": [30.0, 30.0, 40.0, 40.0, np.nan, 50.0, np.nan],
+        "calm": [0.0, 0.5, 1.0, 0.25, 0.75, 0.125, np.nan],
+        "loud": [0.1, 0.2, 0.6, 0.5, 0.5, 0.4, np.nan],
+    }
+)
+AUDIO = pd.DataFrame(
+    {
+        "file": CLIPS["file"],
+        "content": ["aa", "bb", "aa", "bb", "cc", "aa", ""],
+        "seconds": [1.8, 3.6, 1.8, 0.32, 0.31, 0.32, np.nan],
+        "rate": [16000, 48000, 16000, 16000, 48000, 16000, np.nan],
+        "channels": [1, 1, 1, 1, 1, 1, np.nan],
+        "problem": ["", "", "", "", "", "silent: all samples are zero", "missing"],
+    }
+)
+CORPUS = Corpus("table", Path("somewhere"), CLIPS, ("calm", "loud"))
+
+
+def test_summary() -> None:
+    summary = audit(CORPUS, AUDIO).summary
+    assert (summary["corpus"], summary["synthetic"]) == ("table", False)
+    assert (summary["clips"], summary["labelled"], summary["speakers"]) == (7, 6, 4)
+    assert summary["hours"] == pytest.approx((1.8 + 3.6 + 1.8 + 0.32 + 0.31) / 3600)
+    assert summary["splits"]["train"] == {
+        "clips": 3, "labelled": 3, "speakers": 2, "hours": pytest.approx(7.2 / 3600),
+    }  # fmt: skip
+    assert summary["splits"]["test"] == {"clips": 2, "labelled": 1, "speakers": 1, "hours": 0.0}
+    assert summary["sample_rates"] == {"16000": 3, "48000": 2}
+    assert summary["labels"]["calm"] == {"min": 0.0, "mean": 2.625 / 6, "max": 1.0, "missing": 1}
+    assert summary["ages"] == {"min": 30.0, "mean": 38.0, "max": 50.0, "missing": 2}
+    assert summary["countries"] == {"": 2, "Chile": 2, "Peru": 3}
+    assert summary["unreadable"] == [
+        {"file": "f.wav", "problem": "silent: all samples are zero"},
+        {"file": "g.wav", "problem": "missing"},
+    ]
+    assert summary["filled"] == {"count": 1, "files": ["e.wav"]}
+    assert summary["duplicates"] == [["a.wav", "c.wav", "f.wav"], ["b.wav", "d.wav"]]
+    assert summary["speakers_in_several_splits"] == ["s2"]
+
+
+def test_summary_is_strict_json_even_where_nothing_is_known() -> None:
+    summary = audit(CORPUS, AUDIO).summary
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    broken = AUDIO.assign(content="", seconds=np.nan, rate=np.nan, problem="missing")
+    clips = CLIPS.drop(columns=["country"]).assign(age=np.nan)
+    summary = audit(replace(CORPUS, clips=clips), broken).summary
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary["ages"] == {"min": None, "mean": None, "max": None, "missing": 7}
+    assert summary["countries"] is None
+    assert (summary["hours"], summary["sample_rates"], summary["duplicates"]) == (0.0, {}, [])
+    assert len(summary["unreadable"]) == 7
+
+
+def test_warnings() -> None:
+    assert audit(CORPUS, AUDIO).warnings == [
+        "2 of 7 clips can't be used: f.wav (silent: all samples are zero), g.wav (missing).",
+        "equal audio across splits, scores are too good (2 groups): "
+        "a.wav (train) = c.wav (train) = f.wav (test), b.wav (train) = d.wav (val).",
+        "speakers are in several splits, so scores say nothing about new speakers: s2.",
+        "the same label in every val clip, so that CCC means nothing: loud.",
+        "1 of 2 val clips have no age.",
+        "1 of 2 val clips have no country.",
+    ]
+
+
+def test_a_sound_corpus_has_no_warning_and_copies_within_a_split_have_one() -> None:
+    clips = CLIPS[:5].assign(speaker=["s1", "s1", "s1", "s3", "s3"], age=30.0, country="Peru")
+    clips["loud"] = clips["calm"]
+    audio = AUDIO[:5].assign(content=list("abcde"))
+    corpus = replace(CORPUS, clips=clips)
+    sound = audit(corpus, audio)
+    assert sound.warnings == []
+    assert "warning" not in sound.text()
+    twice = audit(corpus, audio.assign(content=list("aacde")))
+    assert twice.warnings == ["equal audio within a split (1 groups): a.wav (train) = b.wav (train)."]
+
+
+def test_text_names_everything() -> None:
+    text = audit(CORPUS, AUDIO).text()
+    for part in ("table (recorded)", "16000 Hz (3)", "Peru (3)", "unknown (2)", "e.wav", "g.wav (missing)", "0.438"):
+        assert part in text
+    rows = {line.split()[0]: line for line in text.splitlines() if line}
+    assert rows["val"].split()[1:4] == ["2", "2", "2"]
+    assert len({len(rows[name]) for name in ("split", "train", "val", "test", "all")}) == 1
+    assert len({len(rows[name]) for name in ("label", "calm", "loud")}) == 1
+    assert all(line.startswith("warning: ") for line in text.splitlines()[-6:])
+    assert "SYNTHETIC" in audit(replace(CORPUS, synthetic=True), AUDIO).text()
+
+
+def test_digest_follows_the_content() -> None:
+    digest = audit(CORPUS, AUDIO).digest
+    assert len(digest) == 64
+    swap = [1, 0, 2, 3, 4, 5, 6]
+    altered = [
+        *(replace(CORPUS, clips=CLIPS.assign(**{column: change(CLIPS[column])})) for column, change in CHANGES.items()),
+        replace(CORPUS, clips=CLIPS.drop(columns="age")),
+        replace(CORPUS, clips=CLIPS.rename(columns={"loud": "soft"}), targets=("calm", "soft")),
+    ]
+    digests = [audit(corpus, AUDIO.assign(file=corpus.clips["file"])).digest for corpus in altered]
+    digests.append(audit(CORPUS, AUDIO.assign(content=["aa", "bb", "aa", "bb", "cc", "ab", ""])).digest)
+    digests.append(audit(replace(CORPUS, clips=CLIPS.iloc[swap]), AUDIO.iloc[swap]).digest)
+    digests.append(audit(replace(CORPUS, clips=CLIPS[:6]), AUDIO[:6]).digest)
+    assert len({digest, *digests}) == len(digests) + 1
+
+
+CHANGES = {
+    "file": lambda column: column.replace("g.wav", "h.wav"),
+    "split": lambda column: column.where(column.index != 2, "val"),
+    "speaker": lambda column: column.replace("s3", "s1"),
+    "country": lambda column: column.replace("", "Peru"),
+    "age": lambda column: column.fillna(0.0),
+    "calm": lambda column: column.where(column.index != 3, 0.25001),
+    "loud": lambda column: column.where(column.index != 6, 0.0),
+}
+
+
+def test_digest_ignores_folder_dtype_and_index() -> None:
+    digest = audit(CORPUS, AUDIO).digest
+    single = {"calm": np.float32, "loud": np.float32, "age": np.float32}
+    text = {"file": object, "split": "category", "speaker": object, "country": object}
+    for corpus in (
+        replace(CORPUS, folder=Path("/elsewhere")),
+        replace(CORPUS, clips=CLIPS.astype(single)),
+        replace(CORPUS, clips=CLIPS.astype(text)),
+        replace(CORPUS, clips=CLIPS.set_index(np.arange(7)[::-1])),
+    ):
+        assert audit(corpus, AUDIO).digest == digest
+    whole = CLIPS[:3].assign(calm=[0, 1, 1])
+    other = whole.assign(calm=[-0.0, 1.0, 1.0])
+    assert (
+        audit(replace(CORPUS, clips=whole), AUDIO[:3]).digest == audit(replace(CORPUS, clips=other), AUDIO[:3]).digest
+    )
+
+
+def test_the_audio_of_another_corpus_is_refused() -> None:
+    with pytest.raises(ValueError, match="somewhere"):
+        audit(CORPUS, AUDIO.iloc[::-1])
+    with pytest.raises(ValueError, match="somewhere"):
+        audit(CORPUS, AUDIO[:3])
