@@ -1,0 +1,317 @@
+"""Extraction into the store: complete, once, on all cores, and stopped at any point without loss."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from exvo import extraction
+from exvo.config import FeatureConfig, InputError
+from exvo.extraction import check, extract
+from exvo.features import Audio, log_mel, read_audio
+from exvo.store import Store
+
+CONFIG = FeatureConfig()
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def write_clips(folder: Path, count: int, seconds: float = 0.2) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    names = []
+    for number in range(count):
+        noise = np.random.default_rng(number).normal(0, 0.1, int(16_000 * seconds) + 7 * number)
+        soundfile.write(folder / f"{number:03}.wav", noise, 16_000)
+        names.append(f"{number:03}.wav")
+    return names
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> tuple[Path, list[str]]:
+    return tmp_path / "corpus", write_clips(tmp_path / "corpus", 60)
+
+
+def count_decoding(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None] = lambda number: None) -> list[Path]:
+    """The files decoded from now on; `before` runs ahead of each, with its number."""
+    decoded: list[Path] = []
+
+    def counting(path: Path, config: FeatureConfig) -> Audio:
+        decoded.append(path)
+        before(len(decoded))
+        return read_audio(path, config)
+
+    monkeypatch.setattr(extraction, "read_audio", counting)
+    return decoded
+
+
+def no_temporary_files(store_folder: Path) -> bool:
+    return not list(store_folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_every_clip_in_order(corpus: tuple[Path, list[str]], tmp_path: Path, workers: int) -> None:
+    folder, files = corpus
+    shuffled = files[::-1]
+    threads = torch.get_num_threads()
+    store, audio = extract(folder, shuffled, tmp_path / "store", CONFIG, workers)
+    assert torch.get_num_threads() == threads
+    assert list(audio["file"]) == shuffled
+    assert (audio["problem"] == "").all()
+    assert len(store) == 60
+    for row in audio.to_dict("records"):
+        source = read_audio(folder / row["file"], CONFIG)
+        expected = log_mel(torch.from_numpy(source.waveform), CONFIG).numpy()
+        np.testing.assert_allclose(store[row["content"]], expected, rtol=0, atol=1e-4)
+        assert (row["rate"], row["channels"], row["frames"]) == (16_000, 1, len(expected))
+        assert row["seconds"] == len(source.waveform) / 16_000
+        assert row["peak"] == pytest.approx(np.abs(source.waveform).max())
+        rms = np.sqrt(np.mean(source.waveform.astype(np.float64) ** 2))
+        assert row["rms_db"] == pytest.approx(20 * np.log10(rms), abs=1e-4)
+    pd.testing.assert_frame_equal(check(audio, skip_unreadable=False), audio)
+    assert no_temporary_files(tmp_path)
+
+
+def test_bad_files_are_all_listed_and_stop_nothing(corpus: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder, files = corpus
+    whole = (folder / files[0]).read_bytes()
+    (folder / "text.wav").write_text("not a sound")
+    (folder / "empty.wav").touch()
+    (folder / "cut.wav").write_bytes(whole[:3_000])
+    (folder / "sub").mkdir()
+    soundfile.write(folder / "silent.wav", np.zeros(8_000), 16_000)
+    expected = {
+        "text.wav": "not audio (Format not recognised)",
+        "empty.wav": "empty file",
+        "cut.wav": "truncated",
+        "sub": "a folder",
+        "silent.wav": "silent: all samples are zero",
+        "gone.wav": "missing",
+    }
+    store, audio = extract(folder, [*expected, *files], tmp_path / "store", CONFIG)
+    problems = audio.set_index("file")["problem"]
+    assert dict(problems[list(expected)]) == expected
+    assert (problems[files] == "").all()
+    assert len(store) == 60
+    bad = audio[audio["problem"] != ""]
+    assert (bad[["rate", "channels", "frames"]] == 0).all(axis=None)
+    assert bad[["seconds", "peak", "rms_db"]].isna().all(axis=None)
+    assert list(bad.loc[bad["content"] == "", "file"]) == ["sub", "gone.wav"]
+    assert audio["frames"].dtype == np.int64
+    with pytest.raises(InputError, match=r"^6 of 66 audio files can't be used: .*skip_unreadable=true") as caught:
+        check(audio, skip_unreadable=False)
+    for file, problem in expected.items():
+        assert f"\n  {file}: {problem}" in str(caught.value)
+    assert list(check(audio, skip_unreadable=True)["file"]) == files
+    with pytest.raises(InputError, match="6 of 6 audio files can't be used: repair them\\."):
+        check(bad, skip_unreadable=True)
+
+
+def test_no_files(tmp_path: Path) -> None:
+    store, audio = extract(tmp_path, [], tmp_path / "store", CONFIG)
+    assert len(store) == len(audio) == 0
+    assert list(audio.columns)[:2] == ["file", "content"]
+    assert len(check(audio, skip_unreadable=False)) == 0
+
+
+def test_equal_audio_is_stored_once(corpus: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder, files = corpus
+    (folder / "again.wav").write_bytes((folder / files[0]).read_bytes())
+    store, audio = extract(folder, [*files, "again.wav", files[0]], tmp_path / "store", CONFIG)
+    assert len(store) == 60
+    assert len(store.table()) == 60
+    assert audio["content"].iloc[-2] == audio["content"].iloc[-1] == audio["content"].iloc[0]
+    assert audio["seconds"].notna().all()
+
+
+def test_a_second_run_decodes_nothing(
+    corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, files = corpus
+    _, first = extract(folder, files, tmp_path / "store", CONFIG)
+    decoded = count_decoding(monkeypatch)
+    store, second = extract(folder, files, tmp_path / "store", CONFIG)
+    assert decoded == []
+    assert len(store) == 60
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_only_changed_audio_is_extracted_again(
+    corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, files = corpus
+    _, first = extract(folder, files, tmp_path / "store", CONFIG)
+    soundfile.write(folder / files[5], np.sin(np.arange(9_000) / 9), 16_000)
+    (folder / files[6]).rename(folder / "renamed.wav")
+    decoded = count_decoding(monkeypatch)
+    _, second = extract(folder, [*files[:6], "renamed.wav", *files[7:]], tmp_path / "store", CONFIG)
+    assert decoded == [folder / files[5]]
+    assert list(np.flatnonzero(first["content"] != second["content"])) == [5]
+    assert second["seconds"][5] == 9_000 / 16_000
+
+
+def test_other_settings_are_extracted_apart(corpus: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder, files = corpus
+    coarse = dataclasses.replace(CONFIG, hop=320)
+    fine, _ = extract(folder, files, tmp_path / "store", CONFIG)
+    store, audio = extract(folder, files, tmp_path / "store", coarse)
+    content = audio["content"][0]
+    assert store.folder != fine.folder
+    assert len(store[content]) < len(fine[content])
+
+
+def test_damaged_clips_are_extracted_again(
+    corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, files = corpus
+    monkeypatch.setattr(extraction, "SHARD_FRAMES", 300)
+    store, first = extract(folder, files, tmp_path / "store", CONFIG)
+    shards = sorted(store.folder.iterdir())
+    assert len(shards) > 1
+    data = shards[0].read_bytes()
+    shards[0].unlink()
+    shards[0].write_bytes(data[: len(data) // 2])
+    with pytest.warns(RuntimeWarning, match=shards[0].name):
+        store, second = extract(folder, files, tmp_path / "store", CONFIG)
+    assert len(store) == 60
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_an_interrupted_run_keeps_what_is_done(
+    corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, files = corpus
+
+    def interrupt(number: int) -> None:
+        if number == 40:
+            raise KeyboardInterrupt
+
+    decoded = count_decoding(monkeypatch, interrupt)
+    threads = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        extract(folder, files, tmp_path / "store", CONFIG)
+    assert torch.get_num_threads() == threads
+    kept = len(Store(tmp_path / "store", CONFIG))
+    assert kept >= 39
+    decoded.clear()
+    store, audio = extract(folder, files, tmp_path / "store", CONFIG)
+    assert len(decoded) == 60 - kept
+    assert len(store) == len(check(audio, skip_unreadable=False)) == 60
+
+
+def test_a_full_disk(corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, files = corpus
+    monkeypatch.setattr(extraction, "SHARD_FRAMES", 300)
+    written = []
+
+    def fsync(descriptor: int) -> None:
+        written.append(descriptor)
+        if len(written) > 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(
+            InputError, match=r"No space left on device\. The \d+ clips written before are kept"
+        ) as error:
+            extract(folder, files, tmp_path / "store", CONFIG)
+    kept = len(Store(tmp_path / "store", CONFIG))
+    assert kept > 0
+    assert f"The {kept} clips written before are kept: free some space" in str(error.value)
+    assert no_temporary_files(tmp_path)
+    assert len(extract(folder, files, tmp_path / "store", CONFIG)[0]) == 60
+
+
+def test_a_store_that_cannot_be_made(corpus: tuple[Path, list[str]], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"can't be written to .*file"):
+        extract(*corpus, tmp_path / "file", CONFIG)
+    with pytest.raises(InputError, match=r"workers must be 0 .* found -1"):
+        extract(*corpus, tmp_path / "store", CONFIG, workers=-1)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from exvo import extraction
+from exvo.config import FeatureConfig
+
+read_audio = extraction.read_audio
+def slow(path, config):
+    time.sleep(float(sys.argv[3]))
+    return read_audio(path, config)
+extraction.read_audio = slow
+extraction.SHARD_FRAMES = 200
+folder = Path(sys.argv[1])
+files = sorted(path.name for path in folder.iterdir())
+store, audio = extraction.extract(folder, files, sys.argv[2], FeatureConfig(), 2)
+print(len(store), (audio["problem"] == "").sum())
+"""
+
+
+def start(folder: Path, store_folder: Path, seconds_a_clip: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SLOW, str(folder), str(store_folder), str(seconds_a_clip)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_a_shard(store_folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not list(store_folder.rglob("*.arrow")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_a_killed_run_keeps_its_shards(
+    corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, files = corpus
+    process = start(folder, tmp_path / "store", 0.1)
+    wait_for_a_shard(tmp_path / "store")
+    process.kill()
+    process.communicate()
+    kept = len(Store(tmp_path / "store", CONFIG))
+    assert 0 < kept < 60
+    decoded = count_decoding(monkeypatch)
+    store, audio = extract(folder, files, tmp_path / "store", CONFIG)
+    assert len(decoded) == 60 - kept
+    assert len(store) == len(check(audio, skip_unreadable=False)) == 60
+
+
+def test_two_processes_at_once(corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, files = corpus
+    process = start(folder, tmp_path / "store", 0.05)
+    wait_for_a_shard(tmp_path / "store")
+    monkeypatch.setattr(extraction, "SHARD_FRAMES", 200)
+    decoded = count_decoding(monkeypatch, lambda number: time.sleep(0.02))
+    store, audio = extract(folder, files[::-1], tmp_path / "store", CONFIG)
+    output, errors = process.communicate(timeout=100)
+    assert process.returncode == 0, errors
+    assert output.split() == ["60", "60"]
+    assert errors == ""  # no progress bar without a terminal
+    assert decoded
+    assert len(store) == len(check(audio, skip_unreadable=False)) == 60
+    assert no_temporary_files(tmp_path)
+    decoded.clear()
+    store, audio = extract(folder, files, tmp_path / "store", CONFIG)
+    assert decoded == []
+    assert len(store) == len(store.table()) == 60
+
+
+def test_real_clips(emogator_mini: Path, tmp_path: Path) -> None:
+    folder = emogator_mini / "data" / "mp3"
+    files = sorted(path.name for path in folder.iterdir())[:200]
+    store, audio = extract(folder, files, tmp_path / "store", CONFIG)
+    assert (audio["problem"] == "").all()
+    assert (audio["rate"] == 48_000).all()
+    assert audio["seconds"].between(0.7, 2.0).all()
+    assert list(audio["frames"]) == [store.frames(content) for content in audio["content"]]
+    assert all(np.isfinite(store[content]).all() for content in audio["content"])
