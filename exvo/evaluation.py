@@ -1,0 +1,142 @@
+"""Scores of a predictions table: over the split, per country and per speaker, with bootstrap intervals."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from exvo.bootstrap import (
+    Statistics,
+    bootstrap,
+    ccc_statistics,
+    grouped,
+    interval,
+    join,
+    label_statistics,
+    mae_statistics,
+)
+from exvo.config import InputError
+from exvo.metrics import s_mtl
+from exvo.tasks import Task, slug
+
+RESAMPLES = 1000
+"""Of the bootstrap (arXiv 2206.06680)."""
+
+
+def headline(task: Task) -> str:
+    """The score that chooses the best epoch: emotion_ccc, or s_mtl for multitask."""
+    return "s_mtl" if task.name == "multitask" else "emotion_ccc"
+
+
+def labelled(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """The rows of a predictions table that have their labels.
+
+    Raises:
+        InputError: fewer than two have.
+    """
+    truths = [column for column in map(str, predictions.columns) if column.startswith("truth.")]
+    rows = predictions[predictions[truths].notna().all(axis=1)]
+    if len(rows) < 2:
+        raise InputError(
+            f"{len(rows)} of the {len(predictions)} clips have all their labels, and a score needs at least two; "
+            "an unlabelled split can be predicted but not scored."
+        )
+    return rows
+
+
+def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
+    """Every score of a task as a function of sums over clips: CCC per emotion and their mean, MAE, UAR, S_MTL.
+
+    Args:
+        predictions: the predictions table, all rows labelled.
+        task: which columns it has.
+    """
+    truth, prediction = (
+        predictions[[f"{side}.{target}" for target in task.targets]].to_numpy(np.float64)
+        for side in ("truth", "prediction")
+    )
+    pieces = [ccc_statistics(truth, prediction, [f"{slug(target)}_ccc" for target in task.targets], "emotion_ccc")]
+    pieces.append(mae_statistics(np.zeros(len(truth)), np.abs(truth - prediction).mean(axis=1), "emotion_mae"))
+    if task.name == "multitask":
+        pieces.append(label_statistics(predictions["truth.country"], predictions["prediction.country"], "country"))
+        pieces.append(mae_statistics(predictions["truth.age"], predictions["prediction.age"], "age_mae"))
+        return join(*pieces).derive("s_mtl", s_mtl, "emotion_ccc", "country_uar", "age_mae")
+    if task.categories:
+        pieces.append(label_statistics(predictions["truth.category"], predictions["prediction.category"], "category"))
+    return join(*pieces)
+
+
+def score_epoch(predictions: pd.DataFrame, task: Task) -> pd.Series[float]:
+    """The scores over the whole split, without intervals: what an epoch needs."""
+    return statistics(predictions, task).scores()
+
+
+def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Every score of a split with its 95% intervals (1,000 resamples, percentiles 2.5 and 97.5).
+
+    An unknown speaker or country (empty) leaves out what is by speaker or per country.
+
+    By clip, as published, and by speaker: clips of one person are not independent, so the first is too narrow when the
+    question is how the system does on new speakers.
+
+    Args:
+        predictions: the predictions table of one split.
+        task: which columns it has.
+
+    Returns:
+        One row a score: metric, value, lo, hi, lo_by_speaker, hi_by_speaker and n, the clips. The rows
+        `emotion_ccc_country_mean`, `_country_std`, `_speaker_mean` and `_speaker_std` (population) are over the
+        groups in which the score is defined, whose number is the row's n; they have no interval.
+
+    Raises:
+        InputError: fewer than two rows are labelled.
+    """
+    rows = labelled(predictions, task)
+    every = statistics(rows, task)
+    by_clip = interval(bootstrap(every, RESAMPLES))
+    speakers = rows["speaker"].to_numpy()
+    by_speaker = interval(bootstrap(every, RESAMPLES, groups=speakers))
+    if (speakers == "").any():  # of an unknown speaker nothing can be said by speaker
+        by_speaker[:] = math.nan
+    table = pd.DataFrame(
+        {
+            "value": every.scores(),
+            "lo": by_clip["ci_low"],
+            "hi": by_clip["ci_high"],
+            "lo_by_speaker": by_speaker["ci_low"],
+            "hi_by_speaker": by_speaker["ci_high"],
+            "n": len(rows),
+        }
+    )
+    for group in ("country", "speaker"):
+        if group in rows and (rows[group] != "").all():
+            each = grouped(every, rows[group].to_numpy())["emotion_ccc"].dropna()
+            for name, value in (("mean", each.mean()), ("std", each.std(ddof=0))):
+                table.loc[f"emotion_ccc_{group}_{name}", ["value", "n"]] = [value, len(each)]
+    return table.astype({"n": int}).rename_axis("metric").reset_index()
+
+
+def as_metrics(scores: pd.DataFrame, split: str) -> dict[str, float]:
+    """A score table as metrics: `<split>/<metric>` with `_lo` and `_hi`, and `_by_speaker` for scores over emotions."""
+    metrics: dict[str, float] = {}
+    for row in scores.to_dict("records"):
+        name = f"{split}/{row['metric']}"
+        metrics[name] = row["value"]
+        for end in ("lo", "hi", "lo_by_speaker", "hi_by_speaker"):
+            if not math.isnan(row[end]):
+                metrics[f"{name}_{end}"] = row[end]
+    return metrics
+
+
+def sentence(scores: pd.DataFrame, metric: str) -> str:
+    """A score with its intervals, for the terminal."""
+    row = scores[scores["metric"] == metric].iloc[0].to_dict()
+    if math.isnan(row["value"]):
+        return f"{metric} is undefined"
+    by_clip, by_speaker = (
+        f"[{row[f'lo{end}']:.3f}, {row[f'hi{end}']:.3f}]" if not math.isnan(row[f"lo{end}"]) else "undefined"
+        for end in ("", "_by_speaker")
+    )
+    return f"{metric} {row['value']:.3f}   95% interval by clip {by_clip}, by speaker {by_speaker}"
