@@ -1,0 +1,272 @@
+"""Runs, artifacts and models on the tracking server. The only importer of MLflow beside the served model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
+
+from exvo import serving
+from exvo.config import InputError, default_text
+from exvo.networks import Checkpoint, load
+
+PROJECT = Path(__file__).resolve().parent.parent
+LIBRARIES = (
+    "mlflow",
+    "torch",
+    "torchaudio",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "soundfile",
+    "soxr",
+    "optuna",
+)
+SERVED = ("mlflow", "torch", "torchaudio", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
+MODEL_TAG = "exvo.model_uri"
+DIGEST_TAG = "exvo.corpus_digest"
+ENTRY_TAG = "exvo.entry_point"
+
+
+def quiet() -> None:
+    """MLflow's and its database's own messages only from warnings on, and no bars of single downloads."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    warnings.filterwarnings("ignore", "The specified dataset source can be interpreted in multiple ways")
+
+
+def check_store() -> None:
+    """Refuses a folder in which MLflow's default store can't work.
+
+    Raises:
+        InputError: runs of an old file store lie in ./mlruns.
+    """
+    if mlflow.get_tracking_uri().startswith("sqlite") and any(Path("mlruns").glob("*/meta.yaml")):
+        raise InputError(
+            "The folder mlruns holds runs of MLflow's old file store, which MLflow 3 no longer reads; move them with "
+            "`mlflow migrate-filestore`, or move the folder away."
+        )
+
+
+@contextmanager
+def run(entry_point: str) -> Iterator[str]:
+    """A run on the tracking server: the one that `mlflow run` made, or a new one; gives its id.
+
+    It ends as finished, or as failed when an error passes through. Logs commit, uncommitted changes, hardware and
+    library versions.
+
+    Raises:
+        InputError: the store can't be used.
+    """
+    quiet()
+    check_store()
+    try:
+        active = mlflow.start_run(log_system_metrics=True)
+    except MlflowException as error:
+        raise InputError(
+            f"The tracking server {mlflow.get_tracking_uri()} can't be used: {first_line(error)}"
+        ) from None
+    with active:
+        mlflow.set_tag(ENTRY_TAG, entry_point)
+        log_code()
+        log_json("environment.json", environment())
+        yield active.info.run_id
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def git(*arguments: str) -> str | None:
+    """What git prints in the project's folder; None where it is no checkout."""
+    done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def log_code() -> None:
+    """Tags the commit and whether the tree differs from it; the difference is an artifact."""
+    commit = git("rev-parse", "HEAD")
+    if commit is None:
+        mlflow.set_tag("git.commit", "none")
+        return
+    changes = git("status", "--porcelain") or ""
+    mlflow.set_tags({"git.commit": commit.strip(), "git.dirty": default_text(bool(changes))})
+    if changes:
+        mlflow.log_text(f"{changes}\n{git('diff', 'HEAD') or ''}", "uncommitted.diff.txt")
+
+
+def environment() -> dict[str, Any]:
+    """Hardware and library versions."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": gpus,
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def log_settings(settings: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+    """Every resolved option as a param, and with all details as settings.json.
+
+    A param that `mlflow run` has logged already stays as it was typed: params can't be changed.
+    """
+    active = mlflow.active_run()
+    assert active is not None
+    client = MlflowClient()
+    logged = client.get_run(active.info.run_id).data.params
+    params = [Param(name, default_text(value)) for name, value in settings.items() if name not in logged]
+    client.log_batch(active.info.run_id, params=params)
+    log_json("settings.json", {"options": dict(settings), **details})
+
+
+def log_json(name: str, content: Any) -> None:
+    """A JSON artifact."""
+    mlflow.log_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", name)
+
+
+def log_corpus(clips: pd.DataFrame, name: str, folder: Path, digest: str) -> None:
+    """The corpus as an MLflow dataset with the digest of its whole content."""
+    data = mlflow.data.from_pandas(clips, source=str(folder), name=name, digest=digest[:32])
+    mlflow.log_input(data, context="corpus")
+    mlflow.set_tags({DIGEST_TAG: digest, "exvo.corpus": name})
+
+
+def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:
+    """Metrics in one request; an undefined one is logged as NaN."""
+    active = mlflow.active_run()
+    assert active is not None
+    now = int(np.datetime64("now", "ms").astype(np.int64))
+    entries = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+    for start in range(0, len(entries), 1000):
+        MlflowClient().log_batch(active.info.run_id, metrics=entries[start : start + 1000])
+
+
+def log_table(table: pd.DataFrame, name: str) -> None:
+    """A table as an artifact: CSV (which the UI shows) or Parquet, by its name's ending."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / Path(name).name
+        table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
+        mlflow.log_artifact(str(path), str(Path(name).parent))
+
+
+def log_checkpoint(path: Path, checkpoint: Checkpoint, example: pd.DataFrame) -> str:
+    """Logs the served model around a checkpoint; returns its URI, also kept as a tag of the run.
+
+    Args:
+        path: the checkpoint's file.
+        checkpoint: what it holds, for the signature.
+        example: a request of one clip.
+    """
+    info = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(Path(serving.__file__)),
+        artifacts={"weights": str(path)},
+        code_paths=[str(PROJECT / "exvo")],
+        signature=serving.signature(checkpoint.task),
+        input_example=example,
+        pip_requirements=[f"{name}=={version(name)}" for name in SERVED],
+    )
+    mlflow.set_tag(MODEL_TAG, info.model_uri)
+    return str(info.model_uri)
+
+
+def find_run(name: str) -> Run:
+    """The run with that id or, else, the newest with that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    quiet()
+    check_store()
+    if not name:
+        raise InputError("run_id is empty; give the id or the name of a training run, as `train` prints it.")
+    client = MlflowClient()
+    try:
+        return client.get_run(name)
+    except MlflowException:
+        pass
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    quoted = name.replace("'", "")
+    found = client.search_runs(experiments, f"attributes.run_name = '{quoted}'", max_results=1)
+    if not found:
+        raise InputError(
+            f"run_id={name}: the tracking server {mlflow.get_tracking_uri()} has no run of that id or name."
+        )
+    return found[0]
+
+
+def load_settings(source: Run) -> dict[str, Any]:
+    """The settings.json of a training run.
+
+    Raises:
+        InputError: the run has none.
+    """
+    try:
+        text = mlflow.artifacts.load_text(f"{source.info.artifact_uri}/settings.json")
+    except Exception as error:  # each artifact store has its own errors
+        raise InputError(
+            f"The run {source.info.run_name} has no settings.json ({first_line(error)}); is it a training run?"
+        ) from None
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def load_checkpoint(source: Run) -> Checkpoint:
+    """The best weights of a training run, from its logged model.
+
+    Raises:
+        InputError: the run has logged no model.
+    """
+    uri = source.data.tags.get(MODEL_TAG)
+    if uri is None:
+        raise InputError(
+            f"The run {source.info.run_name} ({source.info.status.lower()}) has logged no model; wait until it has "
+            "finished, or choose another run."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        place = MlflowClient().get_logged_model(uri.rsplit("/", 1)[1]).artifact_location
+        return load(Path(mlflow.artifacts.download_artifacts(f"{place}/artifacts/{serving.WEIGHTS}", dst_path=folder)))
+
+
+def where_to_look(run_id: str) -> str:
+    """The run's name, and how to open it in the UI."""
+    source = MlflowClient().get_run(run_id)
+    place = f"#/experiments/{source.info.experiment_id}/runs/{run_id}"
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith("http"):
+        return f"run    {source.info.run_name} ({run_id})\nopen   {uri.rstrip('/')}/{place}"
+    return f"run    {source.info.run_name} ({run_id})\nopen   `make ui`, then http://127.0.0.1:5000/{place}"

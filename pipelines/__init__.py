@@ -1,0 +1,1 @@
+"""The MLflow entry points: parse, call, log. `python -m pipelines.<entry point> --help` lists the options."""

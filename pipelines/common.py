@@ -1,0 +1,121 @@
+"""What the entry points share: errors as sentences, and a corpus made ready."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exvo.config import ExtractSettings, FeatureConfig, InputError, parse
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from exvo.batches import Clips
+    from exvo.corpora import Corpus
+    from exvo.corpora.audit import Audit
+    from exvo.store import Store
+    from exvo.tasks import Task
+
+FEATURES = FeatureConfig()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A corpus whose log-mels are in the store.
+
+    Attributes:
+        corpus: all its clips.
+        store: their log-mels.
+        audio: one row a clip, in the order of the corpus: what extraction found.
+        audit: of corpus and audio.
+    """
+
+    corpus: Corpus
+    store: Store
+    audio: pd.DataFrame
+    audit: Audit
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """The readable clips of a split."""
+        clips = self.corpus.clips
+        return clips[(clips["split"] == split) & (self.audio["problem"] == "").to_numpy()]
+
+    def clips(self, split: str, task: Task, fill: str) -> Clips:
+        """The readable clips of a split, ready for batches; `fill` is zero, floor or repeat."""
+        from exvo.batches import Clips
+
+        rows = self.rows(split)
+        contents = self.audio["content"].to_numpy()[rows.index]
+        return Clips(rows["file"].tolist(), contents.tolist(), self.store, task.labels(rows), fill)
+
+
+def command(entry_point: str, run: Callable[[Any], None]) -> None:
+    """Runs an entry point from its command line: a user's mistake is one sentence and exit status 2."""
+    try:
+        run(parse(entry_point))
+    except InputError as error:
+        sys.exit(fail(str(error), 2))
+    except KeyboardInterrupt:
+        sys.exit(fail("Stopped.", 130))
+    except RuntimeError as error:
+        from exvo.training import TrainingError
+
+        if not isinstance(error, TrainingError):
+            raise
+        sys.exit(fail(str(error), 1))
+
+
+def fail(sentence: str, status: int) -> int:
+    """Prints the sentence to the terminal's error stream; returns the status."""
+    print(f"exvo: {sentence}", file=sys.stderr)
+    return status
+
+
+def read_corpus(settings: ExtractSettings) -> Ready:
+    """Reads a corpus, extracts the log-mels that the store lacks, and prints the audit.
+
+    Raises:
+        InputError: the corpus can't be read.
+    """
+    from exvo import corpora, extraction
+    from exvo.corpora.audit import audit
+
+    if not settings.data and settings.corpus != "sample":
+        raise InputError(
+            f"corpus={settings.corpus} needs its folder: give data=<folder>; the README says how to get it."
+        )
+    folder = Path(settings.data) if settings.data else Path(settings.output) / "sample"
+    corpus = corpora.load(settings.corpus, folder)
+    features = Path(settings.output) / "features"
+    store, audio = extraction.extract(folder, corpus.clips["file"].tolist(), features, FEATURES, settings.workers or 0)
+    found = audit(corpus, audio)
+    print(found.text())
+    return Ready(corpus, store, audio, found)
+
+
+def require_readable(ready: Ready, skip_unreadable: bool) -> None:
+    """Refuses a corpus with unreadable clips, unless they are to be left out and enough are left.
+
+    Raises:
+        InputError: lists every unreadable clip, or names the split that has too few left.
+    """
+    from exvo import extraction
+
+    extraction.check(ready.audio, skip_unreadable)
+    for split in ("train", "val"):
+        if len(ready.rows(split)) < 2:
+            raise InputError(
+                f"Of the {split} split {len(ready.rows(split))} readable clips are left; it needs at least two."
+            )
+
+
+def log_corpus(ready: Ready) -> None:
+    """Logs audit and dataset in the present run."""
+    from exvo import tracking
+
+    tracking.log_json("audit.json", ready.audit.summary)
+    corpus = ready.corpus
+    tracking.log_corpus(corpus.clips, corpus.name, corpus.folder, ready.audit.digest)

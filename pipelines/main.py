@@ -1,0 +1,29 @@
+"""The main job in one run: extract, train, and evaluate the best epoch on the test split."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from exvo.config import TrainSettings
+from pipelines.common import command
+from pipelines.evaluate import evaluate
+from pipelines.train import resolve, start, train
+
+
+def run(given: TrainSettings) -> None:
+    """Does all in one run."""
+    from exvo import networks, serving, systems, tracking
+
+    system = systems.find(given.model)
+    settings = resolve(given, system)
+    with tracking.run("main") as run_id:
+        ready = start(settings, system)
+        train(settings, system, ready, run_id)
+        checkpoint = networks.load(Path(settings.output) / "runs" / run_id / serving.WEIGHTS)
+        evaluate(checkpoint, ready, "test", settings.device, asdict(settings))
+        print(tracking.where_to_look(run_id))
+
+
+if __name__ == "__main__":
+    command("main", run)
