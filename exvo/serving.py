@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,6 @@ from exvo.tasks import Task
 from exvo.training import predict
 
 WEIGHTS = "best.safetensors"
-
-warnings.filterwarnings("ignore", ".*Add type hints to the `predict` method")  # the signature says it
 
 
 def signature(task: Task) -> ModelSignature:
@@ -86,7 +83,7 @@ class VocalBurstModel(PythonModel):  # type: ignore[misc]
         """Reads the weights beside the model."""
         self.checkpoint = load(Path(context.artifacts["weights"]))
 
-    def predict(self, context: Any, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """See `recognise`."""
         return recognise(self.checkpoint, model_input)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exvo.corpora import Corpus, audit
+from exvo.corpora import Corpus, audit, load
 
 CLIPS = pd.DataFrame(
     {
@@ -157,3 +157,12 @@ def test_the_audio_of_another_corpus_is_refused() -> None:
         audit(CORPUS, AUDIO.iloc[::-1])
     with pytest.raises(ValueError, match="somewhere"):
         audit(CORPUS, AUDIO[:3])
+
+
+def test_categories_are_counted_in_one_line(emogator_mini: Path) -> None:
+    corpus = load("emogator", emogator_mini)
+    columns = {"content": "x", "seconds": 1.0, "rate": 48_000, "frames": 101, "problem": ""}
+    found = audit(corpus, pd.DataFrame({"file": corpus.clips["file"], **columns}))
+    assert found.summary["categories"] == dict.fromkeys(sorted(corpus.categories), 72)
+    assert "categories 30, of 72 to 72 clips each" in found.text()
+    assert "Adoration  " not in found.text()

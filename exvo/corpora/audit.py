@@ -71,6 +71,7 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
         **_counts(corpus, clips),
         "splits": {split: _counts(corpus, clips[clips["split"] == split]) for split in SPLITS},
         "sample_rates": {str(rate): int(count) for rate, count in rates.items()},
+        "categories": _tally(clips["category"]) if corpus.categories else None,
         "labels": {target: _range(clips[target]) for target in corpus.targets},
         "ages": _range(clips["age"]) if "age" in clips else None,
         "countries": _tally(clips["country"]) if "country" in clips else None,
@@ -160,6 +161,9 @@ def _overview(summary: dict[str, Any]) -> list[str]:
     if summary["countries"] is not None:
         countries = ", ".join(f"{name or 'unknown'} ({count})" for name, count in summary["countries"].items())
         lines.append(f"countries  {countries}")
+    if summary["categories"] is not None:
+        counts = summary["categories"].values()
+        lines.append(f"categories {len(counts)}, of {min(counts)} to {max(counts)} clips each")
     short, groups = summary["filled"], summary["duplicates"]
     lines.append(
         f"short      {short['count']} clips under {FILL_SECONDS} s, which the network fills{_list(short['files'])}"
@@ -179,7 +183,10 @@ def _tables(summary: dict[str, Any]) -> list[str]:
     lines = ["", f"{'split':<8}{'clips':>8}{'labelled':>10}{'speakers':>10}{'hours':>9}"]
     for name, part in parts.items():
         lines.append(f"{name:<8}{part['clips']:>8}{part['labelled']:>10}{part['speakers']:>10}{part['hours']:>9.3f}")
-    ranges = {**summary["labels"], **({"age (years)": summary["ages"]} if summary["ages"] else {})}
+    labels = {} if summary["categories"] else summary["labels"]
+    ranges = {**labels, **({"age (years)": summary["ages"]} if summary["ages"] else {})}
+    if not ranges:
+        return lines
     width = max(len(name) for name in [*ranges, "label"]) + 2
     lines += ["", f"{'label':<{width}}{'min':>9}{'mean':>9}{'max':>9}{'missing':>9}"]
     for name, values in ranges.items():

@@ -1,0 +1,248 @@
+"""The entry points as a user types them, on tiny audio: through `mlflow run`, without it, and against a server."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from conftest import ROOT, write_table_corpus
+from mlflow import MlflowClient
+
+from pipelines.common import command
+
+SMALL = {"model": "cnn10", "corpus": "table", "epochs": "1", "batch_size": "4", "width": "0.1", "learning_rate": "0.01"}
+
+
+def environment(tracking_uri: str) -> dict[str, str]:
+    """This process' environment with its Python first on the path, as in an activated environment."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": tracking_uri, "GIT_PYTHON_REFRESH": "quiet"}
+
+
+def run_module(entry_point: str, options: dict[str, str], tracking_uri: str) -> subprocess.CompletedProcess[str]:
+    """`python -m pipelines.<entry point>` in the present folder, which is one of the test's."""
+    words = [sys.executable, "-m", f"pipelines.{entry_point}"]
+    words += [word for name, value in options.items() for word in (f"--{name}", value)]
+    return subprocess.run(words, env=environment(tracking_uri), capture_output=True, text=True, check=False)
+
+
+def run_here(entry_point: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The same within this process: its exit status."""
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", [entry_point, *words])
+    try:
+        command(entry_point, importlib.import_module(f"pipelines.{entry_point}").run)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def run_project(entry_point: str, options: dict[str, str], tracking_uri: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", entry_point, "--env-manager", "local"]
+    words += [word for name, value in options.items() for word in ("-P", f"{name}={value}")]
+    return subprocess.run(words, env=environment(tracking_uri), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An embedded store and a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    MlflowClient().create_experiment("elsewhere", artifact_location=str(tmp_path / "artifacts"))
+    yield uri
+    mlflow.set_tracking_uri(None)
+
+
+def test_mlflow_run_trains_and_logs_into_its_own_run(
+    store: str, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SMALL | {"data": str(tiny_corpus), "output": str(tmp_path / "output"), "width": "0.10"}
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
+    done = run_project("train", options, store)
+    assert done.returncode == 0, done.stderr
+    (run,) = MlflowClient().search_runs([MlflowClient().get_experiment_by_name("elsewhere").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["width"] == "0.10"  # as typed: mlflow logged it before the entry point started
+    assert run.data.params["optimizer"] == "sgd"
+    assert run.data.tags["mlflow.project.entryPoint"] == "train"
+    assert {"val/emotion_ccc", "val/emotion_ccc_lo", "val/emotion_ccc_hi_by_speaker"} <= set(run.data.metrics)
+    assert "cnn10 on table, val split, 12 clips\nemotion_ccc " in done.stdout
+    assert f"run    {run.info.run_name} ({run.info.run_id})" in done.stdout
+    assert "make ui" in done.stdout
+
+
+def test_mlflow_run_with_a_wrong_option_fails_with_a_sentence(store: str) -> None:
+    done = run_project("train", {"epochs": "abc"}, store)
+    assert done.returncode != 0
+    assert "exvo: epochs=abc is not a whole number or auto." in done.stderr
+    (run,) = MlflowClient().search_runs(["0"])
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "options", "sentence"),
+    [
+        ("train", {"epochs": "abc"}, "epochs=abc is not a whole number or auto."),
+        ("train", {"model": "cnn41"}, "model=cnn41 is not a known system; did you mean cnn14 or cnn10 or cnn14-bs8?"),
+        (
+            "extract",
+            {"corpus": "emogator"},
+            "corpus=emogator needs its folder: give data=<folder>; the README says how",
+        ),
+        ("main", {"corpus": "table", "data": "nowhere"}, "the folder nowhere of corpus table is not there"),
+        ("evaluate", {"run_id": "nobody"}, "has no run of that id or name."),
+        ("train", {"model": "cnn14-audioset"}, "This system starts from PANNs weights: download"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_status_2(
+    entry_point: str,
+    options: dict[str, str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_here(entry_point, options, monkeypatch) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("exvo: ")]
+    assert sentence in line
+
+
+def test_status_2_without_a_traceback_in_a_process_of_its_own(store: str) -> None:
+    done = run_module("train", {"learning_rate": "fast"}, store)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "exvo: learning_rate=fast is not a number.\n"
+
+
+@pytest.fixture
+def damaged_corpus(tmp_path: Path) -> Path:
+    """The tiny corpus with a missing, an empty, a silent, a too short, a too long and a NaN file."""
+    folder = tmp_path / "damaged"
+    write_table_corpus(folder, speakers=8)
+    (folder / "s0-0.wav").unlink()
+    (folder / "s0-1.wav").write_bytes(b"")
+    (folder / "s2-0.wav").write_bytes(b"RIFF not audio at all")
+    soundfile.write(folder / "s3-0.wav", np.zeros(16_000), 16_000)
+    soundfile.write(folder / "s4-0.wav", np.full(160, 0.1), 16_000)
+    soundfile.write(folder / "s5-0.wav", np.full(16_000 * 600, 0.1), 16_000)
+    soundfile.write(folder / "s6-0.wav", np.full(16_000, np.nan, np.float32), 16_000, subtype="FLOAT")
+    return folder
+
+
+def test_unreadable_clips_are_all_listed_and_left_out_only_on_request(
+    damaged_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = SMALL | {"data": str(damaged_corpus)}
+    assert run_here("train", options, monkeypatch) == 2
+    told = capsys.readouterr().err
+    bad = ["s0-0.wav", "s0-1.wav", "s2-0.wav", "s3-0.wav", "s4-0.wav", "s5-0.wav", "s6-0.wav"]
+    assert all(name in told for name in bad)
+    assert "skip_unreadable=true" in told
+    assert run_here("train", options | {"skip_unreadable": "true"}, monkeypatch) == 0
+    run = MlflowClient().search_runs(["0"])[0]
+    audit = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/audit.json")
+    assert sorted(item["file"] for item in audit["unreadable"]) == bad
+    predictions = pd.read_parquet(
+        mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/predictions/val.parquet")
+    )
+    assert set(predictions["file"]).isdisjoint(bad)
+
+
+def test_a_split_without_readable_clips_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "novals"
+    table = write_table_corpus(folder, speakers=8)
+    for file in table.query("split == 'val'")["file"]:
+        (folder / file).unlink()
+    assert run_here("train", SMALL | {"data": str(folder), "skip_unreadable": "true"}, monkeypatch) == 2
+    assert "Of the val split 0 readable clips are left" in capsys.readouterr().err
+
+
+def test_training_never_looks_at_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other labels in the test split change nothing that training logs."""
+    metrics = []
+    for name in ("before", "after"):
+        folder = tmp_path / name
+        table = write_table_corpus(folder, speakers=8)
+        if name == "after":
+            table.loc[table["split"] == "test", ["High", "Loud"]] = 0.123
+            table.to_csv(folder / "clips.csv", index=False)
+        assert run_here("train", SMALL | {"data": str(folder), "precision": "float32"}, monkeypatch) == 0
+        metrics.append(MlflowClient().search_runs(["0"])[0].data.metrics)
+    kept = [name for name in metrics[0] if name.startswith("val/") or name in ("epoch/loss", "epoch/emotion_ccc")]
+    assert len(kept) > 10
+    assert not [name for name in metrics[0] if name.startswith("test/")]
+    assert {name: metrics[0][name] for name in kept} == {name: metrics[1][name] for name in kept}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real `mlflow server` on this machine, with its own store and artifacts."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    words += [
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination",
+        str(tmp_path / "kept"),
+    ]
+    uri = f"http://127.0.0.1:{port}"
+    log = (tmp_path / "server.log").open("w")
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.5)
+        else:
+            pytest.fail((tmp_path / "server.log").read_text())
+        mlflow.set_tracking_uri(uri)
+        yield uri
+    finally:
+        mlflow.set_tracking_uri(None)
+        os.killpg(process.pid, 15)
+        process.wait(30)
+        log.close()
+
+
+def test_the_main_job_against_a_real_server(server: str, tiny_corpus: Path, tmp_path: Path) -> None:
+    options = SMALL | {"data": str(tiny_corpus), "output": str(tmp_path / "output")}
+    done = run_module("main", options, server)
+    assert done.returncode == 0, done.stderr
+    (run,) = MlflowClient().search_runs(["0"])
+    assert {"val/emotion_ccc_lo", "test/emotion_ccc_lo"} <= set(run.data.metrics)
+    assert f"open   {server}/#/experiments/0/runs/{run.info.run_id}" in done.stdout
+    shutil.rmtree(tmp_path / "output" / "runs")  # the weights come from the server
+    done = run_module("evaluate", {"run_id": run.info.run_name, "output": str(tmp_path / "output")}, server)
+    assert done.returncode == 0, done.stderr
+    found = MlflowClient().search_runs(["0"], "tags.`exvo.entry_point` = 'evaluate'")[0]
+    assert found.data.metrics["test/emotion_ccc"] == pytest.approx(run.data.metrics["test/emotion_ccc"], abs=1e-6)
+    clip = next(tiny_corpus.glob("*.wav")).read_bytes()
+    model = mlflow.pyfunc.load_model(run.data.tags["exvo.model_uri"])
+    assert list(model.predict(pd.DataFrame({"audio": [clip]}))) == ["High", "Loud"]
+
+
+def test_extract_skips_what_is_there(tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"corpus": "table", "data": str(tiny_corpus)}
+    assert run_here("extract", options, monkeypatch) == 0
+    shards = sorted(Path("output/features").rglob("*.arrow"))
+    assert shards
+    assert run_here("extract", options, monkeypatch) == 0
+    assert sorted(Path("output/features").rglob("*.arrow")) == shards
