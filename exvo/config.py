@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 EMOTIONS = (
     "Awe",
@@ -146,8 +146,6 @@ class EvaluateSettings:
     output: str = option("output", "folder for features")
 
 
-Settings = TypeVar("Settings")
-
 ENTRY_POINTS: dict[str, type[Any]] = {
     "main": TrainSettings,
     "extract": ExtractSettings,
@@ -215,15 +213,15 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
 
 
-def parse(entry_point: str, arguments: Sequence[str] | None = None) -> Any:
-    """The settings of an entry point from its command line (`sys.argv` when None).
+def parse(entry_point: str, arguments: Sequence[str] | None = None, description: str | None = None) -> Any:
+    """The settings of an entry point from its command line (`sys.argv` when None); `--help` begins with `description`.
 
     Raises:
         InputError: an option is unknown, lacks its value, or its value is not of its type or range.
     """
     settings = ENTRY_POINTS[entry_point]
     fields = {field.name: field for field in dataclasses.fields(settings)}
-    parser = _Parser(prog=f"python -m pipelines.{entry_point}", description=settings.__doc__, allow_abbrev=False)
+    parser = _Parser(prog=f"python -m pipelines.{entry_point}", description=description, allow_abbrev=False)
     for field in fields.values():
         default = default_text(field.default)
         auto = f"; auto: {field.metadata['auto']}" if "auto" in field.metadata else ""

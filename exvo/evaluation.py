@@ -30,20 +30,10 @@ def headline(task: Task) -> str:
     return "s_mtl" if task.name == "multitask" else "emotion_ccc"
 
 
-def labelled(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """The rows of a predictions table that have their labels.
-
-    Raises:
-        InputError: fewer than two have.
-    """
+def labelled(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a predictions table that have all their labels."""
     truths = [column for column in map(str, predictions.columns) if column.startswith("truth.")]
-    rows = predictions[predictions[truths].notna().all(axis=1)]
-    if len(rows) < 2:
-        raise InputError(
-            f"{len(rows)} of the {len(predictions)} clips have all their labels, and a score needs at least two; "
-            "an unlabelled split can be predicted but not scored."
-        )
-    return rows
+    return predictions[predictions[truths].notna().all(axis=1)]
 
 
 def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
@@ -93,7 +83,9 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
     Raises:
         InputError: fewer than two rows are labelled.
     """
-    rows = labelled(predictions, task)
+    rows = labelled(predictions)
+    if len(rows) < 2:
+        raise InputError(f"{len(rows)} of the {len(predictions)} clips have all their labels; a score needs two.")
     every = statistics(rows, task)
     by_clip = interval(bootstrap(every, RESAMPLES))
     speakers = rows["speaker"].to_numpy()

@@ -126,8 +126,8 @@ def train_epoch(
         loss = train_step(network, task, optimizer, batch, config).item()
         if not math.isfinite(loss):
             raise TrainingError(
-                f"The loss is {loss} in epoch {epoch} on the batch of {named(clips, batch.index)}; the best weights so "
-                "far are kept. Look at these clips, or lower the learning rate."
+                f"The loss is {loss} in epoch {epoch} on the batch of {named(clips, batch.index)}. Look at "
+                "these clips, or lower the learning rate."
             )
         total += loss * len(batch.index)
     return total / len(clips)

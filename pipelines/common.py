@@ -55,7 +55,7 @@ class Ready:
 def command(entry_point: str, run: Callable[[Any], None]) -> None:
     """Runs an entry point from its command line: a user's mistake is one sentence and exit status 2."""
     try:
-        run(parse(entry_point))
+        run(parse(entry_point, description=sys.modules[run.__module__].__doc__))
     except InputError as error:
         sys.exit(fail(str(error), 2))
     except KeyboardInterrupt:
@@ -110,6 +110,25 @@ def require_readable(ready: Ready, skip_unreadable: bool) -> None:
             raise InputError(
                 f"Of the {split} split {len(ready.rows(split))} readable clips are left; it needs at least two."
             )
+
+
+def report(predictions: pd.DataFrame, task: Task, split: str, model: str, ready: Ready) -> None:
+    """Logs the predictions of a split and its scores with their intervals, and prints the main one.
+
+    A split without labels (HUME-VB's test split) is predicted, not scored.
+    """
+    from exvo import evaluation, tracking
+
+    tracking.log_table(predictions, f"predictions/{split}.parquet")
+    name = f"{ready.corpus.name}{' (synthetic)' if ready.corpus.synthetic else ''}"
+    print(f"\n{model} on {name}, {split} split, {len(predictions)} clips")
+    if len(evaluation.labelled(predictions)) < 2:
+        print(f"no labels to score against; the predictions are the run's artifact predictions/{split}.parquet")
+        return
+    scores = evaluation.score(predictions, task)
+    tracking.log_table(scores, f"scores/{split}.csv")
+    tracking.log_metrics(evaluation.as_metrics(scores, split))
+    print(evaluation.sentence(scores, evaluation.headline(task)))
 
 
 def log_corpus(ready: Ready) -> None:

@@ -6,8 +6,7 @@ from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from exvo.config import EvaluateSettings, ExtractSettings, InputError
-from pipelines.common import Ready, command, log_corpus, read_corpus, require_readable
-from pipelines.train import report
+from pipelines.common import Ready, command, log_corpus, read_corpus, report, require_readable
 
 if TYPE_CHECKING:
     from exvo.networks import Checkpoint
@@ -49,7 +48,7 @@ def evaluate(checkpoint: Checkpoint, ready: Ready, split: str, device: str, opti
     """Predicts and scores one split; logs predictions and scores.
 
     Raises:
-        InputError: the split has no clips, or fewer than two with labels.
+        InputError: the split has no clips.
     """
     from exvo.training import predict
 

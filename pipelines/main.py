@@ -20,8 +20,11 @@ def run(given: TrainSettings) -> None:
     with tracking.run("main") as run_id:
         ready = start(settings, system)
         train(settings, system, ready, run_id)
-        checkpoint = networks.load(Path(settings.output) / "runs" / run_id / serving.WEIGHTS)
-        evaluate(checkpoint, ready, "test", settings.device, asdict(settings))
+        if ready.rows("test").empty:
+            print("The corpus has no test split; the validation score above is all there is.")
+        else:
+            checkpoint = networks.load(Path(settings.output) / "runs" / run_id / serving.WEIGHTS)
+            evaluate(checkpoint, ready, "test", settings.device, asdict(settings))
         print(tracking.where_to_look(run_id))
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exvo.config import PUBLISHED_EPOCHS, SAMPLE_EPOCHS, SystemConfig, TrainSettings
-from pipelines.common import FEATURES, Ready, command, log_corpus, read_corpus, require_readable
+from pipelines.common import FEATURES, Ready, command, log_corpus, read_corpus, report, require_readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor, nn
 
-    from exvo.tasks import Task
     from exvo.training import Epoch
 
 
@@ -66,7 +65,7 @@ def train(settings: TrainSettings, system: SystemConfig, ready: Ready, run_id: s
     """Trains, then scores the best epoch on the validation split and logs its model; prints the score."""
     from exvo import evaluation, networks, serving, systems, tracking
     from exvo.tasks import make_task
-    from exvo.training import TrainingConfig, fit, predict
+    from exvo.training import TrainingConfig, TrainingError, fit, predict
 
     assert settings.epochs is not None
     assert settings.batch_size is not None
@@ -108,7 +107,11 @@ def train(settings: TrainSettings, system: SystemConfig, ready: Ready, run_id: s
         settings.device,
         settings.precision,
     )
-    best = fit(network, task, clips, config, validate, save_best, on_epoch)
+    try:
+        best = fit(network, task, clips, config, validate, save_best, on_epoch)
+    except TrainingError as error:
+        kept = f" The best weights before it are in {best_file}." if best_file.exists() else ""
+        raise TrainingError(f"{error}{kept}") from None
     tracking.log_metrics({"best_epoch": best.number})
     checkpoint = networks.load(best_file)
     predictions = task.table(ready.rows("val"), predict(checkpoint.network, held_out, settings.device))
@@ -126,19 +129,6 @@ def describe(settings: TrainSettings, network: nn.Module, clips: int, synthetic:
     if synthetic:
         line += "\nThe sample corpus is synthetic and its few epochs show the way, not what the system can do."
     return line
-
-
-def report(predictions: Any, task: Task, split: str, model: str, ready: Ready) -> None:
-    """Logs the predictions of a split and its scores with their intervals, and prints the main one."""
-    from exvo import evaluation, tracking
-
-    tracking.log_table(predictions, f"predictions/{split}.parquet")
-    scores = evaluation.score(predictions, task)
-    tracking.log_table(scores, f"scores/{split}.csv")
-    tracking.log_metrics(evaluation.as_metrics(scores, split))
-    name = f"{ready.corpus.name}{' (synthetic)' if ready.corpus.synthetic else ''}"
-    print(f"\n{model} on {name}, {split} split, {len(predictions)} clips")
-    print(evaluation.sentence(scores, evaluation.headline(task)))
 
 
 if __name__ == "__main__":

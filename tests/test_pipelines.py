@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,9 +20,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 from conftest import ROOT, write_table_corpus
 from mlflow import MlflowClient
 
+from exvo.losses import ccc_loss
+from exvo.networks import load
 from pipelines.common import command
 
 SMALL = {"model": "cnn10", "corpus": "table", "epochs": "1", "batch_size": "4", "width": "0.1", "learning_rate": "0.01"}
@@ -158,6 +163,42 @@ def test_unreadable_clips_are_all_listed_and_left_out_only_on_request(
         mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/predictions/val.parquet")
     )
     assert set(predictions["file"]).isdisjoint(bad)
+
+
+def test_a_test_split_without_labels_is_predicted_but_not_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "unlabelled"
+    table = write_table_corpus(folder, speakers=8)
+    table.loc[table["split"] == "test", ["High", "Loud"]] = np.nan
+    table.to_csv(folder / "clips.csv", index=False)
+    assert run_here("main", SMALL | {"data": str(folder)}, monkeypatch) == 0
+    assert "no labels to score against" in capsys.readouterr().out
+    run = MlflowClient().search_runs(["0"])[0]
+    assert not [name for name in run.data.metrics if name.startswith("test/")]
+    found = pd.read_parquet(mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/predictions/test.parquet"))
+    assert found["prediction.High"].notna().all()
+
+
+def test_a_loss_that_is_not_finite_says_where_the_best_weights_are(
+    tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The objective breaks in the second epoch: three batches make one."""
+    calls = []
+
+    def breaks(truth: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return ccc_loss(truth, prediction) * (1.0 if len(calls) <= 4 else math.nan)
+
+    monkeypatch.setattr("exvo.tasks.ccc_loss", breaks)
+    assert run_here("train", SMALL | {"data": str(tiny_corpus), "epochs": "3"}, monkeypatch) == 1
+    told = capsys.readouterr().err
+    assert re.search(r"exvo: The loss is nan in epoch 2 on the batch of (s\d-\d\.wav(, )?){4}\. Look at", told)
+    (run,) = MlflowClient().search_runs(["0"])
+    assert run.info.status == "FAILED"
+    kept = Path("output/runs") / run.info.run_id / "best.safetensors"
+    assert f"The best weights before it are in {kept}." in told
+    assert load(kept).notes["epoch"] == 1
 
 
 def test_a_split_without_readable_clips_is_refused(
