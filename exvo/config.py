@@ -42,7 +42,7 @@ CROP_FRAMES = 250
 PUBLISHED_EPOCHS = 60
 """What `epochs=auto` means on a real corpus (arXiv 2206.06680)."""
 
-SAMPLE_EPOCHS = 4
+SAMPLE_EPOCHS = 3
 """What `epochs=auto` means on the sample corpus: full-width CNN14 ends within five minutes on two cores."""
 
 

@@ -139,7 +139,9 @@ def named(clips: Clips, index: Sequence[int] | np.ndarray) -> str:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, clips: Clips, device: str, batch_size: int = 64, progress: str = "") -> np.ndarray:
+def predict(
+    network: nn.Module, clips: Clips, device: str, batch_size: int | None = None, progress: str = ""
+) -> np.ndarray:
     """The network's outputs for whole clips, in float32 and in evaluation mode.
 
     Clips of equal length share a batch, so that nothing is padded and a clip's outputs do not depend on the others.
@@ -148,7 +150,7 @@ def predict(network: nn.Module, clips: Clips, device: str, batch_size: int = 64,
         network: takes (batch, frames, bands); has `min_frames`.
         clips: of one split.
         device: cpu or cuda.
-        batch_size: clips in a batch at most.
+        batch_size: clips in a batch at most; None: 4 on the CPU, whose caches hold no more, 64 on CUDA.
         progress: what the progress bar says; empty: no bar.
 
     Returns:
@@ -158,6 +160,7 @@ def predict(network: nn.Module, clips: Clips, device: str, batch_size: int = 64,
         TrainingError: an output is not finite; names the clips.
     """
     network.eval().to(device)
+    batch_size = batch_size or (64 if device == "cuda" else 4)
     outputs: np.ndarray | None = None
     with tqdm(total=len(clips), desc=progress, unit="clip", leave=False, disable=None if progress else True) as bar:
         for batch in evaluation_batches(clips, batch_size, network.min_frames):  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ def test_evaluate_scores_the_test_split_in_a_run_of_its_own(trained, tmp_path: P
     evaluate.run(EvaluateSettings(run_id=trained.info.run_name, output=str(tmp_path)))
     (found,) = MlflowClient().search_runs(["0"], "tags.`exvo.entry_point` = 'evaluate'", order_by=["start_time DESC"])
     assert found.data.params["run_id"] == trained.info.run_name
-    assert {"test/emotion_ccc", "test/emotion_ccc_lo", "test/s_mtl_hi_by_speaker"} <= set(found.data.metrics)
+    assert {"test/emotion_ccc", "test/emotion_ccc_lo", "test/age_mae_hi_by_speaker"} <= set(found.data.metrics)
 
 
 def test_evaluate_on_val_gives_the_numbers_of_training(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -127,7 +127,9 @@ def test_evaluate_on_val_gives_the_numbers_of_training(trained, tmp_path: Path) 
     found = MlflowClient().search_runs(["0"], "params.split = 'val'")[0]
     for name, value in trained.data.metrics.items():
         if name.startswith("val/"):
-            assert found.data.metrics[name] == pytest.approx(value, abs=1e-6), name
+            assert found.data.metrics[name] == pytest.approx(value, abs=1e-6, nan_ok=True), (
+                name
+            )  # S_MTL: undefined below CCC 0
 
 
 def test_evaluate_refuses_another_corpus_and_other_runs(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

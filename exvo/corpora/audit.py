@@ -163,7 +163,8 @@ def _overview(summary: dict[str, Any]) -> list[str]:
         lines.append(f"countries  {countries}")
     if summary["categories"] is not None:
         counts = summary["categories"].values()
-        lines.append(f"categories {len(counts)}, of {min(counts)} to {max(counts)} clips each")
+        spread = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+        lines.append(f"categories {len(counts)}, of {spread} clips each")
     short, groups = summary["filled"], summary["duplicates"]
     lines.append(
         f"short      {short['count']} clips under {FILL_SECONDS} s, which the network fills{_list(short['files'])}"

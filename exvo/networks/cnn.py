@@ -63,6 +63,7 @@ class CNN(nn.Module):
         for linear in (self.fc1, self.output):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def min_frames(self) -> int:
