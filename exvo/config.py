@@ -162,7 +162,7 @@ def nearest(name: str, known: Sequence[str]) -> str:
     '; did you mean cnn14 or cnn10?'
     """
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}"
+    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}."
 
 
 def default_text(value: Any) -> str:

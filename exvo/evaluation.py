@@ -21,9 +21,6 @@ from exvo.config import InputError
 from exvo.metrics import s_mtl
 from exvo.tasks import Task, slug
 
-RESAMPLES = 1000
-"""Of the bootstrap (arXiv 2206.06680)."""
-
 
 def headline(task: Task) -> str:
     """The score that chooses the best epoch: emotion_ccc, or s_mtl for multitask."""
@@ -87,9 +84,9 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
     if len(rows) < 2:
         raise InputError(f"{len(rows)} of the {len(predictions)} clips have all their labels; a score needs two.")
     every = statistics(rows, task)
-    by_clip = interval(bootstrap(every, RESAMPLES))
+    by_clip = interval(bootstrap(every))
     speakers = rows["speaker"].to_numpy()
-    by_speaker = interval(bootstrap(every, RESAMPLES, groups=speakers))
+    by_speaker = interval(bootstrap(every, groups=speakers))
     if (speakers == "").any():  # of an unknown speaker nothing can be said by speaker
         by_speaker[:] = math.nan
     table = pd.DataFrame(

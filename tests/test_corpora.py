@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exvo.config import EMOTIONS, InputError
+from exvo import corpora
+from exvo.config import CORPORA, EMOTIONS, InputError
 from exvo.corpora import load
 from exvo.corpora.emogator import CATEGORIES
 
@@ -42,7 +43,7 @@ def refused(folder: Path, *parts: str, corpus: str = "table") -> str:
     message = str(caught.value)
     for part in parts:
         assert part in message
-    assert message.endswith(".")
+    assert message.endswith((".", "?"))
     assert "\n" not in message
     return message
 
@@ -314,5 +315,10 @@ def test_emogator_mini(emogator_mini: Path) -> None:
 
 
 def test_unknown_corpus_and_missing_folder(tmp_path: Path) -> None:
-    refused(tmp_path, "'hume' is unknown", "did you mean hume-vb?", "sample, hume-vb, emogator, table", corpus="hume")
+    refused(tmp_path, "corpus=hume is not known; did you mean hume-vb?", corpus="hume")
+    refused(tmp_path, "corpus=x is not known; known are sample, hume-vb, emogator, table", corpus="x")
     refused(tmp_path / "gone", "gone of corpus table is not there")
+
+
+def test_the_option_offers_just_the_corpora_that_can_be_read() -> None:
+    assert set(CORPORA) == set(corpora._READERS)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from exvo.config import InputError
+from exvo.config import InputError, nearest
 from exvo.corpora import emogator, hume_vb, sample, table
 from exvo.corpora.audit import Audit, audit
 from exvo.corpora.base import Corpus
 
-__all__ = ["CORPORA", "Audit", "Corpus", "audit", "load"]
+__all__ = ["Audit", "Corpus", "audit", "load"]
 
 _READERS = {"sample": sample.read, "hume-vb": hume_vb.read, "emogator": emogator.read, "table": table.read}
-
-CORPORA = tuple(_READERS)
-"""Names that `load` knows."""
 
 
 def load(name: str, folder: Path) -> Corpus:
@@ -27,9 +23,7 @@ def load(name: str, folder: Path) -> Corpus:
     Raises InputError for an unknown name, a missing folder and everything that breaks a rule of `Corpus`.
     """
     if name not in _READERS:
-        near = difflib.get_close_matches(name, CORPORA, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise InputError(f"corpus {name!r} is unknown{hint}; the corpora are {', '.join(CORPORA)}.")
+        raise InputError(f"corpus={name} is not known{nearest(name, list(_READERS))}")
     if name != "sample" and not folder.is_dir():
         raise InputError(f"the folder {folder} of corpus {name} is not there; give the folder that holds the corpus.")
     return _READERS[name](folder)

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exvo.config import FeatureConfig
+
 BLOCKS = {"cnn10": 4, "cnn14": 6}
 CHANNELS = (64, 128, 256, 512, 1024, 2048)
-BANDS = 64
+BANDS = FeatureConfig().bands
 
 
 def channels(encoder: str, width: float) -> tuple[int, ...]:
