@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint ui bench lock
+.PHONY: demo test lint ui bench systems lock
 
 demo: .venv/ready
 	$(BIN)/python -m pipelines.main --model cnn10 --width 0.25 --epochs 16 --batch_size 8 --learning_rate 0.01
@@ -20,6 +20,10 @@ ui: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks
+
+# All 23 published systems for one epoch at a small width, then their results table: that they run, not how good they are.
+systems: .venv/ready
+	$(BIN)/python -m benchmarks.systems
 
 # Pins of all libraries with their hashes, and the same pins for conda and `mlflow run`.
 lock: .venv/ready

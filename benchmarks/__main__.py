@@ -27,7 +27,7 @@ from exvo.batches import Clips, training_batches
 from exvo.bootstrap import bootstrap, ccc_statistics, draws, interval
 from exvo.config import EMOTIONS, FeatureConfig
 from exvo.metrics import ccc
-from exvo.networks.cnn import CNN
+from exvo.networks.enrolment import Network
 from exvo.store import Store
 from exvo.training import predict, resolve_precision
 
@@ -110,7 +110,7 @@ def store_batches(store: Store, contents: list[str]) -> dict[str, object]:
 
 def evaluation(store: Store, contents: list[str], encoder: str, width: float) -> dict[str, object]:
     """Whole clips in groups of equal length, against one at a time."""
-    network = CNN(encoder, 10, width).eval()
+    network = Network(encoder, 10, width).eval()
     clips = Clips(contents, contents, store, np.zeros((len(contents), 1)), "repeat")
     difference = np.abs(predict(network, clips, "cpu") - predict(network, clips, "cpu", batch_size=1)).max()
     result = compare(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from exvo.config import CROP_FRAMES, FeatureConfig
+from exvo.enrolment import Draw, draw_clips, draw_groups
 
-ORDER, CROP = 0, 1  # what a generator is for: the last number of its seed
+ORDER, CROP, ENROL, ENROL_CROP = range(4)  # what a generator is for: the last number of its seed
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Clips:
         features: content -> (frames, bands) in dB: the feature store, or a dict.
         labels: (clips, labels), see `Task.labels`.
         fill: what follows a short clip: zero (0 dB, as published), floor (-100 dB) or repeat (the clip again).
+        speakers: speaker of each clip, '' where unknown; only what enrols needs them.
     """
 
     files: Sequence[str]
@@ -31,9 +34,16 @@ class Clips:
     features: Mapping[str, np.ndarray]
     labels: np.ndarray
     fill: str = "zero"
+    speakers: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.contents)
+
+    def take(self, index: np.ndarray) -> Clips:
+        """Some of the clips: (clips,) indices."""
+        files, contents = ([names[clip] for clip in index] for names in (self.files, self.contents))
+        speakers = [self.speakers[clip] for clip in index] if self.speakers else ()
+        return replace(self, files=files, contents=contents, labels=self.labels[index], speakers=speakers)
 
     def frames(self) -> np.ndarray:
         """Frames of each clip, (clips,)."""
@@ -42,11 +52,32 @@ class Clips:
 
 @dataclass(frozen=True)
 class Batch:
-    """Log-mels (batch, frames, bands) in dB, labels (batch, labels), and which clips they are (batch,)."""
+    """Clips of a batch.
+
+    Attributes:
+        log_mel: (batch, frames, bands), dB.
+        labels: (batch, labels).
+        index: (batch,), which clips they are.
+        speakers: (batch,), numbers of their speakers in sorted order.
+        drawn: (batch, shots), which clips enrol each, in training where a separate encoder takes them.
+        enrolment: (batch, shots, frames, bands), dB, theirs.
+        enrolment_labels: (batch, shots, labels), theirs.
+        groups: (batch,), clips of one number enrol each other, in training where the encoder is shared.
+    """
 
     log_mel: Tensor
     labels: Tensor
     index: np.ndarray
+    speakers: Tensor | None = None
+    drawn: np.ndarray | None = None
+    enrolment: Tensor | None = None
+    enrolment_labels: Tensor | None = None
+    groups: Tensor | None = None
+
+    def to(self, device: str) -> Batch:
+        """The batch with its tensors on that device."""
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
 
 def fill_frames(log_mel: np.ndarray, frames: int, fill: str) -> np.ndarray:
@@ -69,27 +100,73 @@ def fill_frames(log_mel: np.ndarray, frames: int, fill: str) -> np.ndarray:
     return np.pad(log_mel, ((0, missing), (0, 0)), constant_values=decibels)
 
 
-def training_batches(
-    clips: Clips, batch_size: int, seed: int, epoch: int, frames: int = CROP_FRAMES
-) -> Iterator[Batch]:
-    """All clips once, in random order, each as a random crop of `frames` frames; a shorter clip is filled at its end.
+def crops(clips: Clips, index: np.ndarray, places: np.ndarray, frames: int) -> Tensor:
+    """A run of frames of each clip: (clips, frames, bands), dB; a shorter clip is filled at its end.
 
-    A pure function of seed and epoch. A single clip that is left over joins the batch before it, because the CCC of
-    one clip is undefined.
+    Args:
+        clips: of the split.
+        index: (clips,), which.
+        places: (clips,), 0-1: where the run begins, from the clip's first frame to the last possible one.
+        frames: of the run.
     """
-    order = np.random.default_rng([seed, epoch, ORDER]).permutation(len(clips))
-    places = np.random.default_rng([seed, epoch, CROP]).random(len(clips))
+    log_mels = [clips.features[clips.contents[clip]] for clip in index]
+    batch = np.empty((len(index), frames, log_mels[0].shape[1]), np.float32)
+    for row, log_mel, place in zip(batch, log_mels, places, strict=True):
+        first = int(place * (max(len(log_mel) - frames, 0) + 1))
+        row[:] = fill_frames(log_mel[first:], frames, clips.fill)
+    return torch.from_numpy(batch)
+
+
+def training_order(
+    clips: Clips, batch_size: int, generator: np.random.Generator, draw: Draw | None
+) -> list[list[np.ndarray]]:
+    """The batches of an epoch, each a list of groups of clips: of one group, or, where clips enrol each other, more.
+
+    A single clip that is left over joins the batch before it, because the CCC of one clip is undefined.
+    """
+    if draw is not None and draw.shared:
+        size = draw.shots + 1
+        groups, many = draw_groups(clips.speakers, size, generator), max(1, round(batch_size / size))
+        return [groups[start : start + many] for start in range(0, len(groups), many)]
+    order = generator.permutation(len(clips))
     bounds = list(range(0, len(order), batch_size))
     if len(bounds) > 1 and len(order) - bounds[-1] == 1:
         bounds.pop()
-    for start, stop in zip(bounds, [*bounds[1:], len(order)], strict=True):
-        index = order[start:stop]
-        log_mels = [clips.features[clips.contents[clip]] for clip in index]
-        batch = np.empty((len(index), frames, log_mels[0].shape[1]), np.float32)
-        for row, log_mel, place in zip(batch, log_mels, places[index], strict=True):
-            first = int(place * (max(len(log_mel) - frames, 0) + 1))
-            row[:] = fill_frames(log_mel[first:], frames, clips.fill)
-        yield Batch(torch.from_numpy(batch), torch.from_numpy(clips.labels[index]).float(), index)
+    return [[order[start:stop]] for start, stop in zip(bounds, [*bounds[1:], len(order)], strict=True)]
+
+
+def training_batches(
+    clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw | None = None, frames: int = CROP_FRAMES
+) -> Iterator[Batch]:
+    """All clips once, in random order, each as a random crop of `frames` frames. A pure function of seed and epoch.
+
+    Where clips enrol each other, a batch holds whole groups of a speaker's clips, and about `batch_size` clips.
+    """
+    order, crop, enrol, enrol_crop = (
+        np.random.default_rng([seed, epoch, purpose]) for purpose in (ORDER, CROP, ENROL, ENROL_CROP)
+    )
+    places = crop.random(len(clips))
+    codes = torch.from_numpy(np.unique(np.asarray(clips.speakers, str), return_inverse=True)[1])
+    everyone = draw_clips(clips.speakers, draw, enrol) if draw is not None and not draw.shared else None
+    for groups in training_order(clips, batch_size, order, draw):
+        index = np.concatenate(groups)
+        labels = torch.from_numpy(clips.labels[index]).float()
+        speakers = codes[index] if len(codes) else None
+        batch = Batch(crops(clips, index, places[index], frames), labels, index, speakers)
+        if draw is not None and draw.shared:
+            numbers = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+            batch = replace(batch, groups=torch.from_numpy(numbers))
+        elif everyone is not None:
+            drawn = everyone[index]
+            enrolment = crops(clips, drawn.ravel(), enrol_crop.random(drawn.size), frames)
+            theirs = torch.from_numpy(clips.labels[drawn]).float()
+            batch = replace(
+                batch,
+                drawn=drawn,
+                enrolment=enrolment.view(*drawn.shape, *enrolment.shape[1:]),
+                enrolment_labels=theirs,
+            )
+        yield batch
 
 
 def evaluation_batches(clips: Clips, batch_size: int, min_frames: int) -> Iterator[Batch]:

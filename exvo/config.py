@@ -32,9 +32,16 @@ EMOTIONS = (
 
 SPLITS = ("train", "val", "test")
 
-TASKS = ("fewshot", "multitask")
+TASKS = ("fewshot", "multitask", "speaker")
+EMBEDDINGS = ("main", "enrolment")
 CORPORA = ("sample", "hume-vb", "emogator", "table")
 OPTIMIZERS = ("sgd", "adam", "adamw")
+PROTOCOLS = ("published", "strict")
+
+PROTOCOL_HELP = (
+    "of enrolment: published (a speaker's first clips enrol and are scored too) or strict (clips that enrol are not "
+    "scored, a clip never enrols itself); auto: {}"
+)
 
 CROP_FRAMES = 250
 """Frames of a training crop: 2.5 s (arXiv 2206.06680)."""
@@ -78,11 +85,24 @@ class FeatureConfig:
 class SystemConfig:
     """A named system. The defaults are the plain CNN14; a system is this plus its differences (`exvo/systems.py`)."""
 
-    encoder: str = "cnn14"  # cnn14, cnn10
-    start: str = "random"  # random, or panns: `init` must name the weights
+    encoder: str = "cnn14"  # cnn5, cnn10, cnn14
+    start: str = "random"  # random; panns: `init` names the weights; or the system whose best run it continues
     batch_size: int = 32  # clips, where `batch_size` is auto
+    enrolment: str = "none"  # encoder of the enrolment clips: none, cnn5, cnn10, or shared (the main one)
+    fusion: str = "none"  # how the speaker's profile reaches the output: attention, conditioning, relative, film
+    layer_norm: bool = False  # before and after the attention's product
+    enrolment_emotion: str = "none"  # head on the enrolment clips: none, learn, forget
+    enrolment_speaker: str = "none"  # head on the enrolment clips: none, learn, forget
+    main_speaker: str = "none"  # head on the main embedding: none, learn, forget
+    protocol: str = "published"  # of enrolment, where `protocol` is auto
     objective: str = "ccc"  # of the emotions: ccc (1 - CCC) or mse
     dropout: float = 0.2  # after each block
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """learn or forget for each head that the system has."""
+        heads = ("enrolment_emotion", "enrolment_speaker", "main_speaker")
+        return {head: getattr(self, head) for head in heads if getattr(self, head) != "none"}
 
 
 def option(default: Any, help: str, **limits: Any) -> Any:
@@ -110,7 +130,12 @@ class TrainSettings(ExtractSettings):
     """Options of `train` and `main`."""
 
     model: str = option("cnn14", "the system to train, by its name in exvo/systems.py")
-    task: str = option("fewshot", "what is learnt: emotions, or emotions, age and country", choices=TASKS)
+    task: str = option(
+        "fewshot",
+        "what is learnt: emotions; emotions, age and country; or (cnn5, cnn10 and cnn14 alone) which of the training "
+        "speakers it is",
+        choices=TASKS,
+    )
     epochs: int | None = option(
         None, "passes over the training clips", low=1, auto=f"{PUBLISHED_EPOCHS}, on the sample corpus {SAMPLE_EPOCHS}"
     )
@@ -125,7 +150,13 @@ class TrainSettings(ExtractSettings):
         choices=("auto", "float32", "bf16"),
     )
     width: float = option(1.0, "multiplier of the channels; 1 is the paper's", low=0.01, high=4.0)
-    init: str = option("", "file of PANNs weights to start from; empty: random weights")
+    init: str = option(
+        "",
+        "weights to start from: a file of PANNs weights, or runs:/<id>; empty: random ones, for a continued system the "
+        "best run of the system that it continues",
+    )
+    protocol: str = option("auto", PROTOCOL_HELP.format("the system's"), choices=("auto", *PROTOCOLS))
+    shots: int = option(2, "enrolment clips of a speaker", low=1, high=16)
     fill: str = option(
         "auto",
         "what fills a training crop after a short clip: zero (0 dB, as published), floor (-100 dB) or repeat (the clip "
@@ -135,15 +166,48 @@ class TrainSettings(ExtractSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-    """Options of `evaluate`: the corpus and all else come from the run."""
+class RunSettings:
+    """Options of all entry points that take a training run: the corpus and all else come from it."""
 
-    run_id: str = option("", "the training run to evaluate: its id or its name")
-    split: str = option("test", "the split to score", choices=SPLITS)
+    run_id: str = option("", "the training run: its id or its name")
+    split: str = option("val", "the split of its corpus", choices=SPLITS)
     data: str = option("", "the corpus' folder; empty: where the run found it")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
     workers: int | None = option(None, "threads that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(RunSettings):
+    """Options of `evaluate`."""
+
+    split: str = option("test", "the split of its corpus", choices=SPLITS)
+    protocol: str = option("auto", PROTOCOL_HELP.format("the run's"), choices=("auto", *PROTOCOLS))
+    shots: int | None = option(None, "enrolment clips of a speaker", low=1, high=16, auto="the run's")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSettings(RunSettings):
+    """Options of `embed`."""
+
+    embedding: str = option("main", "of the main encoder, or of the encoder of enrolment clips", choices=EMBEDDINGS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveSettings(RunSettings):
+    """Options of `enrolment-curve`."""
+
+    draws: int = option(20, "random draws of which clips enrol, for each number of clips", low=1, high=1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Options of `compare`."""
+
+    corpus: str = option("", "the corpus whose systems to list; empty: all")
+    split: str = option("val", "the split whose scores to compare", choices=SPLITS)
+    a: str = option("", "the run that b is compared with: its id or its name; empty, as b: list all systems")
+    b: str = option("", "the run whose difference to a is tested: its id or its name")
 
 
 ENTRY_POINTS: dict[str, type[Any]] = {
@@ -151,6 +215,9 @@ ENTRY_POINTS: dict[str, type[Any]] = {
     "extract": ExtractSettings,
     "train": TrainSettings,
     "evaluate": EvaluateSettings,
+    "embed": EmbedSettings,
+    "enrolment-curve": CurveSettings,
+    "compare": CompareSettings,
 }
 """The options of each MLflow entry point; the MLproject is tested against this table."""
 
@@ -221,7 +288,9 @@ def parse(entry_point: str, arguments: Sequence[str] | None = None, description:
     """
     settings = ENTRY_POINTS[entry_point]
     fields = {field.name: field for field in dataclasses.fields(settings)}
-    parser = _Parser(prog=f"python -m pipelines.{entry_point}", description=description, allow_abbrev=False)
+    parser = _Parser(
+        prog=f"python -m pipelines.{entry_point.replace('-', '_')}", description=description, allow_abbrev=False
+    )
     for field in fields.values():
         default = default_text(field.default)
         auto = f"; auto: {field.metadata['auto']}" if "auto" in field.metadata else ""

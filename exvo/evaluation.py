@@ -23,14 +23,14 @@ from exvo.tasks import Task, slug
 
 
 def headline(task: Task) -> str:
-    """The score that chooses the best epoch: emotion_ccc, or s_mtl for multitask."""
-    return "s_mtl" if task.name == "multitask" else "emotion_ccc"
+    """The score that chooses the best epoch: emotion_ccc, s_mtl for multitask, speaker_uar for speaker."""
+    return {"multitask": "s_mtl", "speaker": "speaker_uar"}.get(task.name, "emotion_ccc")
 
 
-def labelled(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a predictions table that have all their labels."""
+def scorable(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a predictions table that are scored (do not enrol, under `strict`) and have all their labels."""
     truths = [column for column in map(str, predictions.columns) if column.startswith("truth.")]
-    return predictions[predictions[truths].notna().all(axis=1)]
+    return predictions[predictions["scored"] & predictions[truths].notna().all(axis=1)]
 
 
 def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
@@ -40,6 +40,8 @@ def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
         predictions: the predictions table, all rows labelled.
         task: which columns it has.
     """
+    if task.name == "speaker":
+        return label_statistics(predictions["truth.speaker"], predictions["prediction.speaker"], "speaker")
     truth, prediction = (
         predictions[[f"{side}.{target}" for target in task.targets]].to_numpy(np.float64)
         for side in ("truth", "prediction")
@@ -57,13 +59,14 @@ def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
 
 def score_epoch(predictions: pd.DataFrame, task: Task) -> pd.Series[float]:
     """The scores over the whole split, without intervals: what an epoch needs."""
-    return statistics(predictions, task).scores()
+    return statistics(scorable(predictions), task).scores()
 
 
 def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
     """Every score of a split with its 95% intervals (1,000 resamples, percentiles 2.5 and 97.5).
 
-    An unknown speaker or country (empty) leaves out what is by speaker or per country.
+    An unknown speaker or country (empty) leaves out what is by speaker or per country, and so does a speaker
+    recogniser, whose classes are the speakers.
 
     By clip, as published, and by speaker: clips of one person are not independent, so the first is too narrow when the
     question is how the system does on new speakers.
@@ -78,16 +81,18 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
         groups in which the score is defined, whose number is the row's n; they have no interval.
 
     Raises:
-        InputError: fewer than two rows are labelled.
+        InputError: fewer than two rows are scored and labelled.
     """
-    rows = labelled(predictions)
+    rows = scorable(predictions)
     if len(rows) < 2:
-        raise InputError(f"{len(rows)} of the {len(predictions)} clips have all their labels; a score needs two.")
+        raise InputError(
+            f"{len(rows)} of the {len(predictions)} clips are scored and have all their labels; a score needs two."
+        )
     every = statistics(rows, task)
     by_clip = interval(bootstrap(every))
     speakers = rows["speaker"].to_numpy()
     by_speaker = interval(bootstrap(every, groups=speakers))
-    if (speakers == "").any():  # of an unknown speaker nothing can be said by speaker
+    if (speakers == "").any() or task.name == "speaker":  # an unknown speaker; or the speakers are the classes
         by_speaker[:] = math.nan
     table = pd.DataFrame(
         {
@@ -100,7 +105,7 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
         }
     )
     for group in ("country", "speaker"):
-        if group in rows and (rows[group] != "").all():
+        if "emotion_ccc" in every.names and group in rows and (rows[group] != "").all():
             each = grouped(every, rows[group].to_numpy())["emotion_ccc"].dropna()
             for name, value in (("mean", each.mean()), ("std", each.std(ddof=0))):
                 table.loc[f"emotion_ccc_{group}_{name}", ["value", "n"]] = [value, len(each)]

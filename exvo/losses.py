@@ -1,8 +1,13 @@
-"""Objectives over a batch, as tensors with gradients."""
+"""Objectives over a batch, as tensors with gradients; how they add up, and when a head begins to fight."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
+
+HELPING_EPOCHS = 10
+REVERSAL_EPOCHS = 50
 
 
 def ccc_loss(truth: Tensor, prediction: Tensor) -> Tensor:
@@ -22,3 +27,36 @@ def ccc_loss(truth: Tensor, prediction: Tensor) -> Tensor:
     covariance = ((truth - truth_mean) * (prediction - prediction_mean)).mean(dim=0)
     spread = truth.var(dim=0, unbiased=False) + prediction.var(dim=0, unbiased=False)
     return 1 - 2 * covariance / (spread + (truth_mean - prediction_mean).square())
+
+
+def gradient_factor(role: str, epoch: int) -> float:
+    """What a head's gradient is multiplied by before it reaches the encoder beneath it (arXiv 2206.06680).
+
+    A head that learns: 1. One that forgets: 1 in the first ten epochs, then a reversal that grows linearly from 0 to
+    -1 over fifty epochs and stays there.
+
+    Args:
+        role: learn or forget.
+        epoch: 1 is the first.
+
+    >>> [gradient_factor("forget", epoch) for epoch in (1, 10, 11, 36, 60, 61, 100)]
+    [1.0, 1.0, 0.0, -0.5, -0.98, -1.0, -1.0]
+    """
+    if role == "learn" or epoch <= HELPING_EPOCHS:
+        return 1.0
+    return 0.0 - min((epoch - 1 - HELPING_EPOCHS) / REVERSAL_EPOCHS, 1.0)
+
+
+def total_objective(parts: Mapping[str, Tensor]) -> Tensor:
+    """The objective of a batch from its parts: main, main_speaker, enrolment_emotion, enrolment_speaker.
+
+    total = (main + main speaker) / 2 where the main speaker head exists; enrolment part = (emotion + speaker) / 2
+    where both exist; total = (total + enrolment part) / 2 where the enrolment part exists (arXiv 2206.06680).
+    """
+    total = parts["main"]
+    if "main_speaker" in parts:
+        total = (total + parts["main_speaker"]) / 2
+    enrolment = [parts[name] for name in ("enrolment_emotion", "enrolment_speaker") if name in parts]
+    if enrolment:
+        total = (total + sum(enrolment[1:], enrolment[0]) / len(enrolment)) / 2
+    return total

@@ -27,13 +27,18 @@ WEIGHTS = "best.safetensors"
 
 
 def signature(task: Task) -> ModelSignature:
-    """Request: `audio` (a file's bytes), or `waveform` (samples) and `rate` (Hz). Response: a column a target."""
+    """Request: `audio` (a file's bytes), or `waveform` (samples) and `rate` (Hz). Response: a column a target.
+
+    Of a speaker recogniser the one column `speaker`.
+    """
     inputs = [
         ColSpec(DataType.binary, "audio", required=False),
         ColSpec(Array(DataType.double), "waveform", required=False),
         ColSpec(DataType.long, "rate", required=False),
     ]
     outputs = [ColSpec(DataType.double, target) for target in task.targets]
+    if task.name == "speaker":
+        outputs.append(ColSpec(DataType.string, "speaker"))
     if task.name == "multitask":
         outputs += [ColSpec(DataType.double, "age"), ColSpec(DataType.string, "country")]
     return ModelSignature(Schema(inputs), Schema(outputs))

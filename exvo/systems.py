@@ -1,4 +1,8 @@
-"""The named systems (arXiv 2206.06680): each is the default plus its differences. A new variant is one line."""
+"""The named systems: each is the default plus its differences. A new variant is one line.
+
+The first part is arXiv 2206.06680's; the second is ours: the enrolment clips go through the main encoder itself, within
+the training batch, so that knowing the speaker costs no more than the plain CNN.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,82 @@ import torch
 
 from exvo.config import InputError, SystemConfig, nearest
 from exvo.networks import PANNS_URL, load_panns
-from exvo.networks.cnn import CNN
+from exvo.networks.cnn import PANN
+from exvo.networks.enrolment import Network
 from exvo.tasks import Task
 
-SYSTEMS: dict[str, SystemConfig] = {
+
+def _conditioning(**differences: str) -> SystemConfig:
+    return SystemConfig(enrolment="cnn5", fusion="conditioning", batch_size=8, **differences)  # type: ignore[arg-type]
+
+
+def _attention(layer_norm: bool = False, **differences: str) -> SystemConfig:
+    return SystemConfig(enrolment="cnn10", fusion="attention", layer_norm=layer_norm, batch_size=8, **differences)  # type: ignore[arg-type]
+
+
+def _ours(fusion: str, encoder: str = "cnn14", **differences: str) -> SystemConfig:
+    return SystemConfig(encoder=encoder, enrolment="shared", fusion=fusion, protocol="strict", **differences)  # type: ignore[arg-type]
+
+
+PERSONALISATION = "cnn14-random-init-personalisation"
+ATTENTION = "cnn14-attention-cnn10"
+
+PUBLISHED: dict[str, SystemConfig] = {
     "cnn14-random-init": SystemConfig(),
     "cnn10-random-init": SystemConfig(encoder="cnn10"),
     "cnn14-audioset": SystemConfig(start="panns"),
+    "cnn14-random-init-continued": SystemConfig(start="cnn14-random-init"),
     "cnn14-bs8": SystemConfig(batch_size=8),
+    PERSONALISATION: _conditioning(),
+    f"{PERSONALISATION}-continued": _conditioning(start=PERSONALISATION),
+    f"{PERSONALISATION}-multitasking": _conditioning(enrolment_emotion="learn"),
+    f"{PERSONALISATION}-multitasking-continued": _conditioning(
+        start=f"{PERSONALISATION}-multitasking", enrolment_emotion="learn"
+    ),
+    f"{ATTENTION}-multitask": _attention(enrolment_emotion="learn"),
+    f"{ATTENTION}-multitask-adversarial": _attention(enrolment_emotion="forget"),
+    f"{ATTENTION}-learn-auxil": _attention(enrolment_emotion="learn", enrolment_speaker="learn"),
+    f"{ATTENTION}-learn-auxil-forget-main": _attention(
+        enrolment_emotion="learn", enrolment_speaker="learn", main_speaker="forget"
+    ),
+    f"{ATTENTION}-layernorm-full": _attention(True),
+    f"{ATTENTION}-layernorm-auxil-learn": _attention(True, enrolment_speaker="learn"),
+    f"{ATTENTION}-layernorm-multitask-adversarial": _attention(True, enrolment_emotion="forget"),
+    f"{ATTENTION}-layernorm-auxil-learn-multitask-adversarial": _attention(
+        True, enrolment_speaker="learn", enrolment_emotion="forget"
+    ),
+    f"{ATTENTION}-layernorm-auxil-learn-multitask-adversarial-forget-main": _attention(
+        True, enrolment_speaker="learn", enrolment_emotion="forget", main_speaker="forget"
+    ),
+    "cnn14-speaker-multitasking": SystemConfig(batch_size=8, main_speaker="learn"),
+    "cnn14-speaker-invariant": SystemConfig(batch_size=8, main_speaker="forget"),
+}
+"""arXiv 2206.06680. The first three are published for both tasks, the others for few-shot alone: 23 rows."""
+
+SYSTEMS: dict[str, SystemConfig] = PUBLISHED | {
+    "cnn14-relative": _ours("relative"),
+    "cnn14-film": _ours("film"),
+    "cnn10-relative": _ours("relative", encoder="cnn10"),
+    "cnn10-film": _ours("film", encoder="cnn10"),
+    "cnn5": SystemConfig(encoder="cnn5"),
 }
 
 SHORT_NAMES = {"cnn14": "cnn14-random-init", "cnn10": "cnn10-random-init"}
 
+RECOGNISERS = ("cnn5", "cnn10-random-init", "cnn14-random-init")
+"""What `task=speaker` trains (arXiv 2206.06680): an encoder and an output, no more."""
 
-def find(name: str) -> SystemConfig:
-    """The system of that name or short name.
+SUBMISSIONS = (
+    "cnn14-bs8",
+    f"{ATTENTION}-layernorm-full",
+    f"{ATTENTION}-layernorm-auxil-learn",
+    f"{ATTENTION}-layernorm-multitask-adversarial",
+    f"{ATTENTION}-layernorm-auxil-learn-multitask-adversarial",
+)
+
+
+def full_name(name: str) -> str:
+    """The name of the system of that name or short name.
 
     Raises:
         InputError: there is none; the sentence lists the nearest names.
@@ -31,10 +96,29 @@ def find(name: str) -> SystemConfig:
     full = SHORT_NAMES.get(name, name)
     if full not in SYSTEMS:
         raise InputError(f"model={name} is not a known system{nearest(name, [*SHORT_NAMES, *SYSTEMS])}")
-    return SYSTEMS[full]
+    return full
 
 
-def build(system: SystemConfig, task: Task, width: float, seed: int, init: str, labels: np.ndarray) -> CNN:
+def find(name: str) -> SystemConfig:
+    """The system of that name or short name. Raises InputError as `full_name` does."""
+    return SYSTEMS[full_name(name)]
+
+
+def check_task(name: str, task: str, protocol: str) -> None:
+    """Refuses options that a speaker recogniser has no use for.
+
+    Raises:
+        InputError: another system than the recognisers, or a protocol of enrolment, with task=speaker.
+    """
+    if task == "speaker" and full_name(name) not in RECOGNISERS:
+        raise InputError(f"task=speaker trains cnn5, cnn10 or cnn14, not model={name}; choose one of the three.")
+    if task == "speaker" and protocol == "strict":
+        raise InputError("task=speaker has no enrolment clips, so protocol=strict says nothing; leave protocol=auto.")
+
+
+def build(
+    system: SystemConfig, task: Task, width: float, seed: int, init: str, labels: np.ndarray, speakers: int
+) -> Network:
     """The network of a system with its first weights.
 
     Args:
@@ -42,8 +126,9 @@ def build(system: SystemConfig, task: Task, width: float, seed: int, init: str, 
         task: gives the outputs.
         width: multiplier of the channels.
         seed: of the random weights.
-        init: file of PANNs weights, or empty for random ones.
+        init: file of PANNs weights for the encoder, or empty for random ones.
         labels: (clips, labels) of the training split: the output for age starts at its mean, in years.
+        speakers: of the training split: outputs of a head for speakers.
 
     Raises:
         InputError: the system starts from PANNs weights and `init` is empty, or the file does not fit.
@@ -53,11 +138,16 @@ def build(system: SystemConfig, task: Task, width: float, seed: int, init: str, 
             f"This system starts from PANNs weights: download Cnn14_16k_mAP=0.438.pth from {PANNS_URL} and give its "
             "path as init=<file>."
         )
+    heads = {head: len(task.targets) if head == "enrolment_emotion" else speakers for head in system.roles}
     torch.manual_seed(seed)
-    network = CNN(system.encoder, task.outputs, width, system.dropout)
+    network = Network(
+        system.encoder, task.outputs, width, system.dropout, system.enrolment, system.fusion, system.layer_norm, heads
+    )
     if task.name == "multitask":
         with torch.no_grad():
             network.output.bias[len(task.targets)] = float(labels[:, len(task.targets)].mean())
     if init:
-        load_panns(network, Path(init))
+        if not isinstance(network.encoder, PANN):
+            raise InputError(f"init={init}: PANNs weights are for cnn14 and cnn10, not for {system.encoder}.")
+        load_panns(network.encoder, Path(init))
     return network

@@ -24,16 +24,25 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
+def indices(labels: pd.Series[str], classes: tuple[str, ...]) -> np.ndarray:
+    """The index of each label (clips,) among the classes; NaN where it is none of them."""
+    codes = pd.Categorical(labels, categories=list(classes)).codes.astype(np.float64)
+    return np.where(codes < 0, np.nan, codes)
+
+
 @dataclass(frozen=True)
 class Task:
     """The outputs of a network, in this order: one a target (emotion), then for multitask age and one a country.
 
+    A speaker recogniser has one output a speaker instead.
+
     Attributes:
-        name: fewshot (emotions) or multitask (emotions, age and country).
-        targets: names of the emotions.
+        name: fewshot (emotions), multitask (emotions, age and country) or speaker.
+        targets: names of the emotions; empty for speaker.
         countries: names of the classes of country; empty for fewshot.
         categories: whether the targets are exclusive categories (the largest prediction is the recognised one).
         objective: of the emotions: ccc or mse.
+        speakers: names of the classes of speaker; empty but for speaker.
     """
 
     name: str
@@ -41,38 +50,41 @@ class Task:
     countries: tuple[str, ...] = ()
     categories: bool = False
     objective: str = "ccc"
+    speakers: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> int:
         """Numbers that the network puts out."""
-        return len(self.targets) + (1 + len(self.countries) if self.name == "multitask" else 0)
+        return len(self.targets) + len(self.speakers) + (1 + len(self.countries) if self.name == "multitask" else 0)
 
     def labels(self, clips: pd.DataFrame) -> np.ndarray:
         """The labels (clips, targets) or, for multitask, (clips, targets + 2): emotions, age in years, country's index.
 
-        A country that the training split does not know, or an absent label, is NaN.
+        For speaker (clips, 1): the speaker's index. A country or speaker that training does not know, or an absent
+        label, is NaN.
         """
+        if self.name == "speaker":
+            return indices(clips["speaker"], self.speakers)[:, None]
         columns = [clips[target].to_numpy(np.float64) for target in self.targets]
         if self.name == "multitask":
-            country = pd.Categorical(clips["country"], categories=list(self.countries)).codes.astype(np.float64)
-            columns += [clips["age"].to_numpy(np.float64), np.where(country < 0, np.nan, country)]
+            columns += [clips["age"].to_numpy(np.float64), indices(clips["country"], self.countries)]
         return np.stack(columns, axis=1)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The objective of a batch (arXiv 2206.06680).
 
         Few-shot: 1 - CCC over the batch's values of all emotions at once. Multitask: the mean over a term for each
-        emotion (1 - CCC), age (squared error, years²) and country (cross entropy).
+        emotion (1 - CCC), age (squared error, years²) and country (cross entropy). Speaker: cross entropy.
 
         Args:
             outputs: (batch, outputs).
-            labels: (batch, targets) or (batch, targets + 2), as `labels` gives them.
+            labels: (batch, targets), (batch, targets + 2) or (batch, 1), as `labels` gives them.
         """
+        if self.name == "speaker":
+            return functional.cross_entropy(outputs, labels[:, 0].long())
         count = len(self.targets)
         if self.name == "fewshot":
-            if self.objective == "mse":
-                return functional.mse_loss(outputs, labels)
-            return ccc_loss(labels.reshape(-1, 1), outputs.reshape(-1, 1)).mean()
+            return self.emotion_loss(outputs, labels)
         if self.objective == "mse":
             emotions = (outputs[:, :count] - labels[:, :count]).square().mean(dim=0)
         else:
@@ -81,8 +93,25 @@ class Task:
         country = functional.cross_entropy(outputs[:, count + 1 :], labels[:, count + 1].long())
         return torch.cat([emotions, age[None], country[None]]).mean()
 
+    def emotion_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """1 - CCC over the values of all emotions at once, or their mean squared error.
+
+        Args:
+            outputs: (clips, targets).
+            labels: (clips, targets or more), the emotions first.
+        """
+        labels = labels[:, : len(self.targets)]
+        if self.objective == "mse":
+            return functional.mse_loss(outputs, labels)
+        return ccc_loss(labels.reshape(-1, 1), outputs.reshape(-1, 1)).mean()
+
     def answers(self, outputs: np.ndarray) -> pd.DataFrame:
-        """Outputs (clips, outputs) as a table with a column a target; for multitask also age (years) and country."""
+        """Outputs (clips, outputs) as a table with a column a target; for multitask also age (years) and country.
+
+        For speaker the one column `speaker`: who of the training speakers it sounds like.
+        """
+        if self.name == "speaker":
+            return pd.DataFrame({"speaker": np.array(self.speakers)[outputs.argmax(axis=1)]})
         count = len(self.targets)
         table = pd.DataFrame(outputs[:, :count].astype(np.float64), columns=list(self.targets))
         if self.name == "multitask":
@@ -90,18 +119,21 @@ class Task:
             table["country"] = np.array(self.countries)[outputs[:, count + 1 :].argmax(axis=1)]
         return table
 
-    def table(self, clips: pd.DataFrame, outputs: np.ndarray) -> pd.DataFrame:
+    def table(self, clips: pd.DataFrame, outputs: np.ndarray, scored: np.ndarray | None = None) -> pd.DataFrame:
         """The predictions table: one row a clip.
 
         Args:
             clips: rows of the corpus' table.
             outputs: (clips, outputs).
+            scored: (clips,), False for clips that enrol and so are not scored; None: all are scored.
 
         Returns:
-            file, speaker, split, country (where the corpus has it), then `truth.<target>` and `prediction.<target>`;
-            for multitask also of age (years) and country; for exclusive categories also of the category.
+            file, speaker, split, country (where the corpus has it), scored, `truth.<target>` and `prediction.<target>`;
+            for multitask also of age (years) and country; for exclusive categories also of the category; for speaker
+            of the speaker alone.
         """
-        labels = [*self.targets, *(("age", "country") if self.name == "multitask" else ())]
+        beside = {"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}
+        labels = [*self.targets, *beside[self.name]]
         answers = self.answers(outputs)
         if self.categories:
             labels.append("category")
@@ -109,6 +141,7 @@ class Task:
         about = clips[[name for name in ("file", "split", "speaker", "country") if name in clips]].reset_index(
             drop=True
         )
+        about["scored"] = True if scored is None else scored
         truth = clips[labels].reset_index(drop=True).add_prefix("truth.")
         return pd.concat([about, truth, answers.add_prefix("prediction.")], axis=1)
 
@@ -116,11 +149,13 @@ class Task:
 def make_task(
     name: str, clips: pd.DataFrame, targets: tuple[str, ...], corpus: str, categories: bool, objective: str = "ccc"
 ) -> Task:
-    """The task over a corpus' table; the classes of country are those of the training split.
+    """The task over a corpus' table; the classes of country, or of speaker, are those of the training split.
+
+    For speaker `split` is as `speaker_split` has it: of the readable clips to train on it is train.
 
     Raises:
         InputError: multitask without age or country, an age or country missing in train or val, a country of val
-            that train lacks, or two targets whose names differ only in punctuation.
+            that train lacks, fewer than two speakers, or two targets whose names differ only in punctuation.
     """
     slugs = pd.Series([slug(target) for target in targets], index=list(targets))
     if slugs.duplicated().any() or (slugs == "").any():
@@ -128,6 +163,8 @@ def make_task(
         raise InputError(f"The targets {clash} of the corpus {corpus} share a name without punctuation; rename them.")
     if name == "fewshot":
         return Task(name, targets, categories=categories, objective=objective)
+    if name == "speaker":
+        return Task(name, (), speakers=speaker_classes(clips, corpus))
     learnt = clips[clips["split"].isin(["train", "val"])]
     for column in ("age", "country"):
         if column not in clips:
@@ -145,3 +182,36 @@ def make_task(
     if strange:
         raise InputError(f"The val split of the corpus {corpus} has countries that train lacks: {', '.join(strange)}.")
     return Task(name, targets, countries, categories, objective)
+
+
+def speaker_classes(clips: pd.DataFrame, corpus: str) -> tuple[str, ...]:
+    """The speakers of the training split, in sorted order.
+
+    Raises:
+        InputError: there are fewer than two.
+    """
+    speakers = tuple(sorted(clips["speaker"][clips["split"] == "train"].unique()))
+    if len(speakers) < 2:
+        raise InputError(
+            f"task=speaker tells training speakers apart who have two or more readable clips; the corpus {corpus} has "
+            f"{len(speakers)}, and needs two."
+        )
+    return speakers
+
+
+def speaker_split(clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The training clips and the held-out clips of a speaker recogniser, which is validated on speakers it knows.
+
+    Of each speaker's clips, in the order of the table, the 3rd, 8th, 13th and so on are held out; of two clips the
+    second is. A speaker with a single clip is in neither part.
+
+    Args:
+        clips: readable rows of the corpus' train split.
+
+    Returns:
+        The rows to train on and the rows held out, each in the order of the table and with its index.
+    """
+    place = clips.groupby("speaker").cumcount()
+    count = clips.groupby("speaker")["speaker"].transform("size")
+    held_out = (place % 5 == 2) | ((count == 2) & (place == 1))
+    return clips[~held_out & (count > 1)], clips[held_out]

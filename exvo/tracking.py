@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,8 +16,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-import psutil
-import torch
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
@@ -27,24 +24,26 @@ from mlflow.exceptions import MlflowException
 from exvo import serving
 from exvo.config import InputError, default_text
 from exvo.networks import Checkpoint, load
+from exvo.provenance import PROJECT, code, environment
 
-PROJECT = Path(__file__).resolve().parent.parent
-LIBRARIES = (
-    "mlflow",
-    "torch",
-    "torchaudio",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "scikit-learn",
-    "soundfile",
-    "soxr",
-    "optuna",
-)
 SERVED = ("mlflow", "torch", "torchaudio", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
 MODEL_TAG = "exvo.model_uri"
 DIGEST_TAG = "exvo.corpus_digest"
 ENTRY_TAG = "exvo.entry_point"
+SYSTEM_TAG = "exvo.system"
+TASK_TAG = "exvo.task"
+PROTOCOL_TAG = "exvo.protocol"
+CORPUS_TAG = "exvo.corpus"
+EVALUATED_TAG = "exvo.evaluated_run"
+PARENT_TAG = "exvo.parent_run"
+RESULT_TAGS = {
+    "system": SYSTEM_TAG,
+    "corpus": CORPUS_TAG,
+    "digest": DIGEST_TAG,
+    "task": TASK_TAG,
+    "protocol": PROTOCOL_TAG,
+    "evaluated_run": EVALUATED_TAG,
+}
 
 
 def quiet() -> None:
@@ -83,9 +82,7 @@ def run(entry_point: str) -> Iterator[str]:
     try:
         active = mlflow.start_run(log_system_metrics=True)
     except MlflowException as error:
-        raise InputError(
-            f"The tracking server {mlflow.get_tracking_uri()} can't be used: {first_line(error)}"
-        ) from None
+        raise unusable(error) from None
     with active:
         mlflow.set_tag(ENTRY_TAG, entry_point)
         log_code()
@@ -93,50 +90,22 @@ def run(entry_point: str) -> Iterator[str]:
         yield active.info.run_id
 
 
+def unusable(error: MlflowException) -> InputError:
+    """What to raise where the tracking server fails."""
+    return InputError(f"The tracking server {mlflow.get_tracking_uri()} can't be used: {first_line(error)}")
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def git(*arguments: str) -> str | None:
-    """What git prints in the project's folder; None where it is no checkout."""
-    done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode == 0 else None
-
-
 def log_code() -> None:
     """Tags the commit and whether the tree differs from it; the difference is an artifact."""
-    commit = git("rev-parse", "HEAD")
-    if commit is None:
-        mlflow.set_tag("git.commit", "none")
-        return
-    changes = git("status", "--porcelain") or ""
-    mlflow.set_tags({"git.commit": commit.strip(), "git.dirty": default_text(bool(changes))})
+    commit, changes, difference = code()
+    mlflow.set_tags({"git.commit": commit} | ({} if commit == "none" else {"git.dirty": default_text(bool(changes))}))
     if changes:
-        mlflow.log_text(f"{changes}\n{git('diff', 'HEAD') or ''}", "uncommitted.diff.txt")
-
-
-def environment() -> dict[str, Any]:
-    """Hardware and library versions."""
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": gpus,
-        "libraries": {name: version(name) for name in LIBRARIES},
-    }
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        mlflow.log_text(f"{changes}\n{difference}", "uncommitted.diff.txt")
 
 
 def log_settings(settings: Mapping[str, Any], details: Mapping[str, Any]) -> None:
@@ -155,14 +124,30 @@ def log_settings(settings: Mapping[str, Any], details: Mapping[str, Any]) -> Non
 
 def log_json(name: str, content: Any) -> None:
     """A JSON artifact."""
-    mlflow.log_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", name)
+    log_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def log_text(name: str, text: str) -> None:
+    """A text artifact."""
+    mlflow.log_text(text, name)
 
 
 def log_corpus(clips: pd.DataFrame, name: str, folder: Path, digest: str) -> None:
     """The corpus as an MLflow dataset with the digest of its whole content."""
     data = mlflow.data.from_pandas(clips, source=str(folder), name=name, digest=digest[:32])
     mlflow.log_input(data, context="corpus")
-    mlflow.set_tags({DIGEST_TAG: digest, "exvo.corpus": name})
+    mlflow.set_tags({DIGEST_TAG: digest, CORPUS_TAG: name})
+
+
+def log_system(system: str, task: str, protocol: str) -> None:
+    """What the run trains or evaluates, as tags that `compare` and `continued` systems look for."""
+    mlflow.set_tags({SYSTEM_TAG: system, TASK_TAG: task, PROTOCOL_TAG: protocol})
+
+
+def log_evaluated(source: Run, protocol: str) -> None:
+    """Tags the training run that the present run evaluates, and what it trained."""
+    mlflow.set_tag(EVALUATED_TAG, source.info.run_id)
+    log_system(source.data.tags[SYSTEM_TAG], source.data.tags[TASK_TAG], protocol)
 
 
 def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:
@@ -181,6 +166,11 @@ def log_table(table: pd.DataFrame, name: str) -> None:
         path = Path(folder) / Path(name).name
         table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
         mlflow.log_artifact(str(path), str(Path(name).parent))
+
+
+def log_figure(figure: Figure, name: str) -> None:
+    """A picture as an artifact, PNG."""
+    mlflow.log_figure(figure, name, save_kwargs={"dpi": 150})
 
 
 def log_checkpoint(path: Path, checkpoint: Checkpoint, example: pd.DataFrame) -> str:
@@ -204,8 +194,8 @@ def log_checkpoint(path: Path, checkpoint: Checkpoint, example: pd.DataFrame) ->
     return str(info.model_uri)
 
 
-def find_run(name: str) -> Run:
-    """The run with that id or, else, the newest with that name.
+def find_run(name: str, option: str = "run_id") -> Run:
+    """The run with that id or, else, the newest with that name; `option` is where the user gave it.
 
     Raises:
         InputError: there is none.
@@ -213,7 +203,7 @@ def find_run(name: str) -> Run:
     quiet()
     check_store()
     if not name:
-        raise InputError("run_id is empty; give the id or the name of a training run, as `train` prints it.")
+        raise InputError(f"{option} is empty; give the id or the name of a training run, as `train` prints it.")
     client = MlflowClient()
     try:
         return client.get_run(name)
@@ -224,9 +214,62 @@ def find_run(name: str) -> Run:
     found = client.search_runs(experiments, f"attributes.run_name = '{quoted}'", max_results=1)
     if not found:
         raise InputError(
-            f"run_id={name}: the tracking server {mlflow.get_tracking_uri()} has no run of that id or name."
+            f"{option}={name}: the tracking server {mlflow.get_tracking_uri()} has no run of that id or name."
         )
     return found[0]
+
+
+def parent_run(system: str, width: float) -> Run | None:
+    """The best finished training run of a system with the present run's corpus, task and protocol; None if none."""
+    active = mlflow.active_run()
+    assert active is not None
+    client = MlflowClient()
+    tags = client.get_run(active.info.run_id).data.tags
+    wanted = {SYSTEM_TAG: system} | {name: tags[name] for name in (DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)}
+    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+    query += f" and tags.`{MODEL_TAG}` LIKE '%' and attributes.status = 'FINISHED'"
+    metric = "val/s_mtl" if tags[TASK_TAG] == "multitask" else "val/emotion_ccc"
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, query, order_by=[f"metrics.`{metric}` DESC"], max_results=1000)
+    return next((one for one in found if float(one.data.params["width"]) == width), None)
+
+
+def log_parent(parent: Run) -> None:
+    """Tags the run whose weights the present run starts from."""
+    mlflow.set_tag(PARENT_TAG, parent.info.run_id)
+
+
+def finished_runs() -> pd.DataFrame:
+    """The finished runs that train or evaluate a system, newest first.
+
+    Returns:
+        One row a run: run_id, run (its name), start, the columns of `RESULT_TAGS` ('' where a run lacks the tag), and
+        metrics, a dictionary.
+
+    Raises:
+        InputError: the store can't be used.
+    """
+    quiet()
+    check_store()
+    query = f"attributes.status = 'FINISHED' and tags.`{SYSTEM_TAG}` LIKE '%'"
+    try:
+        found = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
+    except MlflowException as error:
+        raise unusable(error) from None
+    rows = []
+    for one in found:
+        tags = [one.data.tags.get(tag, "") for tag in RESULT_TAGS.values()]
+        rows.append((one.info.run_id, one.info.run_name, one.info.start_time, *tags, one.data.metrics))
+    return pd.DataFrame(rows, columns=["run_id", "run", "start", *RESULT_TAGS, "metrics"])
+
+
+def load_table(run_id: str, name: str) -> pd.DataFrame | None:
+    """A table that `log_table` has logged as Parquet; None where the run has none of that name."""
+    client = MlflowClient()
+    if name not in {item.path for item in client.list_artifacts(run_id, str(Path(name).parent))}:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return pd.read_parquet(client.download_artifacts(run_id, name, folder))
 
 
 def load_settings(source: Run) -> dict[str, Any]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
 from exvo.batches import Batch, Clips, evaluation_batches, training_batches
 from exvo.config import InputError
+from exvo.enrolment import Draw
+from exvo.losses import gradient_factor, total_objective
+from exvo.networks.enrolment import Network
 from exvo.tasks import Task
 
 
@@ -34,6 +38,8 @@ class TrainingConfig:
         seed: of order, crops and dropout.
         device: cpu or cuda.
         precision: float32 or bf16 (autocast).
+        draw: how clips are given enrolment clips; None: they are not.
+        roles: learn or forget for each head of the network.
     """
 
     epochs: int
@@ -43,6 +49,8 @@ class TrainingConfig:
     seed: int
     device: str
     precision: str
+    draw: Draw | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,15 +102,30 @@ def make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Op
     return kind(network.parameters(), lr=config.learning_rate)
 
 
+def objectives(found: Mapping[str, Tensor], task: Task, batch: Batch) -> dict[str, Tensor]:
+    """The objective of each output of `Network.training_outputs`: emotions by the task's, speakers by cross entropy."""
+    parts = {"main": task.loss(found["main"].float(), batch.labels)}
+    shots = 1 if batch.drawn is None else batch.drawn.shape[1]
+    for name, outputs in found.items():
+        if name == "enrolment_emotion":
+            labels = batch.labels if batch.enrolment_labels is None else batch.enrolment_labels.flatten(0, 1)
+            parts[name] = task.emotion_loss(outputs.float(), labels)
+        elif name != "main":
+            assert batch.speakers is not None
+            speakers = batch.speakers.repeat_interleave(1 if name == "main_speaker" else shots)
+            parts[name] = functional.cross_entropy(outputs.float(), speakers)
+    return parts
+
+
 def train_step(
-    network: nn.Module, task: Task, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainingConfig
+    network: Network, task: Task, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainingConfig, epoch: int
 ) -> Tensor:
     """One step of the optimiser on one batch; returns the objective, a number on the device."""
-    log_mel = batch.log_mel.to(config.device, non_blocking=True)
-    labels = batch.labels.to(config.device, non_blocking=True)
+    batch = batch.to(config.device)
+    factors = {name: gradient_factor(role, epoch) for name, role in config.roles.items()}
     with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
-        outputs = network(log_mel)
-    loss = task.loss(outputs.float(), labels)
+        found = network.training_outputs(batch.log_mel, batch.enrolment, batch.groups, factors)
+    loss = total_objective(objectives(found, task, batch))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -110,7 +133,7 @@ def train_step(
 
 
 def train_epoch(
-    network: nn.Module, task: Task, optimizer: torch.optim.Optimizer, clips: Clips, config: TrainingConfig, epoch: int
+    network: Network, task: Task, optimizer: torch.optim.Optimizer, clips: Clips, config: TrainingConfig, epoch: int
 ) -> float:
     """One pass over the training clips; returns the mean of the objective over clips.
 
@@ -120,16 +143,17 @@ def train_epoch(
     network.train()
     torch.manual_seed(config.seed * 1_000_003 + epoch)  # dropout
     total = 0.0
-    steps = max(1, math.ceil(len(clips) / config.batch_size))
-    batches = training_batches(clips, config.batch_size, config.seed, epoch)
-    for batch in tqdm(batches, f"epoch {epoch}/{config.epochs}", steps, unit="batch", leave=False, disable=None):
-        loss = train_step(network, task, optimizer, batch, config).item()
+    told = tqdm(total=len(clips), desc=f"epoch {epoch}/{config.epochs}", unit="clip", leave=False, disable=None)
+    for batch in training_batches(clips, config.batch_size, config.seed, epoch, config.draw):
+        loss = train_step(network, task, optimizer, batch, config, epoch).item()
         if not math.isfinite(loss):
             raise TrainingError(
                 f"The loss is {loss} in epoch {epoch} on the batch of {named(clips, batch.index)}. Look at "
                 "these clips, or lower the learning rate."
             )
         total += loss * len(batch.index)
+        told.update(len(batch.index))
+    told.close()
     return total / len(clips)
 
 
@@ -139,18 +163,91 @@ def named(clips: Clips, index: Sequence[int] | np.ndarray) -> str:
 
 
 @torch.inference_mode()
-def predict(
-    network: nn.Module, clips: Clips, device: str, batch_size: int | None = None, progress: str = ""
+def apply(
+    function: Callable[[Tensor, np.ndarray], Tensor],
+    clips: Clips,
+    min_frames: int,
+    device: str,
+    batch_size: int | None = None,
+    progress: str = "",
 ) -> np.ndarray:
-    """The network's outputs for whole clips, in float32 and in evaluation mode.
+    """What a network's function gives for whole clips, in float32.
 
-    Clips of equal length share a batch, so that nothing is padded and a clip's outputs do not depend on the others.
+    Clips of equal length share a batch, so that nothing is padded and what a clip gives does not depend on the others.
 
     Args:
-        network: takes (batch, frames, bands); has `min_frames`.
+        function: given (batch, frames, bands) on the device and the indices (batch,) of the clips.
         clips: of one split.
+        min_frames: a shorter clip is filled to that.
         device: cpu or cuda.
         batch_size: clips in a batch at most; None: 4 on the CPU, whose caches hold no more, 64 on CUDA.
+        progress: what the progress bar says; empty: no bar.
+
+    Returns:
+        (clips, numbers), in the order of `clips`.
+
+    Raises:
+        TrainingError: a number is not finite; names the clips.
+    """
+    batch_size = batch_size or (64 if device == "cuda" else 4)
+    found: np.ndarray | None = None
+    with tqdm(total=len(clips), desc=progress, unit="clip", leave=False, disable=None if progress else True) as bar:
+        for batch in evaluation_batches(clips, batch_size, min_frames):
+            numbers = function(batch.log_mel.to(device), batch.index).float().cpu().numpy()
+            if not np.isfinite(numbers).all():
+                bad = batch.index[~np.isfinite(numbers).all(axis=1)]
+                raise TrainingError(
+                    f"The network's output is not finite for {named(clips, bad)}; the weights have diverged."
+                )
+            found = np.empty((len(clips), numbers.shape[1]), np.float32) if found is None else found
+            found[batch.index] = numbers
+            bar.update(len(batch.index))
+    assert found is not None
+    return found
+
+
+def profiles(
+    network: Network, clips: Clips, device: str, enrolment: Sequence[np.ndarray], batch_size: int | None = None
+) -> Tensor:
+    """The profile of each clip's speaker, on the device: (clips, profile).
+
+    Args:
+        network: with a fusion.
+        clips: of one split.
+        device: cpu or cuda.
+        enrolment: for each clip the indices of the clips that enrol its speaker; where empty, the typical profile.
+        batch_size: as for `apply`.
+    """
+    enrolling = np.unique(np.concatenate([np.zeros(0, np.int64), *enrolment]))
+    typical = network.typical.float().cpu().numpy()
+    found = np.tile(typical, (len(clips), 1))
+    if len(enrolling):
+        embeddings = apply(
+            lambda log_mel, _: network.enrol(log_mel), clips.take(enrolling), network.min_frames, device, batch_size
+        )
+        for clip, own in enumerate(enrolment):
+            if len(own):
+                found[clip] = embeddings[np.searchsorted(enrolling, own)].mean(axis=0)
+    return torch.from_numpy(found).to(device)
+
+
+def predict(
+    network: Network,
+    clips: Clips,
+    device: str,
+    enrolment: Sequence[np.ndarray] | None = None,
+    batch_size: int | None = None,
+    progress: str = "",
+) -> np.ndarray:
+    """The network's outputs for whole clips, in float32 and in evaluation mode; see `apply`.
+
+    Args:
+        network: with its weights.
+        clips: of one split.
+        device: cpu or cuda.
+        enrolment: for each clip the indices of the clips that enrol its speaker; None: the typical profile for all.
+            A network without fusion needs none.
+        batch_size: as for `apply`.
         progress: what the progress bar says; empty: no bar.
 
     Returns:
@@ -160,29 +257,23 @@ def predict(
         TrainingError: an output is not finite; names the clips.
     """
     network.eval().to(device)
-    batch_size = batch_size or (64 if device == "cuda" else 4)
-    outputs: np.ndarray | None = None
-    with tqdm(total=len(clips), desc=progress, unit="clip", leave=False, disable=None if progress else True) as bar:
-        for batch in evaluation_batches(clips, batch_size, network.min_frames):  # type: ignore[arg-type]
-            found = network(batch.log_mel.to(device)).float().cpu().numpy()
-            if not np.isfinite(found).all():
-                bad = batch.index[~np.isfinite(found).all(axis=1)]
-                raise TrainingError(
-                    f"The network's output is not finite for {named(clips, bad)}; the weights have diverged."
-                )
-            outputs = np.empty((len(clips), found.shape[1]), np.float32) if outputs is None else outputs
-            outputs[batch.index] = found
-            bar.update(len(batch.index))
-    assert outputs is not None
-    return outputs
+    known: Tensor | None = None
+    if network.personalised and enrolment is not None:
+        known = profiles(network, clips, device, enrolment, batch_size)
+
+    def answer(log_mel: Tensor, index: np.ndarray) -> Tensor:
+        found: Tensor = network(log_mel, None if known is None else known[index])
+        return found
+
+    return apply(answer, clips, network.min_frames, device, batch_size, progress)
 
 
 def fit(
-    network: nn.Module,
+    network: Network,
     task: Task,
     clips: Clips,
     config: TrainingConfig,
-    validate: Callable[[nn.Module], float],
+    validate: Callable[[Network], float],
     save_best: Callable[[Mapping[str, Tensor], Epoch], None],
     on_epoch: Callable[[Epoch], None],
 ) -> Epoch:

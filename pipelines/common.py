@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from exvo.batches import Clips
     from exvo.corpora import Corpus
     from exvo.corpora.audit import Audit
+    from exvo.enrolment import Enrolment
     from exvo.store import Store
     from exvo.tasks import Task
 
@@ -38,6 +39,11 @@ class Ready:
     audio: pd.DataFrame
     audit: Audit
 
+    @property
+    def name(self) -> str:
+        """The corpus' name, and whether it is synthetic."""
+        return f"{self.corpus.name}{' (synthetic)' if self.corpus.synthetic else ''}"
+
     def rows(self, split: str) -> pd.DataFrame:
         """The readable clips of a split."""
         clips = self.corpus.clips
@@ -49,7 +55,14 @@ class Ready:
 
         rows = self.rows(split)
         contents = self.audio["content"].to_numpy()[rows.index]
-        return Clips(rows["file"].tolist(), contents.tolist(), self.store, task.labels(rows), fill)
+        speakers = rows["speaker"].tolist()
+        return Clips(rows["file"].tolist(), contents.tolist(), self.store, task.labels(rows), fill, speakers)
+
+    def enrolment(self, split: str, protocol: str, shots: int) -> Enrolment:
+        """Who enrols whom among the readable clips of a split."""
+        from exvo.enrolment import enrol
+
+        return enrol(self.rows(split)["speaker"].tolist(), protocol, shots)
 
 
 def command(entry_point: str, run: Callable[[Any], None]) -> None:
@@ -112,6 +125,27 @@ def require_readable(ready: Ready, skip_unreadable: bool) -> None:
             )
 
 
+def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> str:
+    """Which protocol, and the speakers who can't enrol as it says; each line ends with a newline."""
+    from exvo.corpora.base import named
+    from exvo.enrolment import enrol
+
+    enrolment = ready.enrolment(split, protocol, shots)
+    lines = [f"{split} split: {protocol} protocol, {shots} enrolment clips a speaker"]
+    known = [speaker for speaker in enrolment.short if speaker]
+    if known:
+        lines.append(f"{len(known)} speakers have too few clips and enrol with fewer: {named(known)}")
+    if "" in enrolment.short:
+        lines.append("clips of unknown speakers are recognised with the typical speaker's profile")
+    every = ready.corpus.clips[ready.corpus.clips["split"] == split]
+    first = enrol(every["speaker"].tolist(), protocol, shots).clips
+    enrolling = every.iloc[sorted({int(clip) for own in first for clip in own})]
+    lost = enrolling["file"][~enrolling.index.isin(ready.rows(split).index)]
+    if len(lost):
+        lines.append(f"unreadable enrolment clips, in whose place the speaker's next enrol: {named(lost)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
 def report(predictions: pd.DataFrame, task: Task, split: str, model: str, ready: Ready) -> None:
     """Logs the predictions of a split and its scores with their intervals, and prints the main one.
 
@@ -120,9 +154,11 @@ def report(predictions: pd.DataFrame, task: Task, split: str, model: str, ready:
     from exvo import evaluation, tracking
 
     tracking.log_table(predictions, f"predictions/{split}.parquet")
-    name = f"{ready.corpus.name}{' (synthetic)' if ready.corpus.synthetic else ''}"
-    print(f"\n{model} on {name}, {split} split, {len(predictions)} clips")
-    if len(evaluation.labelled(predictions)) < 2:
+    rows = evaluation.scorable(predictions)
+    where = "held-out clips of the train split" if task.name == "speaker" else f"{split} split"
+    scored = f", {len(rows)} of them scored" if len(rows) < len(predictions) else ""
+    print(f"\n{model} on {ready.name}, {where}, {len(predictions)} clips{scored}")
+    if len(rows) < 2:
         print(f"no labels to score against; the predictions are the run's artifact predictions/{split}.parquet")
         return
     scores = evaluation.score(predictions, task)

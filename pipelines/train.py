@@ -6,25 +6,40 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exvo.config import PUBLISHED_EPOCHS, SAMPLE_EPOCHS, SystemConfig, TrainSettings
-from pipelines.common import FEATURES, Ready, command, log_corpus, read_corpus, report, require_readable
+from exvo.config import PUBLISHED_EPOCHS, SAMPLE_EPOCHS, InputError, SystemConfig, TrainSettings
+from pipelines.common import (
+    FEATURES,
+    Ready,
+    command,
+    describe_enrolment,
+    log_corpus,
+    read_corpus,
+    report,
+    require_readable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    import pandas as pd
+    from torch import Tensor
 
-    from exvo.training import Epoch
+    from exvo.batches import Clips
+    from exvo.networks.enrolment import Network
+    from exvo.tasks import Task
+    from exvo.training import Epoch, TrainingConfig
 
 
 def resolve(settings: TrainSettings, system: SystemConfig) -> TrainSettings:
     """The settings with every `auto` decided.
 
     Raises:
-        InputError: a device that is not there.
+        InputError: a device that is not there, or options that don't go together.
     """
+    from exvo import systems
     from exvo.training import resolve_device, resolve_precision
 
+    systems.check_task(settings.model, settings.task, settings.protocol)
     device = resolve_device(settings.device)
     epochs = SAMPLE_EPOCHS if settings.corpus == "sample" else PUBLISHED_EPOCHS
     fill = "zero" if settings.corpus == "hume-vb" else "repeat"
@@ -35,6 +50,7 @@ def resolve(settings: TrainSettings, system: SystemConfig) -> TrainSettings:
         device=device,
         precision=resolve_precision(settings.precision, device),
         fill=fill if settings.fill == "auto" else settings.fill,
+        protocol=system.protocol if settings.protocol == "auto" else settings.protocol,
     )
 
 
@@ -52,9 +68,10 @@ def run(given: TrainSettings) -> None:
 
 def start(settings: TrainSettings, system: SystemConfig) -> Ready:
     """Logs the settings and makes the corpus ready."""
-    from exvo import tracking
+    from exvo import systems, tracking
 
     tracking.log_settings(asdict(settings), {"system": asdict(system), "features": asdict(FEATURES)})
+    tracking.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
     ready = read_corpus(settings)
     log_corpus(ready)
     require_readable(ready, settings.skip_unreadable)
@@ -63,23 +80,27 @@ def start(settings: TrainSettings, system: SystemConfig) -> Ready:
 
 def train(settings: TrainSettings, system: SystemConfig, ready: Ready, run_id: str) -> None:
     """Trains, then scores the best epoch on the validation split and logs its model; prints the score."""
-    from exvo import evaluation, networks, serving, systems, tracking
+    from exvo import evaluation, networks, serving, tracking
     from exvo.tasks import make_task
-    from exvo.training import TrainingConfig, TrainingError, fit, predict
+    from exvo.training import TrainingError, fit, predict
 
-    assert settings.epochs is not None
-    assert settings.batch_size is not None
+    if settings.task == "speaker":
+        ready = known_speakers(ready)
     corpus = ready.corpus
     objective, categories = system.objective, bool(corpus.categories)
     task = make_task(settings.task, corpus.clips, corpus.targets, corpus.name, categories, objective)
-    clips, held_out = (ready.clips(split, task, settings.fill) for split in ("train", "val"))
-    network = systems.build(system, task, settings.width, settings.seed, settings.init, clips.labels)
+    clips, held_out = training_clips(ready, task, settings, system), ready.clips("val", task, settings.fill)
+    enrolment = ready.enrolment("val", settings.protocol, settings.shots)
+    network = first_weights(settings, system, task, clips)
     best_file = Path(settings.output) / "runs" / run_id / serving.WEIGHTS
     scores: dict[str, float] = {}
 
-    def validate(network: nn.Module) -> float:
-        outputs = predict(network, held_out, settings.device, progress="validation")
-        scores.update(evaluation.score_epoch(task.table(ready.rows("val"), outputs), task))
+    def predictions(network: Network, progress: str = "") -> pd.DataFrame:
+        outputs = predict(network, held_out, settings.device, enrolment.clips, progress=progress)
+        return task.table(ready.rows("val"), outputs, enrolment.scored)
+
+    def validate(network: Network) -> float:
+        scores.update(evaluation.score_epoch(predictions(network, "validation"), task))
         return scores[evaluation.headline(task)]
 
     def save_best(weights: Mapping[str, Tensor], epoch: Epoch) -> None:
@@ -97,8 +118,109 @@ def train(settings: TrainSettings, system: SystemConfig, ready: Ready, run_id: s
             flush=True,
         )
 
+    if network.personalised or settings.protocol == "strict":
+        print(describe_enrolment(ready, "val", settings.protocol, settings.shots), end="")
     print(describe(settings, network, len(clips), corpus.synthetic), flush=True)
-    config = TrainingConfig(
+    try:
+        best = fit(network, task, clips, training_config(settings, system), validate, save_best, on_epoch)
+    except TrainingError as error:
+        kept = f" The best weights before it are in {best_file}." if best_file.exists() else ""
+        raise TrainingError(f"{error}{kept}") from None
+    tracking.log_metrics({"best_epoch": best.number})
+    checkpoint = networks.load(best_file)
+    report(predictions(checkpoint.network), task, "val", settings.model, ready)
+    tracking.log_checkpoint(best_file, checkpoint, serving.example())
+
+
+def known_speakers(ready: Ready) -> Ready:
+    """The corpus as a speaker recogniser sees it: the two parts of `speaker_split` are its train and val."""
+    from exvo.corpora.base import named
+    from exvo.tasks import speaker_split
+
+    rows = ready.rows("train")
+    training, held_out = speaker_split(rows)
+    clips = ready.corpus.clips.assign(split="")
+    clips.loc[training.index, "split"] = "train"
+    clips.loc[held_out.index, "split"] = "val"
+    print(
+        f"the val split has other people, so of each training speaker's clips the 3rd, 8th, 13th and so on (of two the "
+        f"2nd) are held out: {len(training)} clips of {training['speaker'].nunique()} speakers to learn from, "
+        f"{len(held_out)} held out"
+    )
+    lone = sorted(set(rows["speaker"]) - set(training["speaker"]))
+    if lone:
+        print(f"left out, because nothing can be held out, {len(lone)} speakers with a single clip: {named(lone)}")
+    return replace(ready, corpus=replace(ready.corpus, clips=clips))
+
+
+def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: SystemConfig) -> Clips:
+    """The training split; where a clip must not enrol itself, without the speakers who have only one.
+
+    Raises:
+        InputError: fewer than two clips are left.
+    """
+    import numpy as np
+
+    from exvo.corpora.base import named
+
+    clips = ready.clips("train", task, settings.fill)
+    if system.enrolment == "none" or (settings.protocol == "published" and system.enrolment != "shared"):
+        return clips
+    counts = ready.rows("train")["speaker"].value_counts()
+    lone = sorted(counts.index[counts == 1])
+    if lone:
+        print(
+            f"left out of training, because no other clip can enrol them, {len(lone)} speakers with a single clip: "
+            f"{named(lone)}"
+        )
+        clips = clips.take(np.flatnonzero(~np.isin(clips.speakers, lone)))
+    if len(clips) < 2:
+        raise InputError(
+            f"model={settings.model} learns from a speaker's other clips, but no speaker of the train split has two; "
+            "train a plain system, such as cnn14."
+        )
+    return clips
+
+
+def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, clips: Clips) -> Network:
+    """The network before training: random weights, the PANNs', or those of the run that it continues.
+
+    Raises:
+        InputError: there is no such run, or its weights don't fit.
+    """
+    from exvo import networks, systems, tracking
+
+    from_run = settings.init.startswith("runs:/")
+    init = "" if from_run else settings.init
+    network = systems.build(system, task, settings.width, settings.seed, init, clips.labels, len(set(clips.speakers)))
+    parent = None
+    if from_run:
+        parent = tracking.find_run(settings.init.removeprefix("runs:/"))
+    elif system.start in systems.SYSTEMS and not init:
+        parent = tracking.parent_run(system.start, settings.width)
+        if parent is None:
+            raise InputError(
+                f"model={settings.model} continues {system.start}, of which the tracking server has no finished run on "
+                f"this corpus with task={settings.task}, width={settings.width:g} and protocol={settings.protocol}; "
+                f"first run `mlflow run . -e train -P model={system.start}` with the same options, or give "
+                "init=runs:/<id>."
+            )
+    if parent is not None:
+        tracking.log_parent(parent)
+        networks.load_parent(network, tracking.load_checkpoint(parent).network, f"the run {parent.info.run_name}")
+        print(f"continues the run {parent.info.run_name} ({parent.info.run_id})")
+    return network
+
+
+def training_config(settings: TrainSettings, system: SystemConfig) -> TrainingConfig:
+    """How to train, from options without `auto`."""
+    from exvo.enrolment import Draw
+    from exvo.training import TrainingConfig
+
+    assert settings.epochs is not None
+    assert settings.batch_size is not None
+    draw = Draw(settings.shots, settings.protocol == "published", system.enrolment == "shared")
+    return TrainingConfig(
         settings.epochs,
         settings.batch_size,
         settings.learning_rate,
@@ -106,20 +228,12 @@ def train(settings: TrainSettings, system: SystemConfig, ready: Ready, run_id: s
         settings.seed,
         settings.device,
         settings.precision,
+        None if system.enrolment == "none" else draw,
+        system.roles,
     )
-    try:
-        best = fit(network, task, clips, config, validate, save_best, on_epoch)
-    except TrainingError as error:
-        kept = f" The best weights before it are in {best_file}." if best_file.exists() else ""
-        raise TrainingError(f"{error}{kept}") from None
-    tracking.log_metrics({"best_epoch": best.number})
-    checkpoint = networks.load(best_file)
-    predictions = task.table(ready.rows("val"), predict(checkpoint.network, held_out, settings.device))
-    report(predictions, task, "val", settings.model, ready)
-    tracking.log_checkpoint(best_file, checkpoint, serving.example())
 
 
-def describe(settings: TrainSettings, network: nn.Module, clips: int, synthetic: bool) -> str:
+def describe(settings: TrainSettings, network: Network, clips: int, synthetic: bool) -> str:
     """What is about to be trained, in a line or two."""
     weights = sum(parameter.numel() for parameter in network.parameters())
     line = (

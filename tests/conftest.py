@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of several tests spin against each other
+
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from mlflow import MlflowClient
+
+from pipelines.common import command
 
 ROOT = Path(__file__).resolve().parent.parent
 EMOGATOR_MINI = ROOT.parent / "shared" / "data" / "emogator-mini"
@@ -50,3 +60,34 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     write_table_corpus(folder, speakers=8)
     return folder
+
+
+def run_here(entry_point: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The same within this process: its exit status."""
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", [entry_point, *words])
+    try:
+        command(entry_point, importlib.import_module(f"pipelines.{entry_point.replace('-', '_')}").run)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a store without runs: to copy one takes less time than to make one."""
+    folder = tmp_path_factory.mktemp("empty")
+    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An embedded store and a folder of the test's own, with an experiment `elsewhere` whose artifacts lie there."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    MlflowClient().create_experiment("elsewhere", artifact_location=str(tmp_path / "artifacts"))
+    yield uri
+    mlflow.set_tracking_uri(None)

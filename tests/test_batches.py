@@ -1,21 +1,23 @@
-"""Batches: every clip once, crops and fills as said, a pure function of seed and epoch."""
+"""Batches: every clip once, crops, fills and enrolment as said, a pure function of seed and epoch."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from exvo.batches import Clips, evaluation_batches, fill_frames, training_batches
+from exvo.batches import Batch, Clips, evaluation_batches, fill_frames, training_batches
+from exvo.enrolment import Draw
 
 
-def make_clips(lengths: list[int], fill: str = "zero") -> Clips:
+def make_clips(lengths: list[int], fill: str = "zero", speakers: str = "") -> Clips:
     """Clips whose frame t holds t + 1000 * clip in every band."""
     features = {
         f"c{i}": np.repeat(1000.0 * i + np.arange(n, dtype=np.float32)[:, None], 4, axis=1) - 5000
         for i, n in enumerate(lengths)
     }
     labels = np.arange(len(lengths), dtype=np.float64)[:, None]
-    return Clips([f"{i}.wav" for i in range(len(lengths))], list(features), features, labels, fill)
+    return Clips([f"{i}.wav" for i in range(len(lengths))], list(features), features, labels, fill, list(speakers))
 
 
 def test_an_epoch_has_every_clip_once() -> None:
@@ -58,11 +60,96 @@ def test_the_same_seed_and_epoch_give_equal_batches_and_others_differ() -> None:
     clips = make_clips([50, 60, 70, 80, 90])
 
     def epoch(seed: int, number: int) -> np.ndarray:
-        return np.concatenate([batch.log_mel.numpy() for batch in training_batches(clips, 2, seed, number, 20)])
+        return np.concatenate([batch.log_mel.numpy() for batch in training_batches(clips, 2, seed, number, frames=20)])
 
     np.testing.assert_array_equal(epoch(0, 1), epoch(0, 1))
     assert not np.array_equal(epoch(0, 1), epoch(0, 2))
     assert not np.array_equal(epoch(0, 1), epoch(1, 1))
+
+
+def clip_of(log_mel: torch.Tensor) -> np.ndarray:
+    """Which clip of `make_clips` each crop (..., frames, bands) is of, and that it is a run of its frames."""
+    values = log_mel[..., 0].numpy() + 5000
+    np.testing.assert_array_equal(np.diff(values, axis=-1), 1)
+    return (values[..., 0] // 1000).astype(int)
+
+
+@pytest.mark.parametrize("itself", [True, False])
+def test_enrolment_clips_come_with_their_log_mels_labels_and_speakers(itself: bool) -> None:
+    clips = make_clips([30, 40, 50, 60, 70, 80, 90], speakers="qpqpqpp")
+    firsts = set()
+    for epoch in range(40):
+        batches = list(training_batches(clips, 3, 0, epoch, Draw(3, itself, shared=False), frames=20))
+        assert sorted(np.concatenate([batch.index for batch in batches])) == list(range(7))
+        for batch in batches:
+            assert batch.enrolment is not None
+            assert batch.enrolment.shape == (len(batch.index), 3, 20, 4)
+            assert batch.drawn.shape == (len(batch.index), 3)
+            np.testing.assert_array_equal(clip_of(batch.log_mel), batch.index)
+            np.testing.assert_array_equal(clip_of(batch.enrolment), batch.drawn)
+            np.testing.assert_array_equal(batch.enrolment_labels[..., 0], batch.drawn)
+            np.testing.assert_array_equal(batch.speakers, ["pq".index("qpqpqpp"[clip]) for clip in batch.index])
+            for clip, own in zip(batch.index, batch.drawn, strict=True):
+                assert {"qpqpqpp"[other] for other in own} == {"qpqpqpp"[clip]}
+                assert itself or clip not in own
+            assert batch.groups is None
+            firsts |= set((batch.enrolment[batch.drawn == 6][:, 0, 0] + 5000 - 6000).int().tolist())
+    assert min(firsts) < 5 < 65 < max(firsts)  # enrolment clips are cropped at random places too
+
+
+def test_clips_that_enrol_each_other_share_a_batch() -> None:
+    speakers = "a" * 9 + "b" * 4 + "c" * 2 + "d" * 7
+    clips = make_clips([30] * 22, speakers=speakers)
+    batches = list(training_batches(clips, 9, 0, 1, Draw(2, itself=False, shared=True), frames=20))
+    assert sorted(np.concatenate([batch.index for batch in batches])) == list(range(22))
+    groups = []
+    for batch in batches:
+        assert batch.enrolment is None
+        assert batch.groups is not None
+        numbers = batch.groups.numpy()
+        np.testing.assert_array_equal(np.unique(numbers), np.arange(numbers.max() + 1))
+        groups += [batch.index[numbers == number] for number in range(numbers.max() + 1)]
+        np.testing.assert_array_equal(clip_of(batch.log_mel), batch.index)
+    assert all(len({speakers[clip] for clip in group}) == 1 for group in groups)
+    assert sorted(map(len, groups)) == [2, 3, 3, 3, 3, 4, 4]  # nine in threes, four, two, seven as three and four
+    assert [int(batch.groups.max()) + 1 for batch in batches] == [3, 3, 1]  # three groups of three are nine clips
+
+
+@pytest.mark.parametrize("draw", [Draw(2, True, False), Draw(2, False, False), Draw(2, False, True)], ids=str)
+def test_draws_are_a_function_of_seed_and_epoch(draw: Draw) -> None:
+    clips = make_clips([50, 60, 70, 80, 90, 55, 65], speakers="aababba")
+
+    def epoch(seed: int, number: int) -> list[Batch]:
+        return list(training_batches(clips, 3, seed, number, draw, frames=20))
+
+    def same(one: list[Batch], other: list[Batch], name: str) -> bool:
+        pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(one, other, strict=True)]
+        return all((a is None and b is None) or np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
+
+    names = ["index", "log_mel", "labels", "speakers"]
+    names += ["groups"] if draw.shared else ["drawn", "enrolment", "enrolment_labels"]
+    first = epoch(0, 1)
+    np.random.random(3)  # noqa: NPY002 - the state of the global generator must not matter
+    assert all(same(first, epoch(0, 1), name) for name in names)
+    for other in (epoch(1, 1), epoch(0, 2)):
+        assert not same(first, other, "index")
+        assert draw.shared or not same(first, other, "drawn")
+
+
+def test_enrolment_leaves_order_and_crops_as_they_are() -> None:
+    clips = make_clips([50, 60, 70, 80], speakers="aabb")
+    plain = list(training_batches(clips, 2, 0, 1, frames=20))
+    enrolled = list(training_batches(clips, 2, 0, 1, Draw(5, True, False), frames=20))
+    for one, other in zip(plain, enrolled, strict=True):
+        np.testing.assert_array_equal(one.log_mel, other.log_mel)
+        assert one.drawn is one.enrolment is one.groups is None
+
+
+def test_some_of_the_clips() -> None:
+    clips = make_clips([10, 20, 30], "floor", "xyz").take(np.array([2, 0]))
+    assert (clips.files, clips.contents, clips.speakers) == (["2.wav", "0.wav"], ["c2", "c0"], ["z", "x"])
+    assert (clips.labels.tolist(), clips.frames().tolist(), clips.fill) == ([[2.0], [0.0]], [30, 10], "floor")
+    assert len(make_clips([10, 20]).take(np.array([1])).speakers) == 0
 
 
 def test_evaluation_batches_hold_whole_clips_of_equal_length() -> None:

@@ -26,6 +26,7 @@ def table(clips: int = 60) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     found = pd.DataFrame({"file": [f"{i}.wav" for i in range(clips)], "split": "val"})
     found["speaker"] = [f"s{i % 6}" for i in range(clips)]
+    found["scored"] = True
     found["country"] = np.where(np.arange(clips) % 3 == 0, "Chile", "Kenya")
     for target in ("Awe", "Fear"):
         found[f"truth.{target}"] = rng.random(clips)
@@ -90,7 +91,7 @@ def test_unlabelled_rows_are_left_out_and_too_few_refused() -> None:
     predictions.loc[40:, ["truth.Awe", "truth.Fear"]] = np.nan
     pd.testing.assert_frame_equal(score(predictions, FEWSHOT), whole)
     predictions.loc[1:, ["truth.Awe", "truth.Fear"]] = np.nan
-    with pytest.raises(InputError, match="1 of the 60 clips have all their labels"):
+    with pytest.raises(InputError, match="1 of the 60 clips are scored and have all their labels"):
         score(predictions, FEWSHOT)
 
 
@@ -114,3 +115,13 @@ def test_metrics_and_sentence() -> None:
     assert not any(math.isnan(value) for value in metrics.values())
     expected = f"s_mtl {row['value']:.3f}   95% interval by clip [{row['lo']:.3f}, {row['hi']:.3f}], "
     assert sentence(scores, "s_mtl").startswith(expected)
+
+
+def test_clips_that_enrol_are_not_scored() -> None:
+    predictions = table()
+    predictions.loc[::5, "scored"] = False
+    kept = predictions[predictions["scored"]]
+    scores = score(predictions, FEWSHOT).set_index("metric")
+    assert scores.loc["emotion_ccc", "n"] == 48
+    assert scores.loc["awe_ccc", "value"] == pytest.approx(naive_ccc(kept["truth.Awe"], kept["prediction.Awe"]))
+    pd.testing.assert_frame_equal(scores, score(kept, FEWSHOT).set_index("metric"))

@@ -1,12 +1,13 @@
-"""Objectives against plain formulas."""
+"""Objectives against plain formulas, how they add up, and the schedule of the gradient's reversal."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from scipy.stats import pearsonr
 
-from exvo.losses import ccc_loss
+from exvo.losses import ccc_loss, gradient_factor, total_objective
 
 
 def test_ccc_loss_is_one_minus_ccc() -> None:
@@ -25,3 +26,35 @@ def test_ccc_loss_of_equal_values_is_zero_and_of_constants_undefined() -> None:
     assert ccc_loss(x, x).item() < 1e-6
     assert ccc_loss(torch.ones(3, 1), torch.ones(3, 1)).isnan().all()
     assert ccc_loss(torch.ones(3, 1), torch.zeros(3, 1)).item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("epoch", "factor"), [(1, 1.0), (10, 1.0), (11, 0.0), (12, -0.02), (36, -0.5), (60, -0.98), (61, -1.0), (100, -1.0)]
+)
+def test_reversal_schedule(epoch: int, factor: float) -> None:
+    assert gradient_factor("forget", epoch) == pytest.approx(factor, abs=1e-12)
+    assert gradient_factor("learn", epoch) == 1.0
+
+
+def test_the_reversal_is_continuous_and_never_helps_again() -> None:
+    factors = [gradient_factor("forget", epoch) for epoch in range(11, 121)]
+    np.testing.assert_allclose(np.diff(factors), [-0.02] * 50 + [0.0] * 59, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("heads", "total"),
+    [  # main 1, main_speaker 3, enrolment_emotion 10, enrolment_speaker 20
+        ((), 1.0),
+        (("main_speaker",), 2.0),
+        (("enrolment_emotion",), 5.5),
+        (("enrolment_speaker",), 10.5),
+        (("enrolment_emotion", "enrolment_speaker"), 8.0),
+        (("main_speaker", "enrolment_emotion"), 6.0),
+        (("main_speaker", "enrolment_speaker"), 11.0),
+        (("main_speaker", "enrolment_emotion", "enrolment_speaker"), 8.5),
+    ],
+)
+def test_total_objective(heads: tuple[str, ...], total: float) -> None:
+    values = {"main": 1.0, "main_speaker": 3.0, "enrolment_emotion": 10.0, "enrolment_speaker": 20.0}
+    for names in (("main", *heads), ("main", *reversed(heads))):
+        assert total_objective({name: torch.tensor(values[name]) for name in names}).item() == total

@@ -28,7 +28,7 @@ def test_mlproject_has_the_options_and_defaults_of_the_code() -> None:
         defaults = {option: given["default"] for option, given in entry["parameters"].items()}
         assert defaults == {field.name: default_text(field.default) for field in fields}
         passed = " ".join(f"--{field.name} {{{field.name}}}" for field in fields)
-        assert entry["command"] == f"python -m pipelines.{name} {passed}"
+        assert entry["command"] == f"python -m pipelines.{name.replace('-', '_')} {passed}"
 
 
 def test_conda_yaml_has_the_pins_of_the_lock() -> None:

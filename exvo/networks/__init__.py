@@ -17,11 +17,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from exvo.config import FeatureConfig, InputError
-from exvo.networks.cnn import CNN
+from exvo.networks.cnn import PANN
+from exvo.networks.enrolment import Network
 from exvo.tasks import Task
 
 PANNS_URL = "https://zenodo.org/records/3987831"
-FORMAT = "exvo-1"
+FORMAT = "exvo-2"
 NUMPY_ARRAYS: list[Any] = [
     (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # type: ignore[attr-defined]
     np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
@@ -46,18 +47,18 @@ class Checkpoint:
         notes: where the weights come from: system, epoch, score.
     """
 
-    network: CNN
+    network: Network
     task: Task
     features: FeatureConfig
     fill: str
     notes: Mapping[str, Any]
 
 
-def load_panns(network: CNN, path: Path) -> None:
-    """Starts a network of width 1 from a file of PANNs weights (arXiv 1912.10211), by name.
+def load_panns(encoder: PANN, path: Path) -> None:
+    """Starts a CNN14 or CNN10 of width 1 from a file of PANNs weights (arXiv 1912.10211), by name.
 
-    All weights but those of the output layer come from the file; in the file only the waveform front end and
-    AudioSet's output layer are left over. Nothing in the file is executed (`weights_only`).
+    All of the encoder's weights come from the file, in which only the waveform front end and AudioSet's output layer
+    are left over. Nothing in the file is executed (`weights_only`).
 
     Raises:
         InputError: the file is absent, is no file of weights, or its keys or shapes are not those of this network.
@@ -77,24 +78,34 @@ def load_panns(network: CNN, path: Path) -> None:
     given = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
     left_over = {"spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight"}
     left_over |= {"logmel_extractor.melW", "fc_audioset.weight", "fc_audioset.bias"}
-    own = network.state_dict()
-    wanted = {key for key in own if not key.startswith("output.")}
-    missing, extra = sorted(wanted - set(given)), sorted(set(given) - wanted - left_over)
+    own = encoder.state_dict()
+    missing, extra = sorted(set(own) - set(given)), sorted(set(given) - set(own) - left_over)
     if missing or extra:
         raise InputError(
-            f"init={path} holds other weights than this network's: it lacks {len(missing)} of {len(wanted)} "
+            f"init={path} holds other weights than this network's: it lacks {len(missing)} of {len(own)} "
             f"({', '.join(missing[:3]) or '-'}) and has {len(extra)} unknown ones "
             f"({', '.join(map(str, extra[:3])) or '-'})."
         )
-    shapes = [key for key in sorted(wanted) if given[key].shape != own[key].shape]
+    shapes = [key for key in sorted(own) if given[key].shape != own[key].shape]
     if shapes:
         found, needed = tuple(given[shapes[0]].shape), tuple(own[shapes[0]].shape)
         raise InputError(
             f"init={path}: {shapes[0]} is {found}, this network needs {needed}; PANNs weights need width=1."
         )
-    result = network.load_state_dict({key: given[key] for key in wanted}, strict=False)
-    assert set(result.missing_keys) == {"output.weight", "output.bias"}, result
-    assert not result.unexpected_keys, result
+    encoder.load_state_dict({key: given[key] for key in own})
+
+
+def load_parent(network: Network, parent: Network, name: str) -> None:
+    """Starts a network from the weights of another of the same make.
+
+    Raises:
+        InputError: its encoders, fusion, width, heads or outputs differ.
+    """
+    differing = [key for key, value in network.arguments.items() if parent.arguments[key] != value]
+    if differing:
+        told = ", ".join(f"{key} is {parent.arguments[key]}, not {network.arguments[key]}" for key in differing)
+        raise InputError(f"The weights of {name} don't fit this network: its {told}. Train both with the same options.")
+    network.load_state_dict(parent.state_dict())
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -119,7 +130,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save(
-    path: Path, network: CNN, weights: Mapping[str, Tensor], task: Task, features: FeatureConfig, fill: str, notes: Any
+    path: Path,
+    network: Network,
+    weights: Mapping[str, Tensor],
+    task: Task,
+    features: FeatureConfig,
+    fill: str,
+    notes: Any,
 ) -> None:
     """Writes weights and all that `load` needs as one safetensors file, atomically.
 
@@ -161,8 +178,10 @@ def load(path: Path) -> Checkpoint:
         raise InputError(f"{path} is not a whole checkpoint of exvo ({error}).") from None
     if about.get("format") != FORMAT:
         raise InputError(f"{path} has the format {about.get('format')}; this version of exvo reads {FORMAT}.")
-    arguments = about["task"] | {name: tuple(about["task"][name]) for name in ("targets", "countries")}
-    network = CNN(**about["network"])
+    task: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in about["task"].items()
+    }
+    network = Network(**about["network"])
     network.load_state_dict(weights)
     features = FeatureConfig(**about["features"])
-    return Checkpoint(network.eval(), Task(**arguments), features, about["fill"], about["notes"])
+    return Checkpoint(network.eval(), Task(**task), features, about["fill"], about["notes"])

@@ -1,6 +1,8 @@
-"""CNN10 and CNN14: the PANNs (Kong et al., arXiv 1912.10211) without their waveform front end."""
+"""Encoders: CNN10 and CNN14, the PANNs (Kong et al., arXiv 1912.10211) without their waveform front end, and CNN5."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -8,18 +10,21 @@ from torch.nn import functional
 
 from exvo.config import FeatureConfig
 
-BLOCKS = {"cnn10": 4, "cnn14": 6}
-CHANNELS = (64, 128, 256, 512, 1024, 2048)
+CHANNELS = {
+    "cnn5": (64, 256, 1024),
+    "cnn10": (64, 128, 256, 512),
+    "cnn14": (64, 128, 256, 512, 1024, 2048),
+}
 BANDS = FeatureConfig().bands
 
 
 def channels(encoder: str, width: float) -> tuple[int, ...]:
-    """Channels of each block at that width, at least 4.
+    """Channels of each block at that width, at least 4; the last is the embedding's size.
 
     >>> channels("cnn10", 1.0), channels("cnn10", 0.25)
     ((64, 128, 256, 512), (16, 32, 64, 128))
     """
-    return tuple(max(4, round(count * width)) for count in CHANNELS[: BLOCKS[encoder]])
+    return tuple(max(4, round(count * width)) for count in CHANNELS[encoder])
 
 
 class ConvBlock(nn.Module):
@@ -40,31 +45,24 @@ class ConvBlock(nn.Module):
         return functional.relu(self.bn2(self.conv2(x)))
 
 
-class CNN(nn.Module):
-    """CNN10 (4 blocks) or CNN14 (6 blocks) with a linear output.
+class PANN(nn.Module):
+    """CNN10 (4 blocks) or CNN14 (6 blocks), up to the embedding. Weights carry the names of the published files.
 
     Args:
         encoder: cnn10 or cnn14.
-        outputs: numbers of the linear output.
         width: multiplier of the channels; 1 is the paper's.
         dropout: probability after each block.
     """
 
-    def __init__(self, encoder: str, outputs: int, width: float = 1.0, dropout: float = 0.2) -> None:
+    def __init__(self, encoder: str, width: float = 1.0, dropout: float = 0.2) -> None:
         super().__init__()
-        self.arguments = {"encoder": encoder, "outputs": outputs, "width": width, "dropout": dropout}
-        counts = channels(encoder, width)
-        self.blocks = len(counts)
-        self.poolings = min(self.blocks, 5)
+        self.channels = channels(encoder, width)
+        self.poolings = min(len(self.channels), 5)
         self.dropout = dropout
         self.bn0 = nn.BatchNorm2d(BANDS)
-        for number, (before, after) in enumerate(zip((1, *counts), counts, strict=False), start=1):
+        for number, (before, after) in enumerate(zip((1, *self.channels), self.channels, strict=False), start=1):
             self.add_module(f"conv_block{number}", ConvBlock(before, after))
-        self.fc1 = nn.Linear(counts[-1], counts[-1])
-        self.output = nn.Linear(counts[-1], outputs)
-        for linear in (self.fc1, self.output):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        self.fc1 = make_linear(self.channels[-1], self.channels[-1])
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -72,27 +70,65 @@ class CNN(nn.Module):
         """Frames that the poolings need: 32 for CNN14, 16 for CNN10. A shorter clip is filled by the caller."""
         return int(2**self.poolings)
 
-    def embed(self, log_mel: Tensor) -> Tensor:
+    def refine(self, x: Tensor) -> Tensor:
+        """The fully connected layer with its ReLU: (batch, channels) -> (batch, channels)."""
+        return functional.relu(self.fc1(x))
+
+    def forward(self, log_mel: Tensor, after_block: Callable[[int, Tensor], Tensor] | None = None) -> Tensor:
         """The embedding of whole clips of equal length.
 
         Args:
             log_mel: (batch, frames, bands), dB.
+            after_block: what follows each block and its pooling, given the block's number from 0 and
+                (batch, channels, frames, bands); None: dropout.
 
         Returns:
             (batch, embedding): 2,048 numbers for CNN14 and 512 for CNN10 at width 1.
         """
         x = self.bn0(log_mel.unsqueeze(1).transpose(1, 3)).transpose(1, 3)  # (batch, 1, frames, bands)
         x = x.contiguous(memory_format=torch.channels_last)
-        for number in range(1, self.blocks + 1):
-            x = self.get_submodule(f"conv_block{number}")(x)
-            if number <= self.poolings:
+        for number in range(len(self.channels)):
+            x = self.get_submodule(f"conv_block{number + 1}")(x)
+            if number < self.poolings:
                 x = functional.avg_pool2d(x, 2)
-            x = functional.dropout(x, self.dropout, self.training)
+            x = after_block(number, x) if after_block else functional.dropout(x, self.dropout, self.training)
         x = x.mean(dim=3)  # over bands: (batch, channels, frames)
-        x = x.amax(dim=2) + x.mean(dim=2)
-        return functional.relu(self.fc1(x))
+        return self.refine(x.amax(dim=2) + x.mean(dim=2))
+
+
+class CNN5(nn.Module):
+    """Three 3x5 convolutions (frames x bands), each with batch norm, ReLU and channel dropout; global average pooling.
+
+    At full resolution throughout, as published (arXiv 2206.06680): at width 1 it costs many times what CNN14 does.
+    """
+
+    def __init__(self, width: float = 1.0, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.channels = channels("cnn5", width)
+        self.min_frames = 1
+        layers: list[nn.Module] = []
+        for before, after in zip((1, *self.channels), self.channels, strict=False):
+            convolution = nn.Conv2d(before, after, (3, 5), padding=(1, 2), bias=False)
+            nn.init.xavier_uniform_(convolution.weight)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.Dropout2d(dropout)]
+        self.layers = nn.Sequential(*layers)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        """(batch, frames, bands) in dB -> (batch, outputs)."""
-        outputs: Tensor = self.output(self.embed(log_mel))
-        return outputs
+        """(batch, frames, bands) in dB -> (batch, embedding): 1,024 numbers at width 1."""
+        x = log_mel.unsqueeze(1).contiguous(memory_format=torch.channels_last)
+        embedding: Tensor = self.layers(x).mean(dim=(2, 3))
+        return embedding
+
+
+def make_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer as the PANNs start theirs: Xavier weights, no bias."""
+    linear = nn.Linear(inputs, outputs)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def make_encoder(encoder: str, width: float, dropout: float) -> PANN | CNN5:
+    """CNN5, CNN10 or CNN14."""
+    return CNN5(width, dropout) if encoder == "cnn5" else PANN(encoder, width, dropout)

@@ -1,0 +1,180 @@
+"""What enrolment is worth: a personalised network's scores with no, few and many enrolment clips, right and wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from exvo import evaluation
+from exvo.batches import Clips
+from exvo.bootstrap import bootstrap, interval
+from exvo.config import InputError
+from exvo.enrolment import members
+from exvo.networks.enrolment import Network
+from exvo.tasks import Task
+from exvo.training import apply, predict
+
+SHOTS = (1, 2, 4, 8)
+COLOURS = {"right": "#0072b2", "wrong": "#d55e00"}
+
+
+def draw_others(speakers: np.ndarray, shots: int, wrong: bool, generator: np.random.Generator) -> list[np.ndarray]:
+    """For each clip the indices of enrolment clips drawn at random, never the clip itself: all there are if too few.
+
+    Args:
+        speakers: (clips,), all known.
+        shots: enrolment clips.
+        wrong: whether the clips are another speaker's, one for all clips of a speaker.
+        generator: of the draw.
+    """
+    own = members(speakers)
+    names = generator.permutation(list(own))
+    other = dict(zip(names.tolist(), np.roll(names, 1).tolist(), strict=True))
+    drawn = []
+    for clip, speaker in enumerate(speakers.tolist()):
+        choice = own[other[speaker]] if wrong else own[speaker][own[speaker] != clip]
+        drawn.append(generator.choice(choice, min(shots, len(choice)), replace=False))
+    return drawn
+
+
+@torch.inference_mode()
+def predictor(network: Network, clips: Clips, device: str) -> Callable[[list[np.ndarray]], np.ndarray]:
+    """The outputs (clips, outputs) as a function of who enrols whom; each clip goes through the encoders only once.
+
+    Conditioning reaches into the encoder: there each call is a pass over all clips.
+    """
+    network.eval().to(device)
+    if network.fusion == "conditioning":
+        return lambda drawn: predict(network, clips, device, drawn)
+    main = torch.from_numpy(apply(lambda x, _: network.embed(x), clips, network.min_frames, device, progress="clips"))
+    enrolling = main.numpy()
+    if network.enrolment_encoder is not None:
+        enrolling = apply(lambda x, _: network.enrol(x), clips, network.min_frames, device, progress="enrolment")
+    typical = network.typical.float().cpu().numpy()
+
+    @torch.inference_mode()
+    def outputs(drawn: list[np.ndarray]) -> np.ndarray:
+        profiles = np.stack([enrolling[own].mean(axis=0) if len(own) else typical for own in drawn])
+        seen = network.fuse(main.to(device), torch.from_numpy(profiles).to(device))
+        found: np.ndarray = network.output(seen).float().cpu().numpy()
+        return found
+
+    return outputs
+
+
+def enrolment_curve(
+    network: Network, clips: Clips, rows: pd.DataFrame, task: Task, device: str, draws: int, seed: int = 0
+) -> pd.DataFrame:
+    """The scores with 0, 1, 2, 4 and 8 enrolment clips of the right and of another speaker, over random draws.
+
+    All labelled clips of known speakers with two of them or more are scored in every row, so that rows compare; a clip
+    never enrols itself. A score is the mean over draws. Its interval resamples speakers, the same in every row, so that
+    `gain` (over the typical profile, 0 clips) and `right_over_wrong` are paired.
+
+    Args:
+        network: with a fusion.
+        clips: of one split.
+        rows: of the corpus' table, in the order of `clips`.
+        task: of the network.
+        device: cpu or cuda.
+        draws: of which clips enrol, for each number of clips.
+        seed: of the draws.
+
+    Returns:
+        One row a metric, number of clips (`shots`) and `enrolment` (typical, right, wrong): value, std_draws, lo, hi;
+        gain, gain_lo, gain_hi over the typical profile; for right also right_over_wrong with _lo and _hi; n, the clips.
+
+    Raises:
+        InputError: fewer than two speakers can be scored.
+    """
+    speakers = np.asarray(clips.speakers, dtype=str)
+    usable = (speakers != "") & rows[list(task.targets)].notna().all(axis=1).to_numpy()
+    counts = pd.Series(speakers[usable]).value_counts()
+    kept = np.flatnonzero(usable & np.isin(speakers, counts.index[counts > 1]))
+    if len(set(speakers[kept])) < 2:
+        raise InputError("An enrolment curve needs two labelled speakers with two clips or more each.")
+    clips, rows, speakers = clips.take(kept), rows.iloc[kept], speakers[kept]
+    outputs = predictor(network, clips, device)
+
+    def resamples(drawn: list[np.ndarray]) -> tuple[pd.Series[float], pd.DataFrame]:
+        every = evaluation.statistics(task.table(rows, outputs(drawn)), task)
+        return every.scores(), bootstrap(every, groups=speakers)
+
+    none = np.zeros(0, np.int64)
+    value, typical = resamples([none] * len(clips))
+    found = [_rows("typical", 0, pd.DataFrame([value]), typical, None, None, len(clips))]
+    with tqdm(total=2 * len(SHOTS) * draws, desc="draws", unit="draw", leave=False, disable=None) as bar:
+        for shots in SHOTS:
+            sampled: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
+            for enrolment in ("right", "wrong"):
+                values, total = [], None
+                for draw in range(draws):
+                    generator = np.random.default_rng([seed, shots, draw, enrolment == "wrong"])
+                    one, samples = resamples(draw_others(speakers, shots, enrolment == "wrong", generator))
+                    values.append(one)
+                    total = samples if total is None else total + samples
+                    bar.update()
+                assert total is not None
+                sampled[enrolment] = (pd.DataFrame(values), total / draws)
+            wrong = sampled["wrong"]
+            found.append(_rows("right", shots, *sampled["right"], typical, wrong[1], len(clips)))
+            found.append(_rows("wrong", shots, *wrong, typical, None, len(clips)))
+    return pd.concat(found, ignore_index=True)
+
+
+def _rows(
+    enrolment: str,
+    shots: int,
+    values: pd.DataFrame,
+    samples: pd.DataFrame,
+    typical: pd.DataFrame | None,
+    wrong: pd.DataFrame | None,
+    clips: int,
+) -> pd.DataFrame:
+    """The rows of one number of clips; `values` (draws, scores), the others (resamples, scores)."""
+    table = pd.DataFrame({"enrolment": enrolment, "shots": shots, "value": values.mean()})
+    table["std_draws"] = values.std(ddof=0)
+    table[["lo", "hi"]] = interval(samples)[["ci_low", "ci_high"]]
+    for name, other in (("gain", typical), ("right_over_wrong", wrong)):
+        if other is not None:
+            table[name] = samples.mean() - other.mean()
+            table[[f"{name}_lo", f"{name}_hi"]] = interval(samples - other)[["ci_low", "ci_high"]]
+    return table.assign(n=clips).rename_axis("metric").reset_index()
+
+
+def conclusion(curve: pd.DataFrame, metric: str, shots: int = 2) -> str:
+    """What the curve says, in a sentence: whether the right speaker's clips help more than another's."""
+    row = curve[(curve["metric"] == metric) & (curve["shots"] == shots) & (curve["enrolment"] == "right")].iloc[0]
+    difference, low, high = (row[f"right_over_wrong{end}"] for end in ("", "_lo", "_hi"))
+    told = (
+        f"{metric} with {shots} clips of the right speaker is {difference:+.3f} [{low:.3f}, {high:.3f}] over another's"
+    )
+    if low > 0:
+        return f"{told}: the model uses who is speaking."
+    return f"{told}: nothing shows that the model has learnt anything about speakers."
+
+
+def picture(curve: pd.DataFrame, metric: str, title: str) -> Figure:
+    """The metric against the number of enrolment clips, right and wrong, with 95% intervals by speaker."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    every = curve[curve["metric"] == metric]
+    typical = every[every["enrolment"] == "typical"]
+    for enrolment, colour in COLOURS.items():
+        line = pd.concat([typical, every[every["enrolment"] == enrolment]])
+        places = range(len(line))
+        axes.fill_between(places, line["lo"], line["hi"], color=colour, alpha=0.15, linewidth=0)
+        axes.plot(places, line["value"], "o-", color=colour, label=f"{enrolment} speaker's clips")
+    axes.set_xticks(range(len(SHOTS) + 1), ["0", *map(str, SHOTS)])
+    axes.set_xlabel("enrolment clips (0: the typical speaker's profile)")
+    axes.set_ylabel(metric)
+    axes.set_title(title, fontsize=11)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure

@@ -1,0 +1,98 @@
+"""Which clips enrol a speaker: the protocols of evaluation, and the draws of training.
+
+`published` (arXiv 2206.06680): the speaker's first clips in file order enrol, and are scored too; in training the clip
+itself may be drawn. `strict`: clips that enrol are never scored, and a clip never enrols itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How training clips are given enrolment clips.
+
+    Attributes:
+        shots: enrolment clips.
+        itself: whether a clip may enrol itself.
+        shared: whether the clips of a batch enrol each other (a shared encoder then costs nothing more).
+    """
+
+    shots: int
+    itself: bool
+    shared: bool
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """Who enrols whom in a split.
+
+    Attributes:
+        clips: for each clip the indices of the clips that enrol its speaker; empty where there are none.
+        scored: (clips,), False for clips that enrol and so are not scored.
+        short: speakers who enrol with fewer clips than asked for; '' stands for clips of unknown speakers.
+    """
+
+    clips: list[np.ndarray]
+    scored: np.ndarray
+    short: list[str]
+
+
+def members(speakers: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
+    """The indices of each speaker's clips, in file order."""
+    names, codes = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    return dict(zip(names.tolist(), np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True))
+
+
+def enrol(speakers: Sequence[str] | np.ndarray, protocol: str, shots: int) -> Enrolment:
+    """Each speaker's first `shots` clips enrol.
+
+    Under `strict` at least one clip of a speaker is left to score: who has too few enrols with all but the last, and
+    who has a single clip with none, as does an unknown speaker ('') under both: then the typical profile stands in.
+
+    Args:
+        speakers: (clips,), of a split in file order.
+        protocol: published or strict.
+        shots: enrolment clips.
+    """
+    clips = [np.zeros(0, np.int64)] * len(speakers)
+    scored = np.ones(len(speakers), bool)
+    short = []
+    for speaker, own in members(speakers).items():
+        count = 0 if speaker == "" else min(shots, len(own) - (protocol == "strict"))
+        if count < shots:
+            short.append(speaker)
+        if protocol == "strict":
+            scored[own[:count]] = False
+        for clip in own:
+            clips[clip] = own[:count] if protocol == "published" else own[:count][own[:count] != clip]
+    return Enrolment(clips, scored, short)
+
+
+def draw_clips(speakers: Sequence[str] | np.ndarray, draw: Draw, generator: np.random.Generator) -> np.ndarray:
+    """For each training clip `shots` clips of its speaker, at random without replacement: (clips, shots).
+
+    Where the speaker has too few, they are drawn again in turn. Unless a clip may enrol itself, each speaker has two.
+    """
+    drawn = np.empty((len(speakers), draw.shots), np.int64)
+    for own in members(speakers).values():
+        assert draw.itself or len(own) > 1
+        for clip in own:
+            drawn[clip] = np.resize(generator.permutation(own if draw.itself else own[own != clip]), draw.shots)
+    return drawn
+
+
+def draw_groups(speakers: Sequence[str] | np.ndarray, size: int, generator: np.random.Generator) -> list[np.ndarray]:
+    """All clips once, in random order, in groups of `size` or somewhat more clips of one speaker.
+
+    Who has fewer clips makes one group.
+    """
+    groups = []
+    for own in members(speakers).values():
+        groups += np.array_split(generator.permutation(own), max(1, len(own) // size))
+    return [groups[number] for number in generator.permutation(len(groups))]

@@ -1,0 +1,49 @@
+"""Scores a personalised run with 0, 1, 2, 4 and 8 enrolment clips, drawn at random: the speaker's, and another's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+from exvo.config import CurveSettings, InputError
+from pipelines.common import command
+from pipelines.evaluate import reopen
+
+
+def run(settings: CurveSettings) -> None:
+    """Scores in a run of its own."""
+    from exvo import curve, evaluation, tracking
+    from exvo.training import resolve_device
+
+    settings = replace(settings, device=resolve_device(settings.device))
+    source = tracking.find_run(settings.run_id)
+    options = tracking.load_settings(source)["options"]
+    checkpoint = tracking.load_checkpoint(source)
+    task = checkpoint.task
+    if not checkpoint.network.personalised:
+        raise InputError(
+            f"The run {source.info.run_name} trained {options['model']}, which takes no enrolment clips; choose a run "
+            "of a personalised system, such as cnn14-relative."
+        )
+    with tracking.run("enrolment-curve") as run_id:
+        tracking.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
+        tracking.log_evaluated(source, options["protocol"])
+        ready = reopen(settings, source, options)
+        clips, rows = ready.clips(settings.split, task, options["fill"]), ready.rows(settings.split)
+        found = curve.enrolment_curve(checkpoint.network, clips, rows, task, settings.device, settings.draws)
+        tracking.log_table(found, "enrolment/curve.csv")
+        metric = evaluation.headline(task)
+        metrics = [metric, "category_accuracy"] if task.categories else [metric]
+        print(f"\n{options['model']} on {ready.name}, {settings.split} split, {found['n'].iloc[0]} clips")
+        for name in metrics:
+            shown = found[found["metric"] == name]
+            for row in shown.to_dict("records"):
+                tracking.log_metrics({f"enrolment/{row['enrolment']}_{name}": row["value"]}, row["shots"])
+            print(f"\n{shown.drop(columns=['metric', 'n']).round(3).to_string(index=False, na_rep='')}")
+            print(curve.conclusion(found, name))
+            title = f"{options['model']} on {ready.name}, {settings.split} split"
+            tracking.log_figure(curve.picture(found, name, title), f"enrolment/{name}.png")
+        print(tracking.where_to_look(run_id))
+
+
+if __name__ == "__main__":
+    command("enrolment-curve", run)

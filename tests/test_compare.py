@@ -1,0 +1,255 @@
+"""The entry point `compare` on runs made by hand in a store of the test's own, and once on runs that were trained."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_here
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from exvo import evaluation, tracking
+from exvo.bootstrap import bootstrap, interval
+from exvo.tasks import Task
+
+SYNTHETIC = "(SYNTHETIC: a program makes its voices, so its scores say nothing about people)"
+TASK = Task("fewshot", ("High", "Loud"))
+OPTIONS = {"width": 0.25, "epochs": 3, "batch_size": 32, "learning_rate": 0.001, "seed": 0, "shots": 2}
+
+
+@pytest.fixture(autouse=True)
+def kept(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of the test's own, with its artifacts."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
+
+
+def predictions(noise: float, seed: int, clips: int = 40) -> pd.DataFrame:
+    truth, rng = np.random.default_rng(1), np.random.default_rng(seed)
+    table = pd.DataFrame({"file": [f"{clip}.wav" for clip in range(clips)], "split": "val"})
+    table["speaker"] = [f"s{clip % 8}" for clip in range(clips)]
+    table["scored"] = True
+    for target in TASK.targets:
+        table[f"truth.{target}"] = truth.random(clips)
+        table[f"prediction.{target}"] = table[f"truth.{target}"] + noise * rng.normal(size=clips)
+    return table
+
+
+def make_run(name: str, noise: float = 0.3, seed: int = 2, split: str = "val", **different: Any) -> str:
+    """Logs a finished run as train or evaluate do, and returns its id; `different`: tags, options, scores."""
+    tags = {"entry_point": "train", "system": "cnn14-random-init", "task": "fewshot", "protocol": "published"}
+    tags |= {"corpus": "sample", "corpus_digest": "a1" * 32}
+    tags |= {tag: value for tag, value in different.items() if tag in tags or tag == "evaluated_run"}
+    options = {option: different.get(option, value) for option, value in OPTIONS.items()}
+    if tags["entry_point"] == "evaluate":
+        options = {"shots": options["shots"], "split": split}
+    table = different.get("predictions", predictions(noise, seed))
+    with mlflow.start_run(run_name=name) as active:
+        mlflow.set_tags({f"exvo.{tag}": value for tag, value in tags.items()})
+        tracking.log_settings(options, {})
+        tracking.log_table(table, f"predictions/{split}.parquet")
+        scores = evaluation.as_metrics(evaluation.score(table, TASK), split)
+        tracking.log_metrics(scores | different.get("metrics", {}))
+    return active.info.run_id
+
+
+def compare(monkeypatch: pytest.MonkeyPatch, **options: str) -> int:
+    return run_here("compare", options, monkeypatch)
+
+
+def newest() -> Run:
+    return MlflowClient().search_runs(["1"])[0]
+
+
+def artifact(name: str) -> Path:
+    return Path(mlflow.artifacts.download_artifacts(f"{newest().info.artifact_uri}/{name}"))
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **options: str) -> str:
+    """The one sentence with which `compare` ends with status 2."""
+    assert compare(monkeypatch, **options) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("exvo: ")]
+    return line.removeprefix("exvo: ")
+
+
+def test_systems_are_listed_with_their_newest_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run("film", system="cnn14-film")
+    make_run("older", noise=0.9)
+    make_run("newer", noise=0.2, batch_size=8, metrics={"val/emotion_ccc_speaker_std": math.nan})
+    make_run("tuned", noise=0.1, protocol="strict")
+    make_run("real", corpus="emogator", corpus_digest="b2" * 32)
+    assert compare(monkeypatch) == 0
+    told = capsys.readouterr().out
+    sample = f"sample {SYNTHETIC}, digest a1a1a1a1a1a1, val split, task fewshot"
+    assert [line.removeprefix("## ") for line in told.splitlines() if line.startswith("##")] == [
+        "emogator, digest b2b2b2b2b2b2, val split, task fewshot, published protocol",
+        f"{sample}, published protocol",
+        f"{sample}, strict protocol",
+    ]
+    assert "older" not in told
+    assert "undefined" in told
+    compared = newest()
+    assert compared.data.tags["exvo.entry_point"] == "compare"
+    assert compared.info.status == "FINISHED"
+    table = pd.read_csv(artifact("results/sample-a1a1a1a1-fewshot-published-val.csv"))
+    assert table["system"].tolist() == ["cnn14-random-init", "cnn14-film"]
+    assert table["run"].tolist() == ["newer", "film"]
+    assert table["batch_size"].tolist() == [8, 32]
+    scores = evaluation.score(predictions(0.2, 2), TASK).set_index("metric")
+    for metric in ("emotion_ccc", "high_ccc", "emotion_ccc_speaker_mean"):
+        assert table.loc[0, metric] == pytest.approx(scores.loc[metric, "value"])
+    assert table.loc[0, "emotion_ccc_hi_by_speaker"] == pytest.approx(scores.loc["emotion_ccc", "hi_by_speaker"])
+    assert math.isnan(table.loc[0, "emotion_ccc_speaker_std"])
+    assert artifact("results/sample-a1a1a1a1-fewshot-strict-val.md").read_text(encoding="utf-8") in told
+    assert compare(monkeypatch, corpus="emogator") == 0
+    assert capsys.readouterr().out.count("##") == 1
+
+
+def test_hume_vb_stands_beside_the_paper(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run("real", corpus="hume-vb", system="cnn14-attention-cnn10-multitask")
+    assert compare(monkeypatch) == 0
+    assert "| 0.6572 [0.6518, 0.6621] |" in capsys.readouterr().out
+    table = pd.read_csv(artifact("results/hume-vb-a1a1a1a1-fewshot-published-val.csv"))
+    assert table["published_emotion_ccc_country_std"].tolist() == [0.0136]
+
+
+def test_the_test_split_lists_evaluations_with_the_options_of_training(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = make_run("trained", width=0.5, shots=2)
+    make_run("scored", entry_point="evaluate", evaluated_run=trained, split="test", shots=4)
+    make_run("main", entry_point="main", system="cnn10-random-init", split="test")
+    assert compare(monkeypatch, split="test") == 0
+    table = pd.read_csv(artifact("results/sample-a1a1a1a1-fewshot-published-test.csv"))
+    assert table[["run", "evaluation", "width", "shots"]].fillna("").to_numpy().tolist() == [
+        ["trained", "scored", 0.5, 4],
+        ["main", "", 0.25, 2],
+    ]
+    assert "| evaluation |" in capsys.readouterr().out
+
+
+def test_without_runs_it_says_what_to_run_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(monkeypatch, capsys)
+    assert said == "No finished run has scores of the val split; first run `mlflow run . -e train`."
+    assert MlflowClient().search_runs(["1"]) == []
+    make_run("trained")
+    said = refused(monkeypatch, capsys, corpus="emogater")
+    assert said.startswith("No finished run has scores of the val split of corpus=emogater; first run")
+    said = refused(monkeypatch, capsys, split="test")
+    assert said.endswith("first run `mlflow run . -e evaluate -P split=test -P run_id=<training run>`.")
+
+
+def test_runs_of_other_programs_and_unfinished_ones_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with mlflow.start_run():
+        mlflow.log_metric("val/emotion_ccc", 0.9)
+    MlflowClient().set_terminated(make_run("broken"), "FAILED")
+    assert "No finished run has scores" in refused(monkeypatch, capsys)
+
+
+def test_two_runs_are_compared_on_the_same_clips(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = predictions(0.6, 2), predictions(0.2, 3)
+    make_run("plain", predictions=a)
+    identity = make_run("personal", predictions=b.sample(frac=1, random_state=0), system="cnn14-film", epochs=6)
+    assert compare(monkeypatch, a="plain", b=identity) == 0
+    told = capsys.readouterr().out
+    first, second = (bootstrap(evaluation.statistics(table, TASK), groups=table["speaker"]) for table in (a, b))
+    low, high, _ = interval(second - first).loc["emotion_ccc"]
+    difference = evaluation.score_epoch(b, TASK)["emotion_ccc"] - evaluation.score_epoch(a, TASK)["emotion_ccc"]
+    assert f"b beats a by {difference:.4f} emotion_ccc, 95% interval by speaker [{low:.4f}, {high:.4f}]" in told
+    assert "Paired over 40 clips of 8 speakers" in told
+    (about_b,) = [line for line in told.splitlines() if line.startswith("| b ")]
+    assert about_b.replace("|", "").split() == ["b", "cnn14-film", "personal", "0.25", "6", "32", "0.001", "0", "2"]
+    metrics = newest().data.metrics
+    assert metrics["difference/emotion_ccc"] == pytest.approx(difference)
+    assert metrics["difference/emotion_ccc_lo_by_speaker"] == pytest.approx(low)
+    assert {"difference/high_ccc_hi", "difference/loud_ccc_hi_by_speaker"} <= set(metrics)
+    table = pd.read_csv(artifact("results/comparison.csv"))
+    assert table["metric"].tolist() == ["emotion_ccc", "high_ccc", "loud_ccc", "emotion_mae"]
+    assert table.loc[0, "wins"] == 1.0
+    assert artifact("results/comparison.md").read_text(encoding="utf-8") in told
+
+
+def test_predictions_of_another_split_come_from_the_newest_evaluation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = make_run("trained")
+    make_run("early", entry_point="evaluate", evaluated_run=trained, split="test", noise=0.9)
+    make_run("late", entry_point="evaluate", evaluated_run=trained, split="test", noise=0.1)
+    make_run("main", entry_point="main", system="cnn14-film", split="test", noise=0.1)
+    assert compare(monkeypatch, a="trained", b="main", split="test") == 0
+    assert newest().data.metrics["difference/emotion_ccc"] == 0.0
+    assert "includes zero: no difference is shown" in capsys.readouterr().out
+    assert compare(monkeypatch, a="early", b="late", split="test") == 0
+    assert "b beats a by" in capsys.readouterr().out
+    said = refused(monkeypatch, capsys, a="main", b="trained")
+    assert said.startswith(
+        "The run main (a=main) has no predictions of the val split; write them with `mlflow run . -e"
+    )
+    said = refused(monkeypatch, capsys, a="late", b="trained")
+    assert f"`mlflow run . -e evaluate -P run_id={trained} -P split=val`." in said
+
+
+def test_runs_that_can_not_be_compared_are_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run("one")
+    make_run("other", corpus_digest="b2" * 32)
+    said = refused(monkeypatch, capsys, a="one", b="other")
+    assert said.startswith(
+        "The runs one (a) and other (b) can't be compared: their corpora differ, sample a1a1a1a1a1a1 and sample b2"
+    )
+    make_run("strict", protocol="strict")
+    assert "their protocols differ, published and strict" in refused(monkeypatch, capsys, a="one", b="strict")
+    assert refused(monkeypatch, capsys, a="one") == (
+        "b is empty; give both a and b to compare two runs, or neither to list all systems."
+    )
+    assert refused(monkeypatch, capsys, a="nobody", b="one").startswith("a=nobody: the tracking server sqlite:")
+    running = make_run("running")
+    MlflowClient().update_run(running, status="RUNNING")
+    said = refused(monkeypatch, capsys, a="one", b="running")
+    assert said == "The run running (b=running) is running; give a run that has finished."
+    with mlflow.start_run(run_name="bare"):
+        pass
+    said = refused(monkeypatch, capsys, a="bare", b="one")
+    assert said.startswith("The run bare (a=bare) names no system; give a run that train, main or evaluate")
+    assert newest().info.run_name == "bare"  # a refusal leaves no run
+
+
+def test_trained_runs_are_listed_and_compared(
+    tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"corpus": "table", "data": str(tiny_corpus), "epochs": "1", "width": "0.05", "protocol": "strict"}
+    names = []
+    for model, entry_point in (("cnn5", "main"), ("cnn10-film", "train")):
+        assert run_here(entry_point, options | {"model": model, "batch_size": "4"}, monkeypatch) == 0
+        names.append(newest().info.run_name)
+    assert run_here("evaluate", {"run_id": names[1]}, monkeypatch) == 0
+    capsys.readouterr()
+    for split in ("val", "test"):
+        assert compare(monkeypatch, split=split) == 0
+        told = capsys.readouterr().out
+        assert told.count("## table, digest") == 1
+        assert told.index("| cnn10-film ") < told.index("| cnn5 ")
+        assert compare(monkeypatch, a=names[0], b=names[1], split=split) == 0
+        runs = {run.info.run_name: run for run in MlflowClient().search_runs(["1"])}
+        (film,) = [
+            run
+            for run in runs.values()
+            if run.data.tags.get("exvo.system") == "cnn10-film" and f"{split}/emotion_ccc" in run.data.metrics
+        ]
+        difference = film.data.metrics[f"{split}/emotion_ccc"] - runs[names[0]].data.metrics[f"{split}/emotion_ccc"]
+        assert newest().data.metrics["difference/emotion_ccc"] == pytest.approx(difference)
+        assert f"of {'3' if split == 'val' else '2'} speakers" in capsys.readouterr().out

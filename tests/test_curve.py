@@ -1,0 +1,135 @@
+"""The enrolment curve: its draws, its numbers against single predictions, and its sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import run_here
+from mlflow import MlflowClient
+
+from exvo import evaluation
+from exvo.batches import Clips
+from exvo.bootstrap import bootstrap, interval
+from exvo.config import InputError
+from exvo.curve import conclusion, draw_others, enrolment_curve, predictor
+from exvo.networks.enrolment import Network
+from exvo.tasks import Task
+from exvo.training import predict
+
+TASK = Task("fewshot", ("High", "Loud"))
+FUSIONS = {"attention": "cnn10", "conditioning": "cnn5", "relative": "shared", "film": "shared"}
+
+
+def make(fusion: str, speakers: int = 4, clips: int = 4) -> tuple[Network, Clips, pd.DataFrame]:
+    """A network with random weights and typical profile, and noise as clips."""
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    network = Network("cnn10", 2, 0.05, enrolment=FUSIONS[fusion], fusion=fusion).eval()
+    network.typical.normal_()
+    if fusion == "film":
+        torch.nn.init.normal_(network.film.scale_shift.weight)
+    names = [f"s{i % speakers}" for i in range(speakers * clips)]
+    features = {str(i): rng.normal(-50, 10, (40 + i % 3, 64)).astype(np.float32) for i in range(len(names))}
+    labels = rng.random((len(names), 2))
+    rows = pd.DataFrame({"file": list(features), "split": "val", "speaker": names, "High": labels[:, 0]})
+    rows["Loud"] = labels[:, 1]
+    return network, Clips(list(features), list(features), features, labels, "repeat", names), rows
+
+
+def test_draws_are_of_the_right_or_of_one_wrong_speaker_and_never_the_clip_itself() -> None:
+    speakers = np.array(["a", "b", "a", "b", "c", "c", "a", "c", "a"])
+    for seed in range(50):
+        right = draw_others(speakers, 2, False, np.random.default_rng(seed))
+        wrong = draw_others(speakers, 2, True, np.random.default_rng(seed))
+        others: dict[str, set[str]] = {}
+        for clip, speaker in enumerate(speakers):
+            assert clip not in right[clip]
+            assert set(speakers[right[clip]]) == {speaker}
+            assert len(set(right[clip])) == len(right[clip]) == (1 if speaker == "b" else 2)
+            assert len(set(speakers[wrong[clip]])) == 1
+            others.setdefault(speaker, set()).update(speakers[wrong[clip]])
+        assert all(len(found) == 1 and speaker not in found for speaker, found in others.items())
+
+
+@pytest.mark.parametrize("fusion", list(FUSIONS))
+def test_kept_embeddings_give_the_numbers_of_predict(fusion: str) -> None:
+    network, clips, _ = make(fusion)
+    outputs = predictor(network, clips, "cpu")
+    drawn = draw_others(np.array(clips.speakers), 2, False, np.random.default_rng(0))
+    none = [np.zeros(0, np.int64)] * len(clips)
+    np.testing.assert_allclose(outputs(drawn), predict(network, clips, "cpu", drawn), atol=1e-5)
+    np.testing.assert_allclose(outputs(none), predict(network, clips, "cpu"), atol=1e-5)
+    assert np.abs(outputs(drawn) - outputs(none)).max() > 1e-3
+
+
+def test_the_curve_against_its_own_draws_one_by_one() -> None:
+    network, clips, rows = make("relative")
+    curve = enrolment_curve(network, clips, rows, TASK, "cpu", draws=3)
+    assert curve["n"].unique().tolist() == [16]
+    speakers = np.array(clips.speakers)
+    found, samples = {}, {}
+    for wrong in (False, True):
+        every = []
+        for draw in range(3):
+            drawn = draw_others(speakers, 2, wrong, np.random.default_rng([0, 2, draw, wrong]))
+            table = TASK.table(rows, predict(network, clips, "cpu", drawn))
+            every.append(evaluation.statistics(table, TASK))
+        found[wrong] = np.mean([one.scores()["emotion_ccc"] for one in every])
+        samples[wrong] = sum(bootstrap(one, groups=speakers)["emotion_ccc"] for one in every) / 3
+    of = curve[(curve["metric"] == "emotion_ccc") & (curve["shots"] == 2)].set_index("enrolment")
+    assert of.loc["right", "value"] == pytest.approx(found[False], abs=1e-5)
+    assert of.loc["wrong", "value"] == pytest.approx(found[True], abs=1e-5)
+    bounds = interval((samples[False] - samples[True]).to_frame())
+    expected = bounds[["ci_low", "ci_high"]].to_numpy()[0]
+    found_bounds = of.loc["right", ["right_over_wrong_lo", "right_over_wrong_hi"]].astype(float)
+    np.testing.assert_allclose(found_bounds, expected, atol=1e-4)
+
+
+def test_speakers_with_a_single_clip_and_unknown_ones_are_left_out() -> None:
+    network, clips, rows = make("film")
+    names = ["lone", "", *clips.speakers[2:]]
+    changed = Clips(clips.files, clips.contents, clips.features, clips.labels, clips.fill, names)
+    curve = enrolment_curve(network, changed, rows.assign(speaker=names), TASK, "cpu", draws=1)
+    assert curve["n"].unique().tolist() == [14]
+    lone = Clips(clips.files, clips.contents, clips.features, clips.labels, clips.fill, [f"s{i}" for i in range(16)])
+    with pytest.raises(InputError, match="needs two labelled speakers with two clips or more each"):
+        enrolment_curve(network, lone, rows, TASK, "cpu", draws=1)
+
+
+@pytest.mark.parametrize(("low", "told"), [(0.01, "the model uses who is speaking."), (-0.01, "nothing shows that")])
+def test_the_sentence(low: float, told: str) -> None:
+    row = {"metric": "emotion_ccc", "shots": 2, "enrolment": "right", "right_over_wrong": 0.05}
+    curve = pd.DataFrame([row | {"right_over_wrong_lo": low, "right_over_wrong_hi": 0.1}])
+    assert told in conclusion(curve, "emotion_ccc")
+
+
+@pytest.mark.usefixtures("store")
+def test_the_entry_point(
+    tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"corpus": "table", "data": str(tiny_corpus), "epochs": "1", "width": "0.05"}
+    assert run_here("train", options | {"model": "cnn10-relative"}, monkeypatch) == 0
+    (trained,) = MlflowClient().search_runs(["0"])
+    assert run_here("enrolment-curve", {"run_id": trained.info.run_id, "draws": "2"}, monkeypatch) == 0
+    assert "emotion_ccc with 2 clips of the right speaker is " in capsys.readouterr().out
+    run = MlflowClient().search_runs(["0"])[0]
+    curve = pd.read_csv(mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/enrolment/curve.csv"))
+    assert curve.groupby("enrolment")["shots"].unique().map(list).to_dict() == {
+        "right": [1, 2, 4, 8],
+        "typical": [0],
+        "wrong": [1, 2, 4, 8],
+    }
+    history = MlflowClient().get_metric_history(run.info.run_id, "enrolment/right_emotion_ccc")
+    assert [point.step for point in history] == [1, 2, 4, 8]
+    assert "emotion_ccc.png" in [
+        Path(one.path).name for one in MlflowClient().list_artifacts(run.info.run_id, "enrolment")
+    ]
+    assert run_here("train", options | {"model": "cnn10"}, monkeypatch) == 0
+    plain = MlflowClient().search_runs(["0"])[0]
+    assert run_here("enrolment-curve", {"run_id": plain.info.run_id}, monkeypatch) == 2
+    assert "trained cnn10, which takes no enrolment clips" in capsys.readouterr().err

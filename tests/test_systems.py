@@ -1,0 +1,310 @@
+"""Every named system in one table: what it is, its shapes, its size, what a training step changes, a reload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from exvo.batches import Batch, Clips, training_batches
+from exvo.config import FeatureConfig, InputError, SystemConfig
+from exvo.enrolment import Draw
+from exvo.losses import gradient_factor
+from exvo.networks import load, save
+from exvo.networks.enrolment import Network
+from exvo.systems import PUBLISHED, SUBMISSIONS, SYSTEMS, build, find, full_name
+from exvo.tasks import Task
+from exvo.training import TrainingConfig, make_optimizer, train_step
+
+PERSONALISATION, ATTENTION = "cnn14-random-init-personalisation", "cnn14-attention-cnn10"
+PLAIN, CONDITIONED = ("none", "none", False), ("cnn5", "conditioning", False)
+ATTENDED, NORMALISED = ("cnn10", "attention", False), ("cnn10", "attention", True)
+EMOTION, SPEAKER, MAIN = "enrolment_emotion", "enrolment_speaker", "main_speaker"
+LEARN, FORGET = "learn", "forget"
+
+ROWS: list[tuple[str, str, str, tuple[str, str, bool], dict[str, str], int]] = [
+    # system, task, start, (enrolment, fusion, LayerNorm), heads, batch: the 23 rows of the paper, by hand
+    ("cnn14-random-init", "multitask", "random", PLAIN, {}, 32),
+    ("cnn10-random-init", "multitask", "random", PLAIN, {}, 32),
+    ("cnn14-audioset", "multitask", "panns", PLAIN, {}, 32),
+    ("cnn14-audioset", "fewshot", "panns", PLAIN, {}, 32),
+    ("cnn14-random-init", "fewshot", "random", PLAIN, {}, 32),
+    ("cnn14-random-init-continued", "fewshot", "cnn14-random-init", PLAIN, {}, 32),
+    ("cnn10-random-init", "fewshot", "random", PLAIN, {}, 32),
+    ("cnn14-bs8", "fewshot", "random", PLAIN, {}, 8),
+    (PERSONALISATION, "fewshot", "random", CONDITIONED, {}, 8),
+    (f"{PERSONALISATION}-continued", "fewshot", PERSONALISATION, CONDITIONED, {}, 8),
+    (f"{PERSONALISATION}-multitasking", "fewshot", "random", CONDITIONED, {EMOTION: LEARN}, 8),
+    (
+        f"{PERSONALISATION}-multitasking-continued",
+        "fewshot",
+        f"{PERSONALISATION}-multitasking",
+        CONDITIONED,
+        {EMOTION: LEARN},
+        8,
+    ),
+    (f"{ATTENTION}-multitask", "fewshot", "random", ATTENDED, {EMOTION: LEARN}, 8),
+    (f"{ATTENTION}-multitask-adversarial", "fewshot", "random", ATTENDED, {EMOTION: FORGET}, 8),
+    (f"{ATTENTION}-learn-auxil", "fewshot", "random", ATTENDED, {EMOTION: LEARN, SPEAKER: LEARN}, 8),
+    (
+        f"{ATTENTION}-learn-auxil-forget-main",
+        "fewshot",
+        "random",
+        ATTENDED,
+        {EMOTION: LEARN, SPEAKER: LEARN, MAIN: FORGET},
+        8,
+    ),
+    (f"{ATTENTION}-layernorm-full", "fewshot", "random", NORMALISED, {}, 8),
+    (f"{ATTENTION}-layernorm-auxil-learn", "fewshot", "random", NORMALISED, {SPEAKER: LEARN}, 8),
+    (f"{ATTENTION}-layernorm-multitask-adversarial", "fewshot", "random", NORMALISED, {EMOTION: FORGET}, 8),
+    (
+        f"{ATTENTION}-layernorm-auxil-learn-multitask-adversarial",
+        "fewshot",
+        "random",
+        NORMALISED,
+        {SPEAKER: LEARN, EMOTION: FORGET},
+        8,
+    ),
+    (
+        f"{ATTENTION}-layernorm-auxil-learn-multitask-adversarial-forget-main",
+        "fewshot",
+        "random",
+        NORMALISED,
+        {SPEAKER: LEARN, EMOTION: FORGET, MAIN: FORGET},
+        8,
+    ),
+    ("cnn14-speaker-multitasking", "fewshot", "random", PLAIN, {MAIN: LEARN}, 8),
+    ("cnn14-speaker-invariant", "fewshot", "random", PLAIN, {MAIN: FORGET}, 8),
+]
+OURS = {
+    "cnn14-relative": ("cnn14", "shared", "relative"),
+    "cnn14-film": ("cnn14", "shared", "film"),
+    "cnn10-relative": ("cnn10", "shared", "relative"),
+    "cnn10-film": ("cnn10", "shared", "film"),
+    "cnn5": ("cnn5", "none", "none"),
+}
+CASES = [(name, task) for name, task, *_ in ROWS] + [(name, "fewshot") for name in OURS]
+TASKS = {
+    "fewshot": Task("fewshot", ("Awe", "Fear", "Horror")),
+    "multitask": Task("multitask", ("Awe", "Fear", "Horror"), ("Chile", "Kenya")),
+}
+every_system = pytest.mark.parametrize(("name", "task"), CASES)
+
+
+def make_clips(task: str) -> Clips:
+    """Nine clips of three speakers, noise with random labels."""
+    rng = np.random.default_rng(0)
+    features = {f"c{i}": rng.normal(-40, 15, (45 + 3 * i, 64)).astype(np.float32) for i in range(9)}
+    labels = rng.random((9, 3))
+    if task == "multitask":
+        labels = np.column_stack([labels, rng.uniform(20, 50, 9), np.arange(9) % 2])
+    return Clips(list(features), list(features), features, labels, "zero", list("abcabcabc"))
+
+
+def make(name: str, task: str, width: float = 0.05) -> Network:
+    """With its first weights: random ones, whatever the system starts from."""
+    system = SystemConfig(**(vars(find(name)) | {"start": "random"}))
+    return build(system, TASKS[task], width, 0, "", make_clips(task).labels, speakers=3)
+
+
+def make_batch(name: str, task: str) -> Batch:
+    system = find(name)
+    draw = Draw(2, system.protocol == "published", system.enrolment == "shared")
+    clips = make_clips(task)
+    return next(training_batches(clips, 9, 0, 1, None if system.enrolment == "none" else draw, frames=40))
+
+
+def test_the_table_of_systems() -> None:
+    assert len(ROWS) == 23
+    by_name = {row[0]: row[2:] for row in ROWS}
+    assert set(by_name) == set(PUBLISHED)
+    for row in ROWS:
+        assert by_name[row[0]] == row[2:]  # the three multitask rows are the systems of the same name
+    for name, (start, (enrolment, fusion, layer_norm), heads, batch) in by_name.items():
+        assert PUBLISHED[name] == SystemConfig(
+            encoder=name[:5],
+            start=start,
+            batch_size=batch,
+            enrolment=enrolment,
+            fusion=fusion,
+            layer_norm=layer_norm,
+            **heads,
+            protocol="published",
+            objective="ccc",
+            dropout=0.2,
+        )
+        assert find(name).roles == heads
+    assert set(SYSTEMS) - set(PUBLISHED) == set(OURS)
+    for name, (encoder, enrolment, fusion) in OURS.items():
+        protocol = "strict" if fusion != "none" else "published"
+        assert SYSTEMS[name] == SystemConfig(encoder=encoder, enrolment=enrolment, fusion=fusion, protocol=protocol)
+        assert SYSTEMS[name].batch_size == 32
+
+
+def test_names() -> None:
+    assert find("cnn14") is SYSTEMS["cnn14-random-init"]
+    assert find("cnn10") is SYSTEMS["cnn10-random-init"]
+    assert full_name("cnn14-bs8") == "cnn14-bs8"
+    layernorm = ["full", "auxil-learn", "multitask-adversarial", "auxil-learn-multitask-adversarial"]
+    assert list(SUBMISSIONS) == ["cnn14-bs8", *(f"{ATTENTION}-layernorm-{rest}" for rest in layernorm)]
+    with pytest.raises(InputError, match="model=cnn41 is not a known system; did you mean cnn14"):
+        find("cnn41")
+
+
+def size_by_formula(name: str, task: str, width: float, speakers: int) -> int:
+    published = {"cnn5": (64, 256, 1024), "cnn10": (64, 128, 256, 512), "cnn14": (64, 128, 256, 512, 1024, 2048)}
+    counts = {encoder: [max(4, round(c * width)) for c in full] for encoder, full in published.items()}
+
+    def linear(inputs: int, outputs: int) -> int:
+        return inputs * outputs + outputs
+
+    def encoder_size(encoder: str) -> int:
+        pairs = list(zip([1, *counts[encoder]], counts[encoder], strict=False))
+        if encoder == "cnn5":  # a 3x5 convolution without bias, a batch norm
+            return sum(15 * before * after + 2 * after for before, after in pairs)
+        blocks = sum(9 * before * after + 9 * after * after + 4 * after for before, after in pairs)
+        return 2 * 64 + blocks + linear(counts[encoder][-1], counts[encoder][-1])
+
+    rows = {row[0]: row for row in ROWS}
+    enrolment, fusion, layer_norm = rows[name][3] if name in rows else (*OURS[name][1:], False)
+    heads = rows[name][4] if name in rows else {}
+    encoder = name.split("-")[0]
+    own = enrolment in counts
+    size = counts[encoder][-1]
+    profile = counts[enrolment][-1] if own else size
+    total = encoder_size(encoder) + (encoder_size(enrolment) if own else 0)
+    total += {
+        "none": 0,
+        "attention": linear(profile, size) + 4 * size * layer_norm,
+        "conditioning": sum(linear(profile, count) for count in counts[encoder]),
+        "relative": linear(2 * size, size),
+        "film": linear(profile, 2 * size),
+    }[fusion]
+    total += linear(size, 3 if task == "fewshot" else 3 + 1 + 2)
+    for head in heads:
+        inputs = size if head == MAIN else profile
+        total += linear(inputs, inputs) + linear(inputs, 3 if head == EMOTION else speakers)
+    return total
+
+
+@every_system
+def test_number_of_weights(name: str, task: str) -> None:
+    system = SystemConfig(**(vars(find(name)) | {"start": "random"}))
+    labels = np.zeros((1, 5))
+    for width, speakers in ((0.1, 7), (0.05, 3)):
+        network = build(system, TASKS[task], width, 0, "", labels, speakers)
+        assert sum(p.numel() for p in network.parameters()) == size_by_formula(name, task, width, speakers)
+
+
+def test_published_sizes() -> None:
+    with torch.device("meta"):  # shapes without numbers
+        networks = {encoder: Network(encoder, 527) for encoder in ("cnn10", "cnn14")}
+        emotions = Network("cnn14", 10)
+    sizes = {encoder: sum(p.numel() for p in network.parameters()) for encoder, network in networks.items()}
+    assert sizes == {"cnn10": 5_219_279, "cnn14": 80_753_615}  # arXiv 1912.10211, with AudioSet's 527 outputs
+    assert sum(p.numel() for p in emotions.parameters()) == 80_753_615 - 517 * 2049
+
+
+@every_system
+def test_shapes(name: str, task: str) -> None:
+    network = make(name, task).eval()
+    system = find(name)
+    least = {"cnn14": 32, "cnn10": 16, "cnn5": 1}[system.encoder]
+    assert network.min_frames == least
+    outputs = 3 if task == "fewshot" else 6
+    shots = torch.randn(2, 40, 64)
+    profile = network.enrol(shots).mean(dim=0).expand(2, -1) if network.personalised else None
+    for frames in (least, least + 7, 101):
+        clips = torch.randn(2, frames, 64)
+        assert network(clips, profile).shape == (2, outputs)
+        assert network(clips).shape == (2, outputs)
+    if least > 1:
+        with pytest.raises(RuntimeError):
+            network(torch.randn(2, least - 1, 64), profile)
+
+
+def modules_reached(found: Tensor, network: Network) -> set[str]:
+    """The modules to whose parameters an output has a gradient that is not zero everywhere."""
+    named = dict(network.named_parameters())
+    grads = torch.autograd.grad(found.square().sum(), list(named.values()), retain_graph=True, allow_unused=True)
+    names = [key for key, grad in zip(named, grads, strict=True) if grad is not None and grad.any()]
+    return {".".join(key.split(".")[: 2 if key.startswith("heads") else 1]) for key in names}
+
+
+@every_system
+@pytest.mark.parametrize("epoch", [1, 11])
+def test_each_head_reaches_what_lies_beneath_it(name: str, task: str, epoch: int) -> None:
+    """In epoch 1 every head reaches its encoder; in epoch 11 those that forget have a factor of 0 and reach none."""
+    system, network, batch = find(name), make(name, task), make_batch(name, task)
+    factors = {head: gradient_factor(role, epoch) for head, role in system.roles.items()}
+    found = network.training_outputs(batch.log_mel, batch.enrolment, batch.groups, factors)
+    assert set(found) == {"main", *system.roles}
+    beneath = {"encoder", "output"}
+    beneath |= {"enrolment_encoder"} if system.enrolment in ("cnn5", "cnn10") else set()
+    beneath |= {
+        "attention": {"attention"},
+        "conditioning": {"conditions"},
+        "film": {"film"},
+        "relative": {"relative"},
+    }.get(system.fusion, set())
+    assert modules_reached(found["main"], network) == beneath
+    for head, role in system.roles.items():
+        expected = {"encoder" if head == MAIN else "enrolment_encoder", f"heads.{head}"}
+        if role == FORGET and epoch == 11:
+            expected = {f"heads.{head}"}
+        assert modules_reached(found[head], network) == expected
+
+
+@every_system
+def test_a_training_step_changes_everything_once(name: str, task: str) -> None:
+    system, network, batch = find(name), make(name, task).train(), make_batch(name, task)
+    config = TrainingConfig(1, 9, 1.0, "sgd", 0, "cpu", "float32", None, system.roles)
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    loss = train_step(network, TASKS[task], make_optimizer(network, config), batch, config, epoch=1)
+    assert torch.isfinite(loss)
+    after = network.state_dict()
+    assert [key for key, tensor in after.items() if torch.equal(tensor, before[key])] == []
+    buffers = {key for key, _ in network.named_buffers() if "running" not in key and "num_batches" not in key}
+    assert buffers == ({"typical"} if system.fusion != "none" else set())
+    steps = {key: int(after[key]) for key in after if key.endswith("num_batches_tracked")}
+    assert set(steps.values()) == {1}  # each encoder saw one batch: a shared one does not run twice
+
+
+@every_system
+def test_save_and_reload(name: str, task: str, tmp_path: Path) -> None:
+    system, network, batch = find(name), make(name, task).train(), make_batch(name, task)
+    config = TrainingConfig(1, 9, 0.1, "sgd", 0, "cpu", "float32", None, system.roles)
+    train_step(network, TASKS[task], make_optimizer(network, config), batch, config, epoch=1)
+    network.eval()
+    save(tmp_path / "best", network, network.state_dict(), TASKS[task], FeatureConfig(), "zero", {"epoch": 1})
+    checkpoint = load(tmp_path / "best")
+    clips = 20 * torch.randn(2, 50, 64) - 40
+    profile = network.enrol(clips) if network.personalised else None
+    assert torch.equal(checkpoint.network(clips, profile), network(clips, profile))
+    assert torch.equal(checkpoint.network(clips), network(clips))  # with the typical profile
+    assert checkpoint.network.arguments == network.arguments
+    assert checkpoint.task == TASKS[task]
+
+
+def test_build_is_seeded_and_age_starts_at_its_mean() -> None:
+    task = Task("multitask", ("Awe",), ("Chile", "Kenya"))
+    labels = np.array([[0.1, 30.0, 0], [0.5, 40.0, 1]])
+    first, same, other = (build(SystemConfig(encoder="cnn10"), task, 0.1, seed, "", labels, 2) for seed in (0, 0, 1))
+    assert first.output.bias.tolist() == [0, 35, 0, 0]
+    assert torch.equal(first.encoder.fc1.weight, same.encoder.fc1.weight)
+    assert not torch.equal(first.encoder.fc1.weight, other.encoder.fc1.weight)
+
+
+def test_build_with_panns_weights(tmp_path: Path) -> None:
+    task, labels, layers = TASKS["fewshot"], np.zeros((1, 3)), ("fc_audioset.weight", "fc_audioset.bias")
+    with pytest.raises(InputError, match="starts from PANNs weights: download"):
+        build(find("cnn14-audioset"), task, 1.0, 0, "", labels, 2)
+    state = {key: tensor + 1 for key, tensor in make("cnn14", "fewshot").encoder.state_dict().items()}
+    torch.save({"model": state | dict.fromkeys(layers, torch.zeros(2))}, tmp_path / "panns.pth")
+    network = build(find("cnn14-audioset"), task, 0.05, 0, str(tmp_path / "panns.pth"), labels, 2)
+    assert all(torch.equal(network.encoder.state_dict()[key], tensor) for key, tensor in state.items())
+    with pytest.raises(InputError, match="PANNs weights are for cnn14 and cnn10, not for cnn5"):
+        build(find("cnn5"), task, 0.05, 0, str(tmp_path / "panns.pth"), labels, 2)
