@@ -2,10 +2,19 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test lint ui bench systems lock
+.PHONY: demo personalisation test lint ui bench systems lock
+SMALL := --width 0.25 --epochs 16 --batch_size 8 --learning_rate 0.01
 
 demo: .venv/ready
-	$(BIN)/python -m pipelines.main --model cnn10 --width 0.25 --epochs 16 --batch_size 8 --learning_rate 0.01
+	$(BIN)/python -m pipelines.main --model cnn10-relative $(SMALL)
+
+# Does knowing the speaker help? The plain CNN10 and the personalised one on the same clips with the same budget.
+personalisation: .venv/ready
+	$(BIN)/python -m pipelines.main --model cnn10 --protocol strict $(SMALL)
+	$(BIN)/python -m pipelines.main --model cnn10-relative $(SMALL)
+	$(BIN)/python -m pipelines.compare --a cnn10 --b cnn10-relative --split val
+	$(BIN)/python -m pipelines.compare --a cnn10 --b cnn10-relative --split test
+	$(BIN)/python -m pipelines.enrolment_curve --run_id cnn10-relative --split test
 
 test: .venv/ready
 	$(BIN)/python -m pytest

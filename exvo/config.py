@@ -169,7 +169,7 @@ class TrainSettings(ExtractSettings):
 class RunSettings:
     """Options of all entry points that take a training run: the corpus and all else come from it."""
 
-    run_id: str = option("", "the training run: its id or its name")
+    run_id: str = option("", "the training run: its id or name, or a system, whose newest finished run it is then")
     split: str = option("val", "the split of its corpus", choices=SPLITS)
     data: str = option("", "the corpus' folder; empty: where the run found it")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
@@ -206,8 +206,8 @@ class CompareSettings:
 
     corpus: str = option("", "the corpus whose systems to list; empty: all")
     split: str = option("val", "the split whose scores to compare", choices=SPLITS)
-    a: str = option("", "the run that b is compared with: its id or its name; empty, as b: list all systems")
-    b: str = option("", "the run whose difference to a is tested: its id or its name")
+    a: str = option("", "the run that b is compared with: id, name, or a system's newest; empty, as b: all systems")
+    b: str = option("", "the run whose difference to a is tested")
 
 
 ENTRY_POINTS: dict[str, type[Any]] = {

@@ -25,6 +25,7 @@ from exvo import serving
 from exvo.config import InputError, default_text
 from exvo.networks import Checkpoint, load
 from exvo.provenance import PROJECT, code, environment
+from exvo.systems import SHORT_NAMES
 
 SERVED = ("mlflow", "torch", "torchaudio", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
 MODEL_TAG = "exvo.model_uri"
@@ -35,6 +36,7 @@ TASK_TAG = "exvo.task"
 PROTOCOL_TAG = "exvo.protocol"
 CORPUS_TAG = "exvo.corpus"
 EVALUATED_TAG = "exvo.evaluated_run"
+DONE = f"tags.`{MODEL_TAG}` LIKE '%' and attributes.status = 'FINISHED'"
 PARENT_TAG = "exvo.parent_run"
 RESULT_TAGS = {
     "system": SYSTEM_TAG,
@@ -195,7 +197,11 @@ def log_checkpoint(path: Path, checkpoint: Checkpoint, example: pd.DataFrame) ->
 
 
 def find_run(name: str, option: str = "run_id") -> Run:
-    """The run with that id or, else, the newest with that name; `option` is where the user gave it.
+    """The run with that id, else the newest of that name, else the newest finished training run of that system.
+
+    Args:
+        name: what the user gave.
+        option: where.
 
     Raises:
         InputError: there is none.
@@ -203,7 +209,7 @@ def find_run(name: str, option: str = "run_id") -> Run:
     quiet()
     check_store()
     if not name:
-        raise InputError(f"{option} is empty; give the id or the name of a training run, as `train` prints it.")
+        raise InputError(f"{option} is empty; give the id or the name of a run, as `train` prints it, or a system.")
     client = MlflowClient()
     try:
         return client.get_run(name)
@@ -211,10 +217,16 @@ def find_run(name: str, option: str = "run_id") -> Run:
         pass
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     quoted = name.replace("'", "")
-    found = client.search_runs(experiments, f"attributes.run_name = '{quoted}'", max_results=1)
+    queries = [
+        f"attributes.run_name = '{quoted}'",
+        f"tags.`{SYSTEM_TAG}` = '{SHORT_NAMES.get(quoted, quoted)}' and {DONE}",
+    ]
+    newest = ["attributes.start_time DESC"]
+    found = [run for query in queries for run in client.search_runs(experiments, query, max_results=1, order_by=newest)]
     if not found:
         raise InputError(
-            f"{option}={name}: the tracking server {mlflow.get_tracking_uri()} has no run of that id or name."
+            f"{option}={name}: the tracking server {mlflow.get_tracking_uri()} has no run of that id or name, and no "
+            "finished training run of a system of that name."
         )
     return found[0]
 
@@ -227,7 +239,7 @@ def parent_run(system: str, width: float) -> Run | None:
     tags = client.get_run(active.info.run_id).data.tags
     wanted = {SYSTEM_TAG: system} | {name: tags[name] for name in (DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
-    query += f" and tags.`{MODEL_TAG}` LIKE '%' and attributes.status = 'FINISHED'"
+    query += f" and {DONE}"
     metric = "val/s_mtl" if tags[TASK_TAG] == "multitask" else "val/emotion_ccc"
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(experiments, query, order_by=[f"metrics.`{metric}` DESC"], max_results=1000)

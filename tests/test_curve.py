@@ -12,7 +12,7 @@ import torch
 from conftest import run_here
 from mlflow import MlflowClient
 
-from exvo import evaluation
+from exvo import evaluation, tracking
 from exvo.batches import Clips
 from exvo.bootstrap import bootstrap, interval
 from exvo.config import InputError
@@ -115,9 +115,10 @@ def test_the_entry_point(
     options = {"corpus": "table", "data": str(tiny_corpus), "epochs": "1", "width": "0.05"}
     assert run_here("train", options | {"model": "cnn10-relative"}, monkeypatch) == 0
     (trained,) = MlflowClient().search_runs(["0"])
-    assert run_here("enrolment-curve", {"run_id": trained.info.run_id, "draws": "2"}, monkeypatch) == 0
+    assert run_here("enrolment-curve", {"run_id": "cnn10-relative", "draws": "2"}, monkeypatch) == 0
     assert "emotion_ccc with 2 clips of the right speaker is " in capsys.readouterr().out
     run = MlflowClient().search_runs(["0"])[0]
+    assert run.data.tags[tracking.EVALUATED_TAG] == trained.info.run_id
     curve = pd.read_csv(mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/enrolment/curve.csv"))
     assert curve.groupby("enrolment")["shots"].unique().map(list).to_dict() == {
         "right": [1, 2, 4, 8],
@@ -130,6 +131,5 @@ def test_the_entry_point(
         Path(one.path).name for one in MlflowClient().list_artifacts(run.info.run_id, "enrolment")
     ]
     assert run_here("train", options | {"model": "cnn10"}, monkeypatch) == 0
-    plain = MlflowClient().search_runs(["0"])[0]
-    assert run_here("enrolment-curve", {"run_id": plain.info.run_id}, monkeypatch) == 2
+    assert run_here("enrolment-curve", {"run_id": "cnn10"}, monkeypatch) == 2
     assert "trained cnn10, which takes no enrolment clips" in capsys.readouterr().err

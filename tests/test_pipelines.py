@@ -87,7 +87,7 @@ def test_mlflow_run_with_a_wrong_option_fails_with_a_sentence(store: str) -> Non
             "corpus=emogator needs its folder: give data=<folder>; the README says how",
         ),
         ("main", {"corpus": "table", "data": "nowhere"}, "the folder nowhere of corpus table is not there"),
-        ("evaluate", {"run_id": "nobody"}, "has no run of that id or name."),
+        ("evaluate", {"run_id": "nobody"}, "has no run of that id or name, and no"),
         ("train", {"model": "cnn14-audioset"}, "This system starts from PANNs weights: download"),
     ],
 )
