@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -106,45 +107,43 @@ def enrolment_curve(
         return every.scores(), bootstrap(every, groups=speakers)
 
     none = np.zeros(0, np.int64)
-    value, typical = resamples([none] * len(clips))
-    found = [_rows("typical", 0, pd.DataFrame([value]), typical, None, None, len(clips))]
+    value, samples = resamples([none] * len(clips))
+    typical = Sampled(pd.DataFrame([value]), samples)
+    found = [_rows("typical", 0, typical, {})]
     with tqdm(total=2 * len(SHOTS) * draws, desc="draws", unit="draw", leave=False, disable=None) as bar:
         for shots in SHOTS:
-            sampled: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
+            sampled = {}
             for enrolment in ("right", "wrong"):
-                values, total = [], None
+                values, total = [], 0.0 * samples
                 for draw in range(draws):
                     generator = np.random.default_rng([seed, shots, draw, enrolment == "wrong"])
-                    one, samples = resamples(draw_others(speakers, shots, enrolment == "wrong", generator))
+                    one, drawn = resamples(draw_others(speakers, shots, enrolment == "wrong", generator))
                     values.append(one)
-                    total = samples if total is None else total + samples
+                    total = total + drawn
                     bar.update()
-                assert total is not None
-                sampled[enrolment] = (pd.DataFrame(values), total / draws)
-            wrong = sampled["wrong"]
-            found.append(_rows("right", shots, *sampled["right"], typical, wrong[1], len(clips)))
-            found.append(_rows("wrong", shots, *wrong, typical, None, len(clips)))
-    return pd.concat(found, ignore_index=True)
+                sampled[enrolment] = Sampled(pd.DataFrame(values), total / draws)
+            against = {"gain": typical, "right_over_wrong": sampled["wrong"]}
+            found.append(_rows("right", shots, sampled["right"], against))
+            found.append(_rows("wrong", shots, sampled["wrong"], {"gain": typical}))
+    return pd.concat(found, ignore_index=True).assign(n=len(clips))
 
 
-def _rows(
-    enrolment: str,
-    shots: int,
-    values: pd.DataFrame,
-    samples: pd.DataFrame,
-    typical: pd.DataFrame | None,
-    wrong: pd.DataFrame | None,
-    clips: int,
-) -> pd.DataFrame:
-    """The rows of one number of clips; `values` (draws, scores), the others (resamples, scores)."""
-    table = pd.DataFrame({"enrolment": enrolment, "shots": shots, "value": values.mean()})
-    table["std_draws"] = values.std(ddof=0)
-    table[["lo", "hi"]] = interval(samples)[["ci_low", "ci_high"]]
-    for name, other in (("gain", typical), ("right_over_wrong", wrong)):
-        if other is not None:
-            table[name] = samples.mean() - other.mean()
-            table[[f"{name}_lo", f"{name}_hi"]] = interval(samples - other)[["ci_low", "ci_high"]]
-    return table.assign(n=clips).rename_axis("metric").reset_index()
+class Sampled(NamedTuple):
+    """Every score in each draw, (draws, scores), and in each resample as the mean over draws, (resamples, scores)."""
+
+    draws: pd.DataFrame
+    resamples: pd.DataFrame
+
+
+def _rows(enrolment: str, shots: int, of: Sampled, against: Mapping[str, Sampled]) -> pd.DataFrame:
+    """The rows of one number of clips, with the differences to the others."""
+    table = pd.DataFrame({"enrolment": enrolment, "shots": shots, "value": of.draws.mean()})
+    table["std_draws"] = of.draws.std(ddof=0)
+    table[["lo", "hi"]] = interval(of.resamples)[["ci_low", "ci_high"]]
+    for name, other in against.items():
+        table[name] = of.draws.mean() - other.draws.mean()
+        table[[f"{name}_lo", f"{name}_hi"]] = interval(of.resamples - other.resamples)[["ci_low", "ci_high"]]
+    return table.rename_axis("metric").reset_index()
 
 
 def conclusion(curve: pd.DataFrame, metric: str, shots: int = 2) -> str:
@@ -173,7 +172,7 @@ def picture(curve: pd.DataFrame, metric: str, title: str) -> Figure:
     axes.set_xticks(range(len(SHOTS) + 1), ["0", *map(str, SHOTS)])
     axes.set_xlabel("enrolment clips (0: the typical speaker's profile)")
     axes.set_ylabel(metric)
-    axes.set_title(title, fontsize=11)
+    axes.set_title(f"{title}; shaded: 95% interval by speaker", fontsize=10)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

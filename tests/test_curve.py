@@ -84,6 +84,9 @@ def test_the_curve_against_its_own_draws_one_by_one() -> None:
     of = curve[(curve["metric"] == "emotion_ccc") & (curve["shots"] == 2)].set_index("enrolment")
     assert of.loc["right", "value"] == pytest.approx(found[False], abs=1e-5)
     assert of.loc["wrong", "value"] == pytest.approx(found[True], abs=1e-5)
+    assert of.loc["right", "right_over_wrong"] == pytest.approx(found[False] - found[True], abs=1e-5)
+    typical = evaluation.score_epoch(TASK.table(rows, predict(network, clips, "cpu")), TASK)["emotion_ccc"]
+    assert of.loc["wrong", "gain"] == pytest.approx(found[True] - typical, abs=1e-5)
     bounds = interval((samples[False] - samples[True]).to_frame())
     expected = bounds[["ci_low", "ci_high"]].to_numpy()[0]
     found_bounds = of.loc["right", ["right_over_wrong_lo", "right_over_wrong_hi"]].astype(float)
