@@ -22,14 +22,16 @@ import torch
 import torchaudio
 from tqdm import tqdm
 
-from exvo import corpora, extraction
+from exvo import corpora, extraction, systems
 from exvo.batches import Clips, training_batches
 from exvo.bootstrap import bootstrap, ccc_statistics, draws, interval
 from exvo.config import EMOTIONS, FeatureConfig
+from exvo.enrolment import Draw
 from exvo.metrics import ccc
 from exvo.networks.enrolment import Network
 from exvo.store import Store
-from exvo.training import predict, resolve_precision
+from exvo.tasks import Task
+from exvo.training import TrainingConfig, make_optimizer, predict, resolve_precision, train_epoch
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data" / "emogator-mini"
@@ -122,6 +124,26 @@ def evaluation(store: Store, contents: list[str], encoder: str, width: float) ->
     return result | {"largest difference": float(difference)}
 
 
+def training(store: Store, contents: list[str], model: str, width: float) -> dict[str, object]:
+    """An epoch of a personalised system, against one of the plain CNN14 with the same batch size."""
+    speakers = [f"speaker {number // 10}" for number in range(len(contents))]
+    labels = np.random.default_rng(0).random((len(contents), 10))
+    clips = Clips(contents, contents, store, labels, "repeat", speakers)
+    task = Task("fewshot", EMOTIONS)
+
+    def epoch(name: str) -> Callable[[], object]:
+        system = systems.find(name)
+        network = systems.build(system, task, width, 0, "", labels, len(set(speakers)))
+        draw = None if system.enrolment == "none" else Draw(2, False, system.enrolment == "shared")
+        precision = resolve_precision("auto", "cpu")
+        config = TrainingConfig(1, 32, 0.001, "sgd", 0, "cpu", precision, draw, system.roles)
+        optimizer = make_optimizer(network, config)
+        return lambda: train_epoch(network, task, optimizer, clips, config, 1)
+
+    name = f"a training epoch of {model}, width {width:g}, {len(contents)} clips, batch 32"
+    return compare(name, epoch(model), epoch("cnn14"), "an epoch of the plain cnn14")
+
+
 def intervals(clips: int) -> dict[str, object]:
     """1,000 resamples of ten CCCs, against a loop over the same resamples."""
     rng = np.random.default_rng(0)
@@ -171,6 +193,8 @@ def main() -> None:
         results.append(store_batches(store, contents))
         for encoder, width in (("cnn10", 0.25), ("cnn10", 1.0), ("cnn14", 1.0)):
             results.append(evaluation(store, contents[:200], encoder, width))
+        for model in ("cnn14-relative", "cnn14-attention-cnn10-layernorm-full"):
+            results.append(training(store, contents[:300], model, 0.25))
         results.append(intervals(20_000))
     about = {
         "clips": "real (EmoGator)" if data else "synthetic (the sample corpus)",

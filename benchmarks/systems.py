@@ -28,7 +28,7 @@ ROWS = [(name, "fewshot") for name in PUBLISHED] + [(name, "multitask") for name
 
 def write_stand_in(path: Path) -> None:
     """Random weights in the layout of the published PANNs file."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)  # not that of the runs: other weights than a random start
     torch.save({"model": PANN("cnn14", WIDTH).state_dict()}, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -77,7 +78,8 @@ def run_here(entry_point: str, options: dict[str, str], monkeypatch: pytest.Monk
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of a store without runs: to copy one takes less time than to make one."""
     folder = tmp_path_factory.mktemp("empty")
-    MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+    with contextlib.chdir(folder):  # where the artifacts of its default experiment will lie
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
     return folder / "mlflow.db"
 
 
