@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -87,9 +88,22 @@ def run(entry_point: str) -> Iterator[str]:
         raise unusable(error) from None
     with active:
         mlflow.set_tag(ENTRY_TAG, entry_point)
+        name_run()
         log_code()
         log_json("environment.json", environment())
         yield active.info.run_id
+
+
+def name_run(system: str = "") -> None:
+    """Puts what the run does before the random name that MLflow made, so that lists of runs can be read."""
+    active = mlflow.active_run()
+    assert active is not None
+    run = MlflowClient().get_run(active.info.run_id)
+    entry_point = run.data.tags[ENTRY_TAG]
+    random = re.fullmatch(rf"(?:{entry_point}-)?([a-z]+-[a-z]+-\d+)", run.info.run_name)
+    words = [system] if system and entry_point in ("train", "main") else [entry_point, system]
+    if random:
+        mlflow.set_tag("mlflow.runName", "-".join([*filter(None, words), random[1]]))
 
 
 def unusable(error: MlflowException) -> InputError:
@@ -144,6 +158,7 @@ def log_corpus(clips: pd.DataFrame, name: str, folder: Path, digest: str) -> Non
 def log_system(system: str, task: str, protocol: str) -> None:
     """What the run trains or evaluates, as tags that `compare` and `continued` systems look for."""
     mlflow.set_tags({SYSTEM_TAG: system, TASK_TAG: task, PROTOCOL_TAG: protocol})
+    name_run(system)
 
 
 def log_evaluated(source: Run, protocol: str) -> None:
@@ -320,7 +335,7 @@ def load_checkpoint(source: Run) -> Checkpoint:
 def where_to_look(run_id: str) -> str:
     """The run's name, and how to open it in the UI."""
     source = MlflowClient().get_run(run_id)
-    place = f"#/experiments/{source.info.experiment_id}/runs/{run_id}"
+    place = f"#/experiments/{source.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
     uri = mlflow.get_tracking_uri()
     if uri.startswith("http"):
         return f"run    {source.info.run_name} ({run_id})\nopen   {uri.rstrip('/')}/{place}"
