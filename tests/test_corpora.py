@@ -97,6 +97,12 @@ def test_csv_and_parquet_give_equal_corpora(tmp_path: Path) -> None:
     assert two.clips["rough"][0] == 0.1
 
 
+def test_a_target_of_a_table_may_be_called_category(tmp_path: Path) -> None:
+    corpus = load("table", table(tmp_path, clips(category=[1, 2, 3, 4, None, 5])))
+    assert corpus.targets == ("calm", "category")
+    np.testing.assert_array_equal(corpus.clips["category"], [1, 2, 3, 4, np.nan, 5])
+
+
 def test_table_needs_exactly_one_file(tmp_path: Path) -> None:
     refused(tmp_path, "neither clips.csv nor clips.parquet")
     table(tmp_path, clips())

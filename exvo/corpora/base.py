@@ -119,7 +119,7 @@ def build(
     Raises InputError, naming every bad row (the first ten by name), for anything that `Corpus` rules out. Whether
     the audio files exist is left to feature extraction.
     """
-    optional = [column for column in ("country", "age", "category") if column in rows.columns]
+    optional = [column for column in ("country", "age", "category") if column in rows.columns and column not in targets]
     require(source, rows, ["file", "split", "speaker", *targets])
     clips = rows[["file", "split", "speaker", *optional, *targets]].copy()
     clips["file"] = _files(source, folder, clips["file"])
