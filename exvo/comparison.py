@@ -11,7 +11,7 @@ import pandas as pd
 from exvo.bootstrap import bootstrap, interval
 from exvo.config import InputError
 from exvo.corpora.base import named
-from exvo.evaluation import headline, scorable, statistics
+from exvo.evaluation import headline, scorable, speakers_are_units, statistics
 from exvo.results import Columns, Condition, intervals, markdown, numbers, training_columns
 from exvo.tasks import Task
 
@@ -104,7 +104,7 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, task: Task) -> pd.DataFrame:
         columns = [f"lo{by}", f"hi{by}", f"wins{by}"]
         table[columns] = bounds[["ci_low", "ci_high"]].assign(wins=(better > 0).where(better.notna()).mean())
         unknown = bounds["ci_low"].isna() | table["value"].isna()
-        if by and ((speakers == "").any() or task.name == "speaker"):  # as in `evaluation.score`
+        if by and not speakers_are_units(a, task):
             unknown[:] = True
         table.loc[unknown, columns] = math.nan
     main = headline(task)

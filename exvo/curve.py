@@ -43,7 +43,6 @@ def draw_others(speakers: np.ndarray, shots: int, wrong: bool, generator: np.ran
     return drawn
 
 
-@torch.inference_mode()
 def predictor(network: Network, clips: Clips, device: str) -> Callable[[list[np.ndarray]], np.ndarray]:
     """The outputs (clips, outputs) as a function of who enrols whom; each clip goes through the encoders only once.
 
@@ -52,8 +51,8 @@ def predictor(network: Network, clips: Clips, device: str) -> Callable[[list[np.
     network.eval().to(device)
     if network.fusion == "conditioning":
         return lambda drawn: predict(network, clips, device, drawn)
-    main = torch.from_numpy(apply(lambda x, _: network.embed(x), clips, network.min_frames, device, progress="clips"))
-    enrolling = main.numpy()
+    enrolling = apply(lambda x, _: network.embed(x), clips, network.min_frames, device, progress="clips")
+    main = torch.from_numpy(enrolling).to(device)
     if network.enrolment_encoder is not None:
         enrolling = apply(lambda x, _: network.enrol(x), clips, network.min_frames, device, progress="enrolment")
     typical = network.typical.float().cpu().numpy()
@@ -61,7 +60,7 @@ def predictor(network: Network, clips: Clips, device: str) -> Callable[[list[np.
     @torch.inference_mode()
     def outputs(drawn: list[np.ndarray]) -> np.ndarray:
         profiles = np.stack([enrolling[own].mean(axis=0) if len(own) else typical for own in drawn])
-        seen = network.fuse(main.to(device), torch.from_numpy(profiles).to(device))
+        seen = network.fuse(main, torch.from_numpy(profiles).to(device))
         found: np.ndarray = network.output(seen).float().cpu().numpy()
         return found
 

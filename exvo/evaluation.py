@@ -62,6 +62,11 @@ def score_epoch(predictions: pd.DataFrame, task: Task) -> pd.Series[float]:
     return statistics(scorable(predictions), task).scores()
 
 
+def speakers_are_units(rows: pd.DataFrame, task: Task) -> bool:
+    """Whether speakers can be resampled: all are known, and they are not the classes."""
+    return task.name != "speaker" and bool((rows["speaker"] != "").all())
+
+
 def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
     """Every score of a split with its 95% intervals (1,000 resamples, percentiles 2.5 and 97.5).
 
@@ -92,7 +97,7 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
     by_clip = interval(bootstrap(every))
     speakers = rows["speaker"].to_numpy()
     by_speaker = interval(bootstrap(every, groups=speakers))
-    if (speakers == "").any() or task.name == "speaker":  # an unknown speaker; or the speakers are the classes
+    if not speakers_are_units(rows, task):
         by_speaker[:] = math.nan
     table = pd.DataFrame(
         {

@@ -142,7 +142,9 @@ def results_text(condition: Condition, table: pd.DataFrame) -> str:
             columns.append(("95% by speaker", intervals(lo_by_speaker, hi_by_speaker)))
         if f"published_{score}" in table:
             columns.append(("published", published_cells(table, score)))
-    columns += [(title, numbers(table[name])) for name, title in SPREAD.items() if name in table]
+    for name, title in SPREAD.items():
+        columns += [(title, numbers(table[name]))] if name in table else []
+        columns += [("published", published_cells(table, name))] if f"published_{name}" in table else []
     columns.append(("run", table["run"].tolist()))
     if table["evaluation"].any():
         columns.append(("evaluation", table["evaluation"].tolist()))

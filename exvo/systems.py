@@ -1,7 +1,7 @@
 """The named systems: each is the default plus its differences. A new variant is one line.
 
 The first part is arXiv 2206.06680's; the second is ours: the enrolment clips go through the main encoder itself, within
-the training batch, so that knowing the speaker costs no more than the plain CNN.
+the training batch, so that knowing the speaker costs hardly more than the plain CNN.
 """
 
 from __future__ import annotations
@@ -77,14 +77,6 @@ SHORT_NAMES = {"cnn14": "cnn14-random-init", "cnn10": "cnn10-random-init"}
 
 RECOGNISERS = ("cnn5", "cnn10-random-init", "cnn14-random-init")
 """What `task=speaker` trains (arXiv 2206.06680): an encoder and an output, no more."""
-
-SUBMISSIONS = (
-    "cnn14-bs8",
-    f"{ATTENTION}-layernorm-full",
-    f"{ATTENTION}-layernorm-auxil-learn",
-    f"{ATTENTION}-layernorm-multitask-adversarial",
-    f"{ATTENTION}-layernorm-auxil-learn-multitask-adversarial",
-)
 
 
 def full_name(name: str) -> str:

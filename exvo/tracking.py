@@ -246,8 +246,11 @@ def find_run(name: str, option: str = "run_id") -> Run:
     return found[0]
 
 
-def parent_run(system: str, width: float) -> Run | None:
-    """The best finished training run of a system with the present run's corpus, task and protocol; None if none."""
+def parent_run(system: str, width: float, score: str) -> Run | None:
+    """The finished training run of a system with the best `score` on val, of the present run's corpus, task, protocol.
+
+    None where there is none of that width.
+    """
     active = mlflow.active_run()
     assert active is not None
     client = MlflowClient()
@@ -255,9 +258,8 @@ def parent_run(system: str, width: float) -> Run | None:
     wanted = {SYSTEM_TAG: system} | {name: tags[name] for name in (DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
     query += f" and {DONE}"
-    metric = "val/s_mtl" if tags[TASK_TAG] == "multitask" else "val/emotion_ccc"
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, query, order_by=[f"metrics.`{metric}` DESC"], max_results=1000)
+    found = client.search_runs(experiments, query, order_by=[f"metrics.`val/{score}` DESC"], max_results=1000)
     return next((one for one in found if float(one.data.params["width"]) == width), None)
 
 

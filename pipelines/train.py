@@ -188,7 +188,7 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
     Raises:
         InputError: there is no such run, or its weights don't fit.
     """
-    from exvo import networks, systems, tracking
+    from exvo import evaluation, networks, systems, tracking
 
     from_run = settings.init.startswith("runs:/")
     init = "" if from_run else settings.init
@@ -197,7 +197,7 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
     if from_run:
         parent = tracking.find_run(settings.init.removeprefix("runs:/"))
     elif system.start in systems.SYSTEMS and not init:
-        parent = tracking.parent_run(system.start, settings.width)
+        parent = tracking.parent_run(system.start, settings.width, evaluation.headline(task))
         if parent is None:
             raise InputError(
                 f"model={settings.model} continues {system.start}, of which the tracking server has no finished run on "
