@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo personalisation test lint ui bench systems lock
+.PHONY: demo personalisation notebooks test lint ui bench systems lock
 SMALL := --width 0.25 --epochs 16 --batch_size 8 --learning_rate 0.01
 
 demo: .venv/ready
@@ -15,6 +15,10 @@ personalisation: .venv/ready
 	$(BIN)/python -m pipelines.compare --a cnn10 --b cnn10-relative --split val
 	$(BIN)/python -m pipelines.compare --a cnn10 --b cnn10-relative --split test
 	$(BIN)/python -m pipelines.enrolment_curve --run_id cnn10-relative --split test
+
+# The notebooks as pages in output/notebooks. They read the runs that `make personalisation` makes.
+notebooks: .venv/ready
+	$(BIN)/jupyter-nbconvert --execute --to html --output-dir output/notebooks --log-level ERROR --KernelManager.transport_encryption=auto notebooks/*.ipynb
 
 test: .venv/ready
 	$(BIN)/python -m pytest
