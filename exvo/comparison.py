@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Never
 
@@ -11,9 +12,18 @@ import pandas as pd
 from exvo.bootstrap import bootstrap, interval
 from exvo.config import InputError
 from exvo.corpora.base import named
-from exvo.evaluation import headline, scorable, speakers_are_units, statistics
+from exvo.evaluation import (
+    constant_predictions,
+    few_speakers,
+    headline,
+    scorable,
+    speakers_are_units,
+    statistics,
+)
 from exvo.results import Columns, Condition, intervals, markdown, numbers, training_columns
 from exvo.tasks import Task
+
+OF_NETWORKS = "What differs are these trained networks; another seed of the same system may differ as much."
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
 
 def refuse(a: Scored, b: Scored, why: str) -> Never:
     """Raises InputError: why the two can't be compared."""
-    raise InputError(f"The runs {a.run} (a) and {b.run} (b) can't be compared: {why}")
+    raise InputError(f"The runs {a.run} and {b.run} can't be compared: {why}")
 
 
 def task_of(run: Scored) -> Task:
@@ -111,18 +121,34 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, task: Task) -> pd.DataFrame:
     return table.loc[[main, *table.index.drop(main)]].rename_axis("metric").reset_index()
 
 
-def comparison_text(condition: Condition, runs: pd.DataFrame, table: pd.DataFrame, clips: pd.DataFrame) -> str:
-    """The paired difference of two runs in Markdown, with what each of them is, and what it shows.
+def doubts(rows: Sequence[tuple[str, pd.DataFrame]], task: Task) -> list[str]:
+    """What a reader must know of the differences: too few speakers to resample, constant predictions.
 
     Args:
-        condition: that of both.
-        runs: `a` and `b` as rows of `system`, `run`, `evaluation` and the columns `TRAINING`.
-        table: as `paired` gives it.
-        clips: the scored rows.
+        rows: each run's name and the scored rows of its predictions table.
+        task: of all.
     """
-    about: Columns = [("", ["a", "b"]), ("system", runs["system"].tolist()), ("run", runs["run"].tolist())]
+    clips = rows[0][1]
+    few = few_speakers(clips["speaker"].nunique()) if speakers_are_units(clips, task) else ""
+    constant = [(name, constant_predictions(table, task)) for name, table in rows]
+    return [few] * bool(few) + [
+        f"{name} predicts the same for every clip in {named(targets)}: the CCC is undefined there, and so is the mean "
+        "over the emotions."
+        for name, targets in constant
+        if targets
+    ]
+
+
+def about_columns(runs: pd.DataFrame) -> Columns:
+    """What a and b are: rows of `system`, `run`, `evaluation` and the columns `TRAINING`."""
+    columns: Columns = [("", ["a", "b"]), ("system", runs["system"].tolist()), ("run", runs["run"].tolist())]
     if runs["evaluation"].any():
-        about.append(("evaluation", runs["evaluation"].tolist()))
+        columns.append(("evaluation", runs["evaluation"].tolist()))
+    return columns + training_columns(runs)
+
+
+def difference_columns(table: pd.DataFrame) -> Columns:
+    """The table that `paired` gives, as text."""
     columns: Columns = [("score", table["metric"].tolist()), ("a", numbers(table["a"])), ("b", numbers(table["b"]))]
     columns.append(("b - a", numbers(table["value"])))
     for title, by in (("clip", ""), ("speaker", "_by_speaker")):
@@ -130,19 +156,46 @@ def comparison_text(condition: Condition, runs: pd.DataFrame, table: pd.DataFram
             (f"95% by {title}", intervals(table[f"lo{by}"], table[f"hi{by}"])),
             ("b wins", numbers(table[f"wins{by}"], digits=3)),
         ]
+    return columns
+
+
+def explanation(clips: pd.DataFrame) -> str:
+    """Over which clips two runs are paired, and how to read the table."""
     return (
-        f"## {condition.heading}\n\n{markdown(about + training_columns(runs))}\n\n"
-        f"Paired over {len(clips)} clips of {clips['speaker'].nunique()} speakers; b wins: the share of the "
-        "resamples in which b is the better one (of an MAE, the smaller)\n\n"
-        f"{markdown(columns)}\n\n{conclusion(table)}\n"
+        f"Paired over {len(clips)} clips of {clips['speaker'].nunique()} speakers; b wins: the share of the resamples "
+        "in which b is the better one (of an MAE, the smaller). The intervals are not corrected for the number of "
+        f"scores: the first score is the test, the others show where a difference lies. {OF_NETWORKS}"
     )
+
+
+def comparison_text(
+    condition: Condition, runs: pd.DataFrame, table: pd.DataFrame, clips: pd.DataFrame, warnings: list[str]
+) -> str:
+    """The paired difference of two runs in Markdown, with what each of them is, and what it shows.
+
+    Args:
+        condition: that of both.
+        runs: a and b, as `about_columns` takes them.
+        table: as `paired` gives it.
+        clips: the scored rows.
+        warnings: as `doubts` gives them.
+    """
+    parts = [
+        f"## {condition.heading}",
+        markdown(about_columns(runs)),
+        explanation(clips),
+        markdown(difference_columns(table)),
+        conclusion(table),
+        *warnings,
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def conclusion(table: pd.DataFrame) -> str:
     """What the interval of the headline shows, in a sentence: by speaker, of a speaker recogniser by clip."""
     row = table.iloc[0]
     metric, difference = row["metric"], row["value"]
-    by, end = ("clip", "") if metric == "speaker_uar" else ("speaker", "_by_speaker")
+    by, end = unit(metric)
     low, high = row[f"lo{end}"], row[f"hi{end}"]
     if math.isnan(difference):
         return f"The difference of {metric} is undefined: no difference is shown."
@@ -155,3 +208,8 @@ def conclusion(table: pd.DataFrame) -> str:
     low, high = sorted((abs(low), abs(high)))
     bounds = f"95% interval by {by} [{low:.4f}, {high:.4f}]"
     return f"{better} beats {worse} by {abs(difference):.4f} {metric}, {bounds}, which excludes zero."
+
+
+def unit(metric: str) -> tuple[str, str]:
+    """What is resampled where a headline score is weighed, speaker or clip, and the ending of its columns."""
+    return ("clip", "") if metric == "speaker_uar" else ("speaker", "_by_speaker")

@@ -11,8 +11,9 @@ import difflib
 import hashlib
 import json
 import math
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
@@ -208,6 +209,7 @@ class CompareSettings:
     split: str = option("val", "the split whose scores to compare", choices=SPLITS)
     a: str = option("", "the run that b is compared with: id, name, or a system's newest; empty, as b: all systems")
     b: str = option("", "the run whose difference to a is tested")
+    runs: str = option("", "runs to compare each with each: ids, names or systems, with commas; empty: as a says")
 
 
 ENTRY_POINTS: dict[str, type[Any]] = {
@@ -243,6 +245,22 @@ def default_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def command_line(entry_point: str, options: Mapping[str, Any]) -> str:
+    """The command that runs an entry point with these options, those left out that have their default.
+
+    >>> command_line("train", {"model": "cnn14", "epochs": 5, "data": "my clips"})
+    "mlflow run . -e train -P 'data=my clips' -P epochs=5"
+    """
+    fields = dataclasses.fields(ENTRY_POINTS[entry_point])
+    given = {field.name: default_text(options[field.name]) for field in fields if field.name in options}
+    changed = [
+        f"{field.name}={given[field.name]}"
+        for field in fields
+        if given.get(field.name, default_text(field.default)) != default_text(field.default)
+    ]
+    return " ".join(["mlflow run . -e", entry_point, *(f"-P {shlex.quote(one)}" for one in changed)])
 
 
 def parse_value(field: dataclasses.Field[Any], text: str) -> Any:

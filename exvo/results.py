@@ -76,18 +76,19 @@ def newest(runs: pd.DataFrame, split: str) -> pd.DataFrame:
     Returns:
         The rows of these runs; `metrics` holds the scores of the split alone, without its name.
     """
-    prefix = f"{split}/"
-
-    def of_split(metrics: dict[str, float]) -> dict[str, float]:
-        return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
-
-    rows = runs.assign(metrics=runs["metrics"].map(of_split))
+    rows = runs.assign(metrics=runs["metrics"].map(lambda metrics: of_split(metrics, split)))
     rows = rows[rows["metrics"].map(lambda one: bool(one.keys() & {"emotion_ccc", "speaker_uar"})).astype(bool)]
     rows = rows[(rows[[*KEYS, "system"]] != "").all(axis=1)]
     rows = rows.sort_values("start", ascending=False, kind="stable").drop_duplicates([*KEYS, "system"])
     places = {system: place for place, system in enumerate(SYSTEMS)}
     rows = rows.assign(place=[places.get(system, len(places)) for system in rows["system"]])
     return rows.sort_values([*KEYS, "place", "system"]).drop(columns="place")
+
+
+def of_split(metrics: dict[str, float], split: str) -> dict[str, float]:
+    """The metrics of a split alone, without its name."""
+    prefix = f"{split}/"
+    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 
 def results_table(condition: Condition, rows: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +135,16 @@ def published(condition: Condition) -> pd.DataFrame:
 
 def results_text(condition: Condition, table: pd.DataFrame) -> str:
     """A table of results in Markdown: the scores and how they were trained, then the CCC of each target."""
-    columns: Columns = [("system", table["system"].tolist())]
+    text = f"## {condition.heading}\n\n{markdown(results_columns(condition, table))}\n"
+    if targets(table.columns):
+        text += f"\nCCC of each target\n\n{markdown(target_columns(table))}\n"
+    return text
+
+
+def results_columns(condition: Condition, table: pd.DataFrame) -> Columns:
+    """The scores of a table of results and how the systems were trained; `place` numbers those that were compared."""
+    columns: Columns = [("#", places(table))] if "place" in table else []
+    columns.append(("system", table["system"].tolist()))
     for score, title in SCORES[condition.task].items():
         lo, hi, lo_by_speaker, hi_by_speaker = (table[f"{score}_{end}"] for end in ENDS)
         columns += [(title, numbers(table[score])), ("95% by clip", intervals(lo, hi))]
@@ -148,11 +158,12 @@ def results_text(condition: Condition, table: pd.DataFrame) -> str:
     columns.append(("run", table["run"].tolist()))
     if table["evaluation"].any():
         columns.append(("evaluation", table["evaluation"].tolist()))
-    columns += training_columns(table)
-    text = f"## {condition.heading}\n\n{markdown(columns)}\n"
-    if targets(table.columns):
-        text += f"\nCCC of each target\n\n{markdown(target_columns(table))}\n"
-    return text
+    return columns + training_columns(table)
+
+
+def places(table: pd.DataFrame) -> list[str]:
+    """The places of a table of results as text; empty where a system was not compared."""
+    return ["" if pd.isna(place) else str(place) for place in table["place"]]
 
 
 def target_columns(table: pd.DataFrame) -> Columns:
@@ -160,7 +171,10 @@ def target_columns(table: pd.DataFrame) -> Columns:
     names = targets(table.columns)
     beside = table.reindex(columns=[f"published_{name}" for name in names]).to_numpy(float)
     rows = []
-    for system, ours, theirs in zip(table["system"], table[names].to_numpy(float), beside, strict=True):
+    systems = table["system"].tolist()
+    if "place" in table:
+        systems = [f"{place} {system}".strip() for place, system in zip(places(table), systems, strict=True)]
+    for system, ours, theirs in zip(systems, table[names].to_numpy(float), beside, strict=True):
         rows.append([system, *numbers(ours, digits=3)])
         if not all(map(math.isnan, theirs)):
             rows.append(["published", *("" if math.isnan(value) else f"{value:.3f}" for value in theirs)])
@@ -178,10 +192,10 @@ def numbers(values: Iterable[float], digits: int = 4) -> list[str]:
     return ["undefined" if math.isnan(value) else f"{value:.{digits}f}" for value in values]
 
 
-def intervals(lows: Iterable[float], highs: Iterable[float]) -> list[str]:
+def intervals(lows: Iterable[float], highs: Iterable[float], digits: int = 4) -> list[str]:
     """Intervals as text; an undefined one says so."""
     bounds = zip(lows, highs, strict=True)
-    return ["undefined" if math.isnan(low) else f"[{low:.4f}, {high:.4f}]" for low, high in bounds]
+    return ["undefined" if math.isnan(low) else f"[{low:.{digits}f}, {high:.{digits}f}]" for low, high in bounds]
 
 
 def published_cells(table: pd.DataFrame, score: str) -> list[str]:

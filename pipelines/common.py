@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from exvo.corpora import Corpus
     from exvo.corpora.audit import Audit
     from exvo.enrolment import Enrolment
+    from exvo.page import Page
     from exvo.store import Store
     from exvo.tasks import Task
 
@@ -57,6 +58,11 @@ class Ready:
         contents = self.audio["content"].to_numpy()[rows.index]
         speakers = rows["speaker"].tolist()
         return Clips(rows["file"].tolist(), contents.tolist(), self.store, task.labels(rows), fill, speakers)
+
+    def with_audio(self, predictions: pd.DataFrame, split: str) -> pd.DataFrame:
+        """The predictions table of a split with each clip's length (`seconds`) and loudness (`rms_db`)."""
+        audio = self.audio.iloc[self.rows(split).index]
+        return predictions.assign(**{name: audio[name].to_numpy() for name in ("seconds", "rms_db")})
 
     def enrolment(self, split: str, protocol: str, shots: int) -> Enrolment:
         """Who enrols whom among the readable clips of a split."""
@@ -146,13 +152,19 @@ def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> s
     return "".join(f"{line}\n" for line in lines)
 
 
-def report(predictions: pd.DataFrame, task: Task, split: str, model: str, ready: Ready) -> None:
+def report(
+    predictions: pd.DataFrame, task: Task, split: str, model: str, ready: Ready
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Logs the predictions of a split and its scores with their intervals, and prints the main one.
 
     A split without labels (HUME-VB's test split) is predicted, not scored.
+
+    Returns:
+        The predictions with each clip's length and loudness, and the scores; None where nothing was scored.
     """
     from exvo import evaluation, tracking
 
+    predictions = ready.with_audio(predictions, split)
     tracking.log_table(predictions, f"predictions/{split}.parquet")
     rows = evaluation.scorable(predictions)
     where = "held-out clips of the train split" if task.name == "speaker" else f"{split} split"
@@ -160,11 +172,24 @@ def report(predictions: pd.DataFrame, task: Task, split: str, model: str, ready:
     print(f"\n{model} on {ready.name}, {where}, {len(predictions)} clips{scored}")
     if len(rows) < 2:
         print(f"no labels to score against; the predictions are the run's artifact predictions/{split}.parquet")
-        return
+        return None
     scores = evaluation.score(predictions, task)
     tracking.log_table(scores, f"scores/{split}.csv")
     tracking.log_metrics(evaluation.as_metrics(scores, split))
     print(evaluation.sentence(scores, evaluation.headline(task)))
+    return predictions, scores
+
+
+def log_page(name: str, page: Page) -> None:
+    """Logs a page as `<name>.html`, its pictures as PNG and its numbers as Parquet in the folder `<name>`."""
+    from exvo import tracking
+
+    tracking.log_text(f"{name}.html", page.html())
+    for section in page.sections:
+        for picture in section.pictures:
+            tracking.log_figure(picture.figure, f"{name}/{picture.name}.png")
+        if section.numbers is not None:
+            tracking.log_table(section.numbers, f"{name}/{section.name}.parquet")
 
 
 def log_corpus(ready: Ready) -> None:

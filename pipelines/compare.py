@@ -1,31 +1,44 @@
-"""Lists the newest finished run of each system, or tests the paired difference of two runs, a and b.
+"""Compares runs on the very same clips: two (a, b), chosen ones (runs), or the newest finished run of each system.
 
-Runs of different corpora, tasks, protocols or splits never share a table. Runs of versions that did not yet tag system
-and protocol are left out.
+Of two runs it tests the paired difference of every score; of more, the differences of the main score each with each,
+corrected for their number. Runs of different corpora, tasks, protocols or splits never share a table. Runs of versions
+that did not yet tag system and protocol are left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from exvo.config import CompareSettings, InputError
-from pipelines.common import command
+from exvo.config import CompareSettings, InputError, command_line
+from pipelines.common import command, log_page
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from exvo.comparison import Scored
+    from exvo.matrix import Matrix
+    from exvo.results import Condition
 
 
 def run(settings: CompareSettings) -> None:
     """Compares in a run of its own."""
+    if settings.runs and (settings.a or settings.b):
+        raise InputError("runs is given beside a or b; give runs to compare many, or a and b to compare two.")
     if bool(settings.a) != bool(settings.b):
         missing = "b" if settings.a else "a"
         raise InputError(f"{missing} is empty; give both a and b to compare two runs, or neither to list all systems.")
-    compare_two(settings) if settings.a else list_systems(settings)
+    if settings.a:
+        compare_two(settings)
+    elif settings.runs:
+        compare_chosen(settings)
+    else:
+        list_systems(settings)
 
 
 def list_systems(settings: CompareSettings) -> None:
-    """Prints and logs a table of results for each corpus, task and protocol.
+    """Prints and logs a table of results for each corpus, task and protocol, with the differences of its systems.
 
     Raises:
         InputError: no finished run has scores to show.
@@ -49,12 +62,98 @@ def list_systems(settings: CompareSettings) -> None:
         rows = rows.drop(columns="run").join(trained)
         for keys, group in rows.groupby(results.KEYS):
             condition = results.Condition(*keys, settings.split)
-            table = results.results_table(condition, group)
-            text = results.results_text(condition, table)
-            print(text)
-            tracking.log_text(f"results/{condition.name}.md", text)
-            tracking.log_table(table, f"results/{condition.name}.csv")
+            show(condition, group, [scored(row, condition) for row in group.to_dict("records")])
         print(tracking.where_to_look(run_id))
+
+
+def compare_chosen(settings: CompareSettings) -> None:
+    """Prints and logs the table of results of chosen runs, and their differences each with each.
+
+    Raises:
+        InputError: fewer than two runs, a run named twice, without predictions or not finished, or two that can't be
+            compared; of several mistakes all are said.
+    """
+    import pandas as pd
+
+    from exvo import matrix, tracking
+
+    found: list[tuple[Scored, dict[str, Any]]] = []
+    mistakes = []
+    for name in (name.strip() for name in settings.runs.split(",") if name.strip()):
+        try:
+            found.append(scored_run(name, "runs", settings.split))
+        except InputError as error:
+            mistakes.append(str(error))
+    refuse(mistakes)
+    rows = pd.DataFrame([row for _, row in found])
+    if len(rows) < 2:
+        raise InputError(f"runs={settings.runs} names {len(rows)} run; give two or more, with commas between.")
+    twice = rows["run_id"].duplicated()
+    runs = [one for one, _ in found]
+    again = [one.run for one, known in zip(runs, twice, strict=True) if known]
+    refuse(f"runs names the run {name} twice; name each run once." for name in again)
+    refuse(matrix.comparable_runs(runs)[1].values())
+    with tracking.run("compare") as run_id:
+        tracking.log_settings(asdict(settings), {"runs": rows["run_id"].tolist()})
+        show(runs[0].condition, rows, runs)
+        print(tracking.where_to_look(run_id))
+
+
+def refuse(mistakes: Iterable[str]) -> None:
+    """Raises InputError with all of the sentences, ten at most, where there are some."""
+    every = list(mistakes)
+    if every:
+        more = f" And {len(every) - 10} more." if len(every) > 10 else ""
+        raise InputError(" ".join(every[:10]) + more)
+
+
+def show(condition: Condition, rows: pd.DataFrame, runs: Sequence[Scored | None]) -> None:
+    """Prints and logs the results under one condition, and the differences of the runs that can be compared.
+
+    Args:
+        condition: that of all.
+        rows: `run_id`, `run`, and what `results.results_table` takes.
+        runs: their predictions, in the same order; None where there are none.
+    """
+    import pandas as pd
+
+    from exvo import comparison_pages, matrix, results, tracking
+
+    compared, best_first, left_out = differences(rows, runs, condition.split)
+    table = results.results_table(condition, rows)
+    parts, again = [], {"corpus": condition.corpus, "split": condition.split}
+    if compared is not None:
+        again = {"runs": ",".join(rows["run_id"].iloc[sorted(best_first)]), "split": condition.split}
+        table["place"] = pd.Series(pd.NA, index=table.index, dtype="Int64")
+        table.loc[best_first, "place"] = range(1, len(best_first) + 1)
+        parts.append(matrix.matrix_text(compared))
+        tracking.log_table(compared.pairs, f"results/{condition.name}-differences.csv")
+    if left_out:
+        parts.append(matrix.left_out_text(left_out))
+    text = "\n".join([results.results_text(condition, table), *parts])
+    print(text)
+    tracking.log_text(f"results/{condition.name}.md", text)
+    tracking.log_table(table, f"results/{condition.name}.csv")
+    page = comparison_pages.many_page(condition, table, compared, left_out, command_line("compare", again))
+    log_page(f"results/{condition.name}", page)
+
+
+def differences(
+    rows: pd.DataFrame, runs: Sequence[Scored | None], split: str
+) -> tuple[Matrix | None, list[int], list[str]]:
+    """The matrix of the runs that can be compared, their places in `rows`, the best first, and why others can't."""
+    from exvo import matrix
+
+    known = {place: one for place, one in enumerate(runs) if one is not None}
+    silent = [row for row, one in zip(rows.to_dict("records"), runs, strict=True) if one is None]
+    left_out = [f"The run {row['run']} {no_predictions(row, split)}" for row in silent]
+    chosen, reasons = matrix.comparable_runs(list(known.values()))
+    left_out += reasons.values()
+    if len(chosen) < 2:
+        return None, [], left_out
+    places = [list(known)[one] for one in chosen]
+    compared = matrix.matrix([known[place] for place in places])
+    return compared, [places[place] for place in compared.order], left_out
 
 
 def training(scored: dict[str, Any]) -> dict[str, Any]:
@@ -78,52 +177,76 @@ def compare_two(settings: CompareSettings) -> None:
     """Prints and logs the paired difference of two runs.
 
     Raises:
-        InputError: one of them has no predictions of the split, or they can't be compared.
+        InputError: one of them has no predictions of the split, they are the same, or they can't be compared.
     """
     import pandas as pd
 
-    from exvo import comparison, evaluation, tracking
+    from exvo import comparison, comparison_pages, evaluation, results, tracking
 
     a, about_a = scored_run(settings.a, "a", settings.split)
     b, about_b = scored_run(settings.b, "b", settings.split)
+    if about_a["run_id"] == about_b["run_id"]:
+        raise InputError(f"a={settings.a} and b={settings.b} are the same run, {b.run}; give two runs.")
     first, second, task = comparison.comparable(a, b)
+    runs = pd.DataFrame([about_a, about_b])
+    ids = dict(zip("ab", runs["run_id"], strict=True))
     with tracking.run("compare") as run_id:
-        tracking.log_settings(asdict(settings), {"a": about_a, "b": about_b})
+        about = runs[["run_id", "system", "run", "evaluation", *results.TRAINING]].to_dict("records")
+        tracking.log_settings(asdict(settings), dict(zip("ab", about, strict=True)))
         table = comparison.paired(first, second, task)
-        text = comparison.comparison_text(a.condition, pd.DataFrame([about_a, about_b]), table, first)
+        warnings = comparison.doubts([("a", first), ("b", second)], task)
+        text = comparison.comparison_text(a.condition, runs, table, first, warnings)
         print(text)
         tracking.log_text("results/comparison.md", text)
         tracking.log_table(table, "results/comparison.csv")
         tracking.log_metrics(evaluation.as_metrics(table, "difference"))
+        again = command_line("compare", ids | {"split": settings.split})
+        page = comparison_pages.two_page(a.condition, runs, table, first, warnings, again)
+        log_page("results/comparison", page)
         print(tracking.where_to_look(run_id))
 
 
 def scored_run(name: str, option: str, split: str) -> tuple[Scored, dict[str, Any]]:
-    """A run's predictions of a split, its own or those of its newest evaluation, and how it was trained.
+    """A run's predictions of a split, its own or those of its newest evaluation, as a row of a table of results.
 
     Raises:
         InputError: there is no such run, it has not finished, it is no run of a system, or it has no predictions.
     """
-    from exvo import comparison, results, tracking
+    from exvo import results, tracking
 
     source = tracking.find_run(name, option)
     said = f"The run {source.info.run_name} ({option}={name})"
-    if source.info.status != "FINISHED":
-        raise InputError(f"{said} is {source.info.status.lower()}; give a run that has finished.")
+    status = source.info.status
+    if status != "FINISHED":
+        ended = {"FAILED": "has failed", "KILLED": "was stopped"}.get(status, f"is {status.lower()}")
+        raise InputError(f"{said} {ended}; give a run that has finished.")
     runs = tracking.finished_runs()
     known = runs[(runs["run_id"] == source.info.run_id) | (runs["evaluated_run"] == source.info.run_id)]
     if source.info.run_id not in set(known["run_id"]):
         raise InputError(f"{said} names no system; give a run that train, main or evaluate of this version has made.")
     own_first = known.sort_values("evaluated_run", key=lambda column: column == source.info.run_id, kind="stable")
     for row in own_first.to_dict("records"):
-        predictions = tracking.load_table(row["run_id"], f"predictions/{split}.parquet")
-        if predictions is not None:
-            about = {"system": row["system"]} | training(row)
-            condition = results.Condition(*(row[key] for key in results.KEYS), split)
-            return comparison.Scored(source.info.run_name, condition, about["shots"], predictions), about
-    trained = own_first["evaluated_run"].iloc[0] or source.info.run_id
-    raise InputError(
-        f"{said} has no predictions of the {split} split; write them with "
+        about = row | training(row) | {"metrics": results.of_split(row["metrics"], split)}
+        condition = results.Condition(*(row[key] for key in results.KEYS), split)
+        found = scored(about | {"run": source.info.run_name}, condition)
+        if found is not None:
+            return found, about
+    raise InputError(f"{said} {no_predictions(own_first.iloc[0].to_dict(), split)}")
+
+
+def scored(row: dict[str, Any], condition: Condition) -> Scored | None:
+    """The predictions of a run of a table of results; None where it has none of the condition's split."""
+    from exvo import comparison, tracking
+
+    predictions = tracking.load_table(row["run_id"], f"predictions/{condition.split}.parquet")
+    return None if predictions is None else comparison.Scored(row["run"], condition, row["shots"], predictions)
+
+
+def no_predictions(row: dict[str, Any], split: str) -> str:
+    """The end of a sentence about a run without predictions."""
+    trained = row["evaluated_run"] or row["run_id"]
+    return (
+        f"has no predictions of the {split} split; write them with "
         f"`mlflow run . -e evaluate -P run_id={trained} -P split={split}`."
     )
 

@@ -180,6 +180,12 @@ def test_two_runs_are_compared_on_the_same_clips(
     assert table["metric"].tolist() == ["emotion_ccc", "high_ccc", "loud_ccc", "emotion_mae"]
     assert table.loc[0, "wins"] == 1.0
     assert artifact("results/comparison.md").read_text(encoding="utf-8") in told
+    assert evaluation.few_speakers(8) in told
+    pd.testing.assert_frame_equal(pd.read_parquet(artifact("results/comparison/scores.parquet")), table)
+    assert artifact("results/comparison/emotion_ccc.png").stat().st_size > 1000
+    html = artifact("results/comparison.html").read_text(encoding="utf-8")
+    assert f"b beats a by {difference:.4f} emotion_ccc" in html
+    assert f"-P b={identity}" in html
 
 
 def test_predictions_of_another_split_come_from_the_newest_evaluation(
@@ -192,6 +198,8 @@ def test_predictions_of_another_split_come_from_the_newest_evaluation(
     assert compare(monkeypatch, a="trained", b="main", split="test") == 0
     assert newest().data.metrics["difference/emotion_ccc"] == 0.0
     assert "includes zero: no difference is shown" in capsys.readouterr().out
+    same = refused(monkeypatch, capsys, a="trained", b="late", split="test")
+    assert same == "a=trained and b=late are the same run, late; give two runs."
     assert compare(monkeypatch, a="early", b="late", split="test") == 0
     assert "b beats a by" in capsys.readouterr().out
     said = refused(monkeypatch, capsys, a="main", b="trained")
@@ -209,7 +217,7 @@ def test_runs_that_can_not_be_compared_are_refused_in_a_sentence(
     make_run("other", corpus_digest="b2" * 32)
     said = refused(monkeypatch, capsys, a="one", b="other")
     assert said.startswith(
-        "The runs one (a) and other (b) can't be compared: their corpora differ, sample a1a1a1a1a1a1 and sample b2"
+        "The runs one and other can't be compared: their corpora differ, sample a1a1a1a1a1a1 and sample b2"
     )
     make_run("strict", protocol="strict")
     assert "their protocols differ, published and strict" in refused(monkeypatch, capsys, a="one", b="strict")
@@ -221,11 +229,89 @@ def test_runs_that_can_not_be_compared_are_refused_in_a_sentence(
     MlflowClient().update_run(running, status="RUNNING")
     said = refused(monkeypatch, capsys, a="one", b="running")
     assert said == "The run running (b=running) is running; give a run that has finished."
+    for status, said in (("FAILED", "has failed"), ("KILLED", "was stopped")):
+        MlflowClient().set_terminated(make_run(status), status)
+        sentence = f"The run {status} (a={status}) {said}; give a run that has finished."
+        assert refused(monkeypatch, capsys, a=status, b="one") == sentence
+    assert refused(monkeypatch, capsys, a="one", b="one") == "a=one and b=one are the same run, one; give two runs."
     with mlflow.start_run(run_name="bare"):
         pass
     said = refused(monkeypatch, capsys, a="bare", b="one")
     assert said.startswith("The run bare (a=bare) names no system; give a run that train, main or evaluate")
     assert newest().info.run_name == "bare"  # a refusal leaves no run
+
+
+def test_listed_systems_are_compared_each_with_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [make_run("poor", noise=0.9, protocol="strict")]
+    ids.append(make_run("good", noise=0.1, seed=3, protocol="strict", system="cnn10-random-init"))
+    make_run("odd", protocol="strict", system="cnn14-film", shots=4)
+    bare = make_run("bare", protocol="strict", system="cnn5")
+    (path,) = Path("artifacts").glob(f"{bare}/artifacts/predictions/val.parquet")
+    path.unlink()
+    assert compare(monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert (
+        "1 comparison of emotion_ccc, corrected for by Holm's method; none is marked, because p values over 8" in told
+    )
+    assert "- The run bare has no predictions of the val split; write them with `mlflow run . -e evaluate" in told
+    assert f"-P run_id={bare} -P split=val`." in told
+    assert "- The runs poor and odd can't be compared: their shots differ, 2 and 4;" in told
+    name = "results/sample-a1a1a1a1-fewshot-strict-val"
+    table = pd.read_csv(artifact(f"{name}.csv")).set_index("run")
+    assert table["place"].fillna(0).to_dict() == {"poor": 2, "good": 1, "odd": 0, "bare": 0}
+    pairs = pd.read_csv(artifact(f"{name}-differences.csv"))
+    assert list(pairs.columns) == ["a", "b", "place_a", "place_b", "value", "lo", "hi", "p", "p_holm", "wins"]
+    assert pairs[["a", "b"]].to_numpy().tolist() == [["poor", "good"]]
+    pd.testing.assert_frame_equal(pd.read_parquet(artifact(f"{name}/differences.parquet")), pairs)
+    assert len(pd.read_parquet(artifact(f"{name}/results.parquet"))) == 4
+    assert artifact(f"{name}/matrix.png").stat().st_size > 1000
+    html = artifact(f"{name}.html").read_text(encoding="utf-8")
+    assert f"mlflow run . -e compare -P runs={ids[0]},{ids[1]}" in html.replace("\n", "")
+    assert "The run bare has no predictions" in html
+
+
+def test_chosen_runs_are_compared_or_all_reasons_are_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3):
+        make_run(f"seed{seed}", noise=0.3, seed=seed + 5)
+    assert compare(monkeypatch, runs="seed2, seed0,seed1") == 0
+    told = capsys.readouterr().out
+    assert "3 comparisons of emotion_ccc" in told
+    table = pd.read_csv(artifact("results/sample-a1a1a1a1-fewshot-published-val.csv"))
+    assert table["run"].tolist() == ["seed2", "seed0", "seed1"]
+    assert table.sort_values("place")["emotion_ccc"].is_monotonic_decreasing
+    assert refused(monkeypatch, capsys, runs="seed0,seed1", a="seed0").startswith("runs is given beside a or b;")
+    assert refused(monkeypatch, capsys, runs="seed0").startswith("runs=seed0 names 1 run; give two or more")
+    said = refused(monkeypatch, capsys, runs="seed0,cnn14,seed2,nobody,nothing")
+    assert said.count("has no run of that id or name") == 3  # cnn14: none of these runs has a model
+    again = refused(monkeypatch, capsys, runs="seed0,seed1,seed0")
+    assert again == "runs names the run seed0 twice; name each run once."
+    make_run("strict", protocol="strict")
+    make_run("other", corpus_digest="b2" * 32)
+    said = refused(monkeypatch, capsys, runs="seed0,strict,seed1,other")
+    assert "The runs seed0 and strict can't be compared: their protocols differ, published and strict" in said
+    assert "The runs seed0 and other can't be compared: their corpora differ" in said
+    assert newest().info.run_name == "other"  # a refusal leaves no run
+
+
+def test_constant_predictions_are_undefined_everywhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = predictions(0.3, 2)
+    table["prediction.Loud"] = 0.5
+    make_run("constant", predictions=table)
+    make_run("varied", system="cnn5")
+    assert compare(monkeypatch, a="constant", b="varied") == 0
+    assert "The difference of emotion_ccc is undefined: no difference is shown." in capsys.readouterr().out
+    assert "difference/loud_ccc_lo" not in newest().data.metrics
+    assert artifact("results/comparison.html").read_text(encoding="utf-8").count("undefined") > 4
+    assert compare(monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert "No difference of emotion_ccc has a 95% interval by speaker: none is shown." in told
+    assert "constant predicts the same for every clip in Loud" in told
 
 
 def test_trained_runs_are_listed_and_compared(

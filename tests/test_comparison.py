@@ -8,20 +8,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exvo.comparison import Scored, comparable, conclusion, paired
+from exvo.comparison import Scored, comparable, comparison_text, conclusion, doubts, paired
 from exvo.config import InputError
+from exvo.evaluation import FEW_SPEAKERS, few_speakers
 from exvo.metrics import ccc, mae, s_mtl, uar
-from exvo.results import Condition
+from exvo.results import TRAINING, Condition
 from exvo.tasks import Task
 
 CONDITION = Condition("table", "a" * 64, "fewshot", "strict", "val")
 
 
-def predictions(noise: float, seed: int, multitask: bool = False, clips: int = 60) -> pd.DataFrame:
-    """A predictions table of ten speakers, of truths that are the same for all seeds."""
+def predictions(noise: float, seed: int, multitask: bool = False, clips: int = 60, speakers: int = 10) -> pd.DataFrame:
+    """A predictions table whose truths are the same for all seeds."""
     truth, rng = np.random.default_rng(1), np.random.default_rng(seed)
     table = pd.DataFrame({"file": [f"{clip}.wav" for clip in range(clips)], "split": "val"})
-    table["speaker"] = [f"s{clip * 7 % 10}" for clip in range(clips)]
+    table["speaker"] = [f"s{clip * 7 % speakers}" for clip in range(clips)]
     table["scored"] = True
     for target in ("High", "Loud"):
         table[f"truth.{target}"] = truth.random(clips)
@@ -96,6 +97,36 @@ def test_an_undefined_score_is_undefined_and_the_others_are_not() -> None:
     assert conclusion(table.reset_index()) == "The difference of emotion_ccc is undefined: no difference is shown."
 
 
+def test_constant_predictions_have_no_difference() -> None:
+    a, b = predictions(0.4, 2), predictions(0.3, 3)
+    b["prediction.Loud"] = 0.25
+    task = Task("fewshot", ("High", "Loud"))
+    table = paired(a, b, task)
+    rows = table.set_index("metric")
+    assert rows.loc[["loud_ccc", "emotion_ccc"], ["b", "value", "lo", "hi", "wins"]].isna().all(axis=None)
+    assert rows.loc["high_ccc"].notna().all()
+    few, constant = doubts([("a", a), ("b", b)], task)
+    assert few == few_speakers(10)
+    assert constant.startswith("b predicts the same for every clip in Loud: the CCC is undefined there")
+    runs = pd.DataFrame([dict.fromkeys((*TRAINING, "system", "run"), "x") | {"evaluation": ""}] * 2)
+    text = comparison_text(CONDITION, runs, table, a, [few, constant])
+    (line,) = [line for line in text.splitlines() if line.startswith("| emotion_ccc ")]
+    assert [cell.strip() for cell in line.split("|")[3:-1]] == ["undefined"] * 6
+    assert text.endswith(
+        f"The difference of emotion_ccc is undefined: no difference is shown.\n\n{few}\n\n{constant}\n"
+    )
+
+
+def test_enough_speakers_raise_no_doubt() -> None:
+    table = predictions(0.4, 2)
+    table["speaker"] = [f"s{clip % FEW_SPEAKERS}" for clip in range(60)]
+    task = Task("fewshot", ("High", "Loud"))
+    assert doubts([("a", table)], task) == []
+    assert len(doubts([("a", table.assign(speaker=table["speaker"].replace("s0", "s1")))], task)) == 1
+    unknown = table.assign(speaker="")
+    assert doubts([("a", unknown)], task) == []  # nothing is resampled by speaker
+
+
 def test_unknown_speakers_leave_out_what_is_by_speaker() -> None:
     a, b = predictions(0.4, 2), predictions(0.3, 3)
     a.loc[5, "speaker"] = b.loc[5, "speaker"] = ""
@@ -160,7 +191,7 @@ def test_tables_are_aligned_by_file_and_enrolment_clips_left_out() -> None:
 def test_what_can_not_be_compared_is_refused(different: dict[str, object], sentence: str) -> None:
     with pytest.raises(InputError) as error:
         comparable(scored(), scored(run="two", **different))
-    assert str(error.value).startswith(f"The runs one (a) and two (b) can't be compared: {sentence}")
+    assert str(error.value).startswith(f"The runs one and two can't be compared: {sentence}")
 
 
 def test_shots_may_differ_where_all_clips_are_scored() -> None:
