@@ -74,6 +74,22 @@ def enrol(speakers: Sequence[str] | np.ndarray, protocol: str, shots: int) -> En
     return Enrolment(clips, scored, short)
 
 
+def swap(enrolment: Enrolment, speakers: Sequence[str] | np.ndarray) -> list[np.ndarray]:
+    """Everyone enrolled by someone else: for each clip the clips that enrol the next speaker who enrols.
+
+    Args:
+        enrolment: of a split, in which two speakers or more enrol.
+        speakers: (clips,), of the same split.
+
+    Returns:
+        For each clip the indices of those clips; empty where its own speaker does not enrol.
+    """
+    own = {name: enrolment.clips[clips[-1]] for name, clips in members(speakers).items()}
+    enrolling = [name for name, clips in own.items() if len(clips)]
+    other = dict(zip(enrolling, [*enrolling[1:], *enrolling[:1]], strict=True))
+    return [own[other[name]] if name in other else np.zeros(0, np.int64) for name in map(str, speakers)]
+
+
 def draw_clips(speakers: Sequence[str] | np.ndarray, draw: Draw, generator: np.random.Generator) -> np.ndarray:
     """For each training clip `shots` clips of its speaker, at random without replacement: (clips, shots).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,13 @@ from exvo.bootstrap import (
     mae_statistics,
 )
 from exvo.config import InputError
+from exvo.groups import ENDS, group_scores, lowest_decile, with_intervals
 from exvo.metrics import s_mtl
 from exvo.tasks import Task, slug
+
+FEW_SPEAKERS = 30
+"""With fewer, intervals by speaker are too narrow: in simulation, 95% ones hold the truth 75% of the time over five
+speakers and 90% over twenty (tests/test_bootstrap.py)."""
 
 
 def headline(task: Task) -> str:
@@ -36,6 +42,9 @@ def scorable(predictions: pd.DataFrame) -> pd.DataFrame:
 def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
     """Every score of a task as a function of sums over clips: CCC per emotion and their mean, MAE, UAR, S_MTL.
 
+    The CCC of an emotion whose predictions are all the same is undefined here, and so are the means that it is part of:
+    the formula's 0 would look like a measurement, and its interval like a sure one.
+
     Args:
         predictions: the predictions table, all rows labelled.
         task: which columns it has.
@@ -46,7 +55,13 @@ def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
         predictions[[f"{side}.{target}" for target in task.targets]].to_numpy(np.float64)
         for side in ("truth", "prediction")
     )
-    pieces = [ccc_statistics(truth, prediction, [f"{slug(target)}_ccc" for target in task.targets], "emotion_ccc")]
+    ccc = ccc_statistics(truth, prediction, [f"{slug(target)}_ccc" for target in task.targets], "emotion_ccc")
+    constant = np.ptp(prediction, axis=0) == 0
+    if constant.any():
+        hidden = np.append(constant, True)
+        of_sums = ccc.score
+        ccc = replace(ccc, score=lambda sums: np.where(hidden, math.nan, of_sums(sums)))
+    pieces = [ccc]
     pieces.append(mae_statistics(np.zeros(len(truth)), np.abs(truth - prediction).mean(axis=1), "emotion_mae"))
     if task.name == "multitask":
         pieces.append(label_statistics(predictions["truth.country"], predictions["prediction.country"], "country"))
@@ -67,6 +82,21 @@ def speakers_are_units(rows: pd.DataFrame, task: Task) -> bool:
     return task.name != "speaker" and bool((rows["speaker"] != "").all())
 
 
+def few_speakers(count: int) -> str:
+    """A warning where there are too few speakers for an interval by speaker to be trusted; else empty."""
+    if count >= FEW_SPEAKERS:
+        return ""
+    return (
+        f"The intervals by speaker resample {count} speakers; over fewer than {FEW_SPEAKERS} they are too narrow, so "
+        "what they exclude may still be chance."
+    )
+
+
+def constant_predictions(rows: pd.DataFrame, task: Task) -> list[str]:
+    """The emotions whose predictions are the same for all clips, so that their CCC is undefined."""
+    return [target for target in task.targets if rows[f"prediction.{target}"].nunique() == 1]
+
+
 def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
     """Every score of a split with its 95% intervals (1,000 resamples, percentiles 2.5 and 97.5).
 
@@ -83,7 +113,9 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
     Returns:
         One row a score: metric, value, lo, hi, lo_by_speaker, hi_by_speaker and n, the clips. The rows
         `emotion_ccc_country_mean`, `_country_std`, `_speaker_mean` and `_speaker_std` (population) are over the
-        groups in which the score is defined, whose number is the row's n; they have no interval.
+        groups in which the score is defined, whose number is the row's n; they have no interval. Of groups with
+        `groups.MIN_CLIPS` clips or more, where there are such: `emotion_ccc_worst_country`, and, where there are two,
+        `emotion_ccc_lowest_speaker_decile`, the mean over the lowest tenth of the speakers, whose number is its n.
 
     Raises:
         InputError: fewer than two rows are scored and labelled.
@@ -109,12 +141,33 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
             "n": len(rows),
         }
     )
-    for group in ("country", "speaker"):
-        if "emotion_ccc" in every.names and group in rows and (rows[group] != "").all():
-            each = grouped(every, rows[group].to_numpy())["emotion_ccc"].dropna()
-            for name, value in (("mean", each.mean()), ("std", each.std(ddof=0))):
-                table.loc[f"emotion_ccc_{group}_{name}", ["value", "n"]] = [value, len(each)]
+    if "emotion_ccc" in every.names:
+        for name, row in _over_groups(rows, every, task).items():
+            table.loc[name, list(row)] = list(row.values())
     return table.astype({"n": int}).rename_axis("metric").reset_index()
+
+
+def _over_groups(rows: pd.DataFrame, every: Statistics, task: Task) -> dict[str, dict[str, float]]:
+    """The rows of a score table that are over countries and over speakers, each as columns and values."""
+    found: dict[str, dict[str, float]] = {}
+    known = [group for group in ("country", "speaker") if group in rows and (rows[group] != "").all()]
+    for group in known:
+        each = grouped(every, rows[group].to_numpy())["emotion_ccc"].dropna()
+        for name, value in (("mean", each.mean()), ("std", each.std(ddof=0))):
+            found[f"emotion_ccc_{group}_{name}"] = {"value": value, "n": len(each)}
+    speakers = rows["speaker"].to_numpy()
+    if "country" in known:
+        worst = group_scores(every, rows["country"], "emotion_ccc").iloc[:1]
+        units = speakers if speakers_are_units(rows, task) else None
+        for row in with_intervals(worst.dropna(), every, rows["country"], "emotion_ccc", units).to_dict("records"):
+            found["emotion_ccc_worst_country"] = {name: row[name] for name in ("value", "n", *ENDS)}
+    if "speaker" in known:
+        values = group_scores(every, speakers, "emotion_ccc")["value"].dropna()
+        if len(values) > 1:
+            value, low, high, count = lowest_decile(values)
+            ends = {"lo_by_speaker": low, "hi_by_speaker": high}
+            found["emotion_ccc_lowest_speaker_decile"] = {"value": value, **ends, "n": count}
+    return found
 
 
 def as_metrics(scores: pd.DataFrame, split: str) -> dict[str, float]:

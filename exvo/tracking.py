@@ -241,7 +241,7 @@ def find_run(name: str, option: str = "run_id") -> Run:
     if not found:
         raise InputError(
             f"{option}={name}: the tracking server {mlflow.get_tracking_uri()} has no run of that id or name, and no "
-            "finished training run of a system of that name."
+            "finished training run of a system of that name; `make personalisation` makes some to begin with."
         )
     return found[0]
 
@@ -299,6 +299,20 @@ def load_table(run_id: str, name: str) -> pd.DataFrame | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         return pd.read_parquet(client.download_artifacts(run_id, name, folder))
+
+
+def history(run_id: str) -> pd.DataFrame:
+    """The metrics of each epoch of a training run: one row an epoch, in the index, and a column a metric (`loss`, ...).
+
+    Empty where the run has logged none.
+    """
+    client = MlflowClient()
+    logged = [name for name in client.get_run(run_id).data.metrics if name.startswith("epoch/")]
+    columns = {
+        name.removeprefix("epoch/"): {point.step: point.value for point in client.get_metric_history(run_id, name)}
+        for name in logged
+    }
+    return pd.DataFrame(columns).sort_index().rename_axis("epoch")
 
 
 def load_settings(source: Run) -> dict[str, Any]:

@@ -256,16 +256,32 @@ def predict(
     Raises:
         TrainingError: an output is not finite; names the clips.
     """
+    return predict_each(network, clips, device, [enrolment], batch_size, progress)[0]
+
+
+def predict_each(
+    network: Network,
+    clips: Clips,
+    device: str,
+    enrolments: Sequence[Sequence[np.ndarray] | None],
+    batch_size: int | None = None,
+    progress: str = "",
+) -> list[np.ndarray]:
+    """The outputs of `predict` under each of several enrolments, in one pass over the clips.
+
+    Only conditioning, which reaches into the encoder, takes a forward pass for each of them.
+    """
     network.eval().to(device)
-    known: Tensor | None = None
-    if network.personalised and enrolment is not None:
-        known = profiles(network, clips, device, enrolment, batch_size)
+    known = [
+        profiles(network, clips, device, one, batch_size) if network.personalised and one is not None else None
+        for one in enrolments
+    ]
 
     def answer(log_mel: Tensor, index: np.ndarray) -> Tensor:
-        found: Tensor = network(log_mel, None if known is None else known[index])
-        return found
+        embedding = None if network.fusion == "conditioning" else network.embed(log_mel)
+        return torch.cat([network(log_mel, None if one is None else one[index], embedding) for one in known], dim=1)
 
-    return apply(answer, clips, network.min_frames, device, batch_size, progress)
+    return np.split(apply(answer, clips, network.min_frames, device, batch_size, progress), len(known), axis=1)
 
 
 def fit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from exvo.config import CurveSettings, InputError
-from pipelines.common import command
+from pipelines.common import command, log_page
 from pipelines.evaluate import reopen
 
 
@@ -33,15 +33,18 @@ def run(settings: CurveSettings) -> None:
         tracking.log_table(found, "enrolment/curve.csv")
         metric = evaluation.headline(task)
         metrics = [metric, "category_accuracy"] if task.categories else [metric]
-        print(f"\n{options['model']} on {ready.name}, {settings.split} split, {found['n'].iloc[0]} clips")
+        title = f"{options['model']} on {ready.name}, {settings.split} split"
+        print(f"\n{title}, {found['n'].iloc[0]} clips")
         for name in metrics:
             shown = found[found["metric"] == name]
             for row in shown.to_dict("records"):
                 tracking.log_metrics({f"enrolment/{row['enrolment']}_{name}": row["value"]}, row["shots"])
             print(f"\n{shown.drop(columns=['metric', 'n']).round(3).to_string(index=False, na_rep='')}")
             print(curve.conclusion(found, name))
-            title = f"{options['model']} on {ready.name}, {settings.split} split"
-            tracking.log_figure(curve.picture(found, name, title), f"enrolment/{name}.png")
+        about = (
+            f"run {source.info.run_name} ({source.info.run_id}); {found['n'].iloc[0]:,} clips, {settings.draws} draws"
+        )
+        log_page("enrolment", curve.page(found, metrics, f"Enrolment: {title}", about))
         print(tracking.where_to_look(run_id))
 
 

@@ -5,10 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from exvo.config import EvaluateSettings, ExtractSettings, InputError, RunSettings
-from pipelines.common import Ready, command, describe_enrolment, log_corpus, read_corpus, report, require_readable
+from exvo.config import EvaluateSettings, ExtractSettings, InputError, RunSettings, command_line
+from pipelines.common import (
+    Ready,
+    command,
+    describe_enrolment,
+    log_corpus,
+    log_page,
+    read_corpus,
+    report,
+    require_readable,
+)
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from exvo.networks import Checkpoint
     from exvo.tracking import Run
 
@@ -36,7 +47,8 @@ def run(settings: EvaluateSettings) -> None:
     with tracking.run("evaluate") as run_id:
         tracking.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         tracking.log_evaluated(source, settings.protocol)
-        evaluate(checkpoint, reopen(settings, source, options), settings.split, device, options | asdict(settings))
+        ready = reopen(settings, source, options)
+        evaluate(checkpoint, ready, settings.split, device, options | asdict(settings), source)
         print(tracking.where_to_look(run_id))
 
 
@@ -68,24 +80,92 @@ def corpus_settings(settings: RunSettings, options: dict[str, Any]) -> ExtractSe
     return ExtractSettings(**kept | ({"data": settings.data} if settings.data else {}))
 
 
-def evaluate(checkpoint: Checkpoint, ready: Ready, split: str, device: str, options: dict[str, Any]) -> None:
-    """Predicts and scores one split; logs predictions and scores.
+def evaluate(
+    checkpoint: Checkpoint, ready: Ready, split: str, device: str, options: dict[str, Any], trained: Run
+) -> None:
+    """Predicts and scores one split; logs predictions, scores and the report.
+
+    Args:
+        checkpoint: of the training run.
+        ready: its corpus.
+        split: to score.
+        device: cpu or cuda.
+        options: of the training run, with those of the evaluation.
+        trained: the training run.
 
     Raises:
         InputError: the split has no clips.
     """
-    from exvo.training import predict
+    from exvo.enrolment import swap
+    from exvo.training import predict_each
 
     rows = ready.rows(split)
     if rows.empty:
         raise InputError(f"The corpus {ready.corpus.name} has no readable clips in its {split} split.")
-    clips = ready.clips(split, checkpoint.task, options["fill"])
+    network, task = checkpoint.network, checkpoint.task
+    clips = ready.clips(split, task, options["fill"])
     enrolment = ready.enrolment(split, options["protocol"], options["shots"])
-    if checkpoint.network.personalised or options["protocol"] == "strict":
+    if network.personalised or options["protocol"] == "strict":
         print(describe_enrolment(ready, split, options["protocol"], options["shots"]), end="")
-    outputs = predict(checkpoint.network, clips, device, enrolment.clips, progress=split)
-    predictions = checkpoint.task.table(rows, outputs, enrolment.scored)
-    report(predictions, checkpoint.task, split, options["model"], ready)
+    enrolments = {"right": enrolment.clips}
+    enrolling = {speaker for speaker, own in zip(clips.speakers, enrolment.clips, strict=True) if len(own)}
+    if network.personalised and len(enrolling) > 1:
+        enrolments |= {"typical": None, "wrong": swap(enrolment, clips.speakers)}
+    outputs = predict_each(network, clips, device, list(enrolments.values()), progress=split)
+    tables = [task.table(rows, one, enrolment.scored) for one in outputs]
+    scored = report(tables[0], task, split, options["model"], ready)
+    if scored is not None:
+        write_report(
+            *scored, dict(zip(list(enrolments)[1:], tables[1:], strict=True)), checkpoint, ready, options, trained
+        )
+
+
+def write_report(
+    predictions: pd.DataFrame,
+    scores: pd.DataFrame,
+    enrolled: dict[str, pd.DataFrame],
+    checkpoint: Checkpoint,
+    ready: Ready,
+    options: dict[str, Any],
+    trained: Run,
+) -> None:
+    """Logs the report of a split and prints where it is."""
+    from exvo import tracking
+    from exvo.report import About, report
+
+    split = predictions["split"].iloc[0]
+    about = About(
+        model=options["model"],
+        corpus=ready.corpus.name,
+        synthetic=ready.corpus.synthetic,
+        split=split,
+        run=f"{trained.info.run_name} ({trained.info.run_id})",
+        digest=ready.audit.digest,
+        warnings=ready.audit.warnings,
+        options=options,
+        commands=commands(trained, split, options),
+        epochs=tracking.history(trained.info.run_id),
+        enrolled=enrolled,
+    )
+    log_page(f"report/{split}", report(predictions, scores, checkpoint.task, about))
+    print(f"report of the run: the artifact report/{split}.html")
+
+
+def commands(trained: Run, split: str, options: dict[str, Any]) -> str:
+    """What repeats a training run and the scoring of one split."""
+    from exvo import tracking
+
+    tags = trained.data.tags
+    entry_point = tags[tracking.ENTRY_TAG]
+    commit = tags.get("git.commit", "none")
+    lines = [] if commit == "none" else [f"git checkout {commit}"]
+    if tags.get("git.dirty") == "true":
+        lines.append("git apply uncommitted.diff.txt   # an artifact of the training run; new files are not in it")
+    lines.append(command_line(entry_point, tracking.load_settings(trained)["options"]))
+    if (entry_point, split) != ("main", "test"):
+        chosen = {"run_id": "<that run>", "split": split, "protocol": options["protocol"], "shots": options["shots"]}
+        lines.append(command_line("evaluate", chosen))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def run(given: TrainSettings) -> None:
             print("The corpus has no test split; the validation score above is all there is.")
         else:
             checkpoint = networks.load(Path(settings.output) / "runs" / run_id / serving.WEIGHTS)
-            evaluate(checkpoint, ready, "test", settings.device, asdict(settings))
+            evaluate(checkpoint, ready, "test", settings.device, asdict(settings), tracking.find_run(run_id))
         print(tracking.where_to_look(run_id))
 
 

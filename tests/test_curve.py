@@ -19,7 +19,7 @@ from exvo.config import InputError
 from exvo.curve import conclusion, draw_others, enrolment_curve, predictor
 from exvo.networks.enrolment import Network
 from exvo.tasks import Task
-from exvo.training import predict
+from exvo.training import predict, predict_each
 
 TASK = Task("fewshot", ("High", "Loud"))
 FUSIONS = {"attention": "cnn10", "conditioning": "cnn5", "relative": "shared", "film": "shared"}
@@ -65,6 +65,9 @@ def test_kept_embeddings_give_the_numbers_of_predict(fusion: str) -> None:
     np.testing.assert_allclose(outputs(drawn), predict(network, clips, "cpu", drawn), atol=1e-5)
     np.testing.assert_allclose(outputs(none), predict(network, clips, "cpu"), atol=1e-5)
     assert np.abs(outputs(drawn) - outputs(none)).max() > 1e-3
+    each = predict_each(network, clips, "cpu", [drawn, None])
+    np.testing.assert_array_equal(each[0], predict(network, clips, "cpu", drawn))
+    np.testing.assert_array_equal(each[1], predict(network, clips, "cpu"))
 
 
 def test_the_curve_against_its_own_draws_one_by_one() -> None:
@@ -130,6 +133,9 @@ def test_the_entry_point(
     }
     history = MlflowClient().get_metric_history(run.info.run_id, "enrolment/right_emotion_ccc")
     assert [point.step for point in history] == [1, 2, 4, 8]
+    html = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/enrolment.html")
+    assert "emotion_ccc with 2 clips of the right speaker is " in html
+    assert "8 (wrong)" in html
     assert "emotion_ccc.png" in [
         Path(one.path).name for one in MlflowClient().list_artifacts(run.info.run_id, "enrolment")
     ]

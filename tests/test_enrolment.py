@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exvo.enrolment import Draw, draw_clips, draw_groups, enrol, members
+from exvo.enrolment import Draw, draw_clips, draw_groups, enrol, members, swap
 
 SPEAKERS = ["a", "b", "a", "c", "b", "a", "", "a", ""]  # four clips, two, one, and two of unknown speakers
 
@@ -113,3 +113,13 @@ def test_groups_hold_every_clip_once_and_one_speaker_each(size: int) -> None:
     assert [group.tolist() for group in other] != [group.tolist() for group in groups]
     order = [speakers[group[0]] for group in groups]
     assert order != sorted(order)  # the groups are in random order, not speaker by speaker
+
+
+@pytest.mark.parametrize("protocol", ["published", "strict"])
+def test_swap_gives_everyone_the_clips_of_the_next_speaker_who_enrols(protocol: str) -> None:
+    speakers = [*SPEAKERS, "d", "d", "d"]
+    found = [own.tolist() for own in swap(enrol(speakers, protocol, 2), speakers)]
+    a, b, c, d = [0, 2], [1, 4] if protocol == "published" else [1], [3], [9, 10]
+    after_b = c if protocol == "published" else d
+    after_c = d if protocol == "published" else []
+    assert found == [b, after_b, b, after_c, after_b, b, [], b, [], a, a, a]

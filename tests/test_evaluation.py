@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import recall_score
 
 from exvo.config import InputError
-from exvo.evaluation import as_metrics, score, score_epoch, sentence
+from exvo.evaluation import as_metrics, constant_predictions, score, score_epoch, sentence
 from exvo.tasks import Task
 
 MULTITASK = Task("multitask", ("Awe", "Fear"), ("Chile", "Kenya"))
@@ -75,14 +75,17 @@ def test_mean_and_population_std_over_groups(group: str) -> None:
     assert scores.loc[f"emotion_ccc_{group}_std", "n"] == len(each)
 
 
-def test_constant_predictions_are_scored_zero_and_a_constant_pair_is_undefined() -> None:
+def test_constant_predictions_have_no_ccc_and_no_interval() -> None:
     predictions = table()
+    whole = score(predictions, FEWSHOT).set_index("metric")
     predictions["prediction.Awe"] = 0.5
-    assert score(predictions, FEWSHOT).set_index("metric").loc["awe_ccc", "value"] == 0
-    predictions["truth.Awe"] = 0.5
-    scores = score(predictions, FEWSHOT)
-    assert math.isnan(scores.set_index("metric").loc["emotion_ccc", "value"])
-    assert sentence(scores, "emotion_ccc") == "emotion_ccc is undefined"
+    found = score(predictions, FEWSHOT)
+    scores = found.set_index("metric").drop(columns="n")
+    assert constant_predictions(predictions, FEWSHOT) == ["Awe"]
+    assert scores.loc[["awe_ccc", "emotion_ccc"]].isna().all(axis=None)
+    pd.testing.assert_series_equal(scores.loc["fear_ccc"], whole.drop(columns="n").loc["fear_ccc"])
+    assert sentence(found, "emotion_ccc") == "emotion_ccc is undefined"
+    assert math.isnan(as_metrics(found, "val")["val/awe_ccc"])
 
 
 def test_unlabelled_rows_are_left_out_and_too_few_refused() -> None:

@@ -54,6 +54,9 @@ def test_epochs_and_final_scores_are_logged(trained) -> None:  # type: ignore[no
     assert metrics["val/emotion_ccc_lo"] <= metrics["val/emotion_ccc"] <= metrics["val/emotion_ccc_hi"]
     assert {"val/age_mae", "val/country_uar_lo_by_speaker", "val/high_ccc_hi"} <= set(metrics)
     assert not any(name.startswith("test/") for name in metrics)
+    epochs = tracking.history(trained.info.run_id)
+    assert epochs.index.tolist() == [1, 2]
+    assert epochs["loss"].tolist() == [metric.value for metric in history]
 
 
 def test_dataset_audit_and_predictions_are_logged(trained, tiny_corpus: Path) -> None:  # type: ignore[no-untyped-def]

@@ -193,20 +193,22 @@ class Network(nn.Module):
             return seen
         return self.film(embedding, profile) if self.fusion == "film" else embedding
 
-    def forward(self, log_mel: Tensor, profile: Tensor | None = None) -> Tensor:
+    def forward(self, log_mel: Tensor, profile: Tensor | None = None, embedding: Tensor | None = None) -> Tensor:
         """The outputs of whole clips of equal length.
 
         Args:
             log_mel: (batch, frames, bands), dB.
             profile: (batch, profile), the mean of `enrol` over each speaker's enrolment clips; None: the typical
                 speaker's, a running mean over training. A network without fusion ignores it.
+            embedding: (batch, embedding), what `embed` gave for these clips and this profile, where it is known.
 
         Returns:
             (batch, outputs).
         """
         if self.personalised and profile is None:
             profile = self.typical.expand(len(log_mel), -1)
-        outputs: Tensor = self.output(self.fuse(self.embed(log_mel, profile), profile))
+        embedding = self.embed(log_mel, profile) if embedding is None else embedding
+        outputs: Tensor = self.output(self.fuse(embedding, profile))
         return outputs
 
     def training_outputs(
