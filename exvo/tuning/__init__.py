@@ -1,0 +1,1 @@
+"""Hyperparameter studies. The only importer of Optuna."""

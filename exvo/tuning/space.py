@@ -1,0 +1,83 @@
+"""What a study searches, and the name that all commands of one study share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from exvo.config import OPTIMIZERS, SEARCHED, InputError, nearest
+
+SPACE: dict[str, tuple[str, BaseDistribution]] = {
+    "batch_size": ("log2_batch_size", IntDistribution(2, 6)),  # 4, 8, 16, 32, 64 clips: TPE sees their order
+    "learning_rate": ("learning_rate", FloatDistribution(1e-4, 1e-1, log=True)),
+    "width": ("width", FloatDistribution(0.1, 1.0)),  # of the paper's channels
+    "dropout": ("dropout", FloatDistribution(0.0, 0.5)),  # share of the channels
+    "optimizer": ("optimizer", CategoricalDistribution(OPTIMIZERS)),
+}
+"""For each option of `config.SEARCHED`: Optuna's name of it, and its values."""
+
+assert tuple(SPACE) == SEARCHED
+
+DIGITS = 3
+"""Significant digits of a searched number, so that the printed command repeats the trial exactly."""
+
+
+def parse_search(text: str) -> tuple[str, ...]:
+    """The options of a list with commas, in the order of `SPACE`.
+
+    >>> parse_search("learning_rate, batch_size")
+    ('batch_size', 'learning_rate')
+
+    Raises:
+        InputError: it is empty or names what can't be searched.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in SPACE]
+    if unknown:
+        raise InputError(f"search={text}: {unknown[0]} can't be searched{nearest(unknown[0], list(SPACE))}")
+    if not names:
+        raise InputError(f"search is empty; give some of {', '.join(SPACE)}, with commas.")
+    return tuple(name for name in SPACE if name in names)
+
+
+def options(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The training options of a trial from Optuna's params.
+
+    >>> options({"log2_batch_size": 4, "learning_rate": 0.00123456})
+    {'batch_size': 16, 'learning_rate': 0.00123}
+    """
+    found = {name: params[key] for name, (key, _) in SPACE.items() if key in params}
+    numbers = {name: float(f"{value:.{DIGITS}g}") for name, value in found.items() if isinstance(value, float)}
+    size = {"batch_size": 2 ** found["batch_size"]} if "batch_size" in found else {}
+    return found | numbers | size
+
+
+def described(name: str) -> str:
+    """The values of a searched option.
+
+    >>> [described(name) for name in SEARCHED]
+    ['4 to 64', '0.0001 to 0.1, log', '0.1 to 1', '0 to 0.5', 'sgd, adam, adamw']
+    """
+    distribution = SPACE[name][1]
+    if isinstance(distribution, CategoricalDistribution):
+        return ", ".join(map(str, distribution.choices))
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = (options({SPACE[name][0]: end})[name] for end in (distribution.low, distribution.high))
+    return f"{low:g} to {high:g}{', log' if distribution.log else ''}"
+
+
+def study_name(prefix: Sequence[str], equal: Mapping[str, Any], search: Sequence[str]) -> str:
+    """The name of the study of all commands that agree in `equal` and search the same: a prefix and eight digits.
+
+    Args:
+        prefix: words to know it by.
+        equal: JSON of what its trials must share.
+        search: the options that are searched.
+    """
+    space = {name: described(name) for name in search}
+    text = json.dumps([dict(equal), space], sort_keys=True)
+    return "-".join([*prefix, hashlib.sha256(text.encode()).hexdigest()[:8]])

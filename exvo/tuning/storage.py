@@ -1,0 +1,102 @@
+"""Where a study is kept: Optuna's journal file, or a database."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
+
+from exvo.config import InputError
+
+
+def has_password(storage: str) -> bool:
+    """Whether a storage's URL holds a password."""
+    return "://" in storage and bool(_url(storage).password or _secret_words(_url(storage)))
+
+
+def shown_storage(storage: str, output: Path) -> str:
+    """The storage as it may be printed and logged: the journal's path, or the URL without its password."""
+    if "://" in storage:
+        url = _url(storage)
+        return url._replace(password=None).difference_update_query(_secret_words(url)).render_as_string()
+    if storage and not storage.startswith("journal:") and not storage.endswith(".journal"):
+        raise InputError(
+            f"storage={storage} is neither a journal file (<name>.journal or journal:<file>) nor the URL of a "
+            "database, such as postgresql://<user>@<host>/<database>."
+        )
+    return storage.removeprefix("journal:") or str(output / "studies.journal")
+
+
+def _secret_words(url: URL) -> list[str]:
+    """The words of a URL's query that hold a password (`password`, `sslpassword`)."""
+    return [word for word in url.query if "password" in word]
+
+
+def _url(storage: str) -> URL:
+    try:
+        url = make_url(storage)
+    except (ArgumentError, ValueError):
+        raise InputError("storage is no URL of a database, such as postgresql://<user>@<host>/<database>.") from None
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgres", "postgresql") else url
+
+
+def open_storage(storage: str, output: Path) -> BaseStorage:
+    """Optuna's journal file, or a database.
+
+    Args:
+        storage: as the option of `tune` says.
+        output: the folder for the journal file where `storage` is empty.
+
+    Raises:
+        InputError: it can't be opened; the sentence holds no password.
+    """
+    shown = shown_storage(storage, output)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        if "://" not in storage:
+            Path(shown).parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(shown))
+        url = _url(storage)
+        wait: dict[str, Any] = {"connect_timeout": 10} if url.drivername.startswith("postgresql") else {}  # seconds
+        text = url.render_as_string(hide_password=False)
+        arguments = {"pool_pre_ping": True, "connect_args": wait}
+        # Two first users at once both make the tables; one of them is refused, and finds them there the second time.
+        return _again(lambda: RDBStorage(text, arguments))
+    except (OSError, ImportError, SQLAlchemyError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"storage={shown} can't be used: {reason}") from None
+
+
+@contextlib.contextmanager
+def kept_in(shown: str) -> Iterator[None]:
+    """Says in a sentence that the storage is away or can't be written.
+
+    Raises:
+        InputError: in place of the storage's own errors.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"storage={shown} can't be used any more ({reason}); when it is back, the same command goes on where this "
+            "one was."
+        ) from None
+
+
+def _again(action: Callable[[], RDBStorage]) -> RDBStorage:
+    for _ in range(3):
+        try:
+            return action()
+        except (IntegrityError, ProgrammingError):
+            time.sleep(1.0)
+    return action()

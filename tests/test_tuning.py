@@ -1,0 +1,331 @@
+"""Studies without training: what is searched, where it is kept, who runs which trial, and the page."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from optuna.trial import TrialState
+
+from exvo.config import InputError
+from exvo.study_page import About, best, study_page
+from exvo.tuning import study as module
+from exvo.tuning.space import SPACE, options, parse_search, study_name
+from exvo.tuning.storage import has_password, open_storage, shown_storage
+from exvo.tuning.study import Lost, Pruned, Study, Trial
+
+SEARCH = ("batch_size", "learning_rate")
+
+
+def study(folder: Path, epochs: int = 8, search: tuple[str, ...] = SEARCH, seed: int = 0) -> Study:
+    return Study(open_storage("", folder), "tried", search, epochs, seed)
+
+
+def begin(of: Study, total: int = 1000) -> Trial:
+    trial = of.begin(total)
+    assert trial is not None
+    return trial
+
+
+def optuna_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    """As Optuna's own reader sees them."""
+    return optuna.load_study(study_name="tried", storage=open_storage("", folder)).trials
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "search is empty; give some of batch_size, learning_rate, width, dropout, optimizer"),
+        ("batch_size,learnin_rate", "learnin_rate can't be searched; did you mean learning_rate?"),
+        ("seed", "search=seed: seed can't be searched; known are batch_size"),
+    ],
+)
+def test_what_can_not_be_searched_is_said(text: str, sentence: str) -> None:
+    with pytest.raises(InputError, match="search") as raised:
+        parse_search(text)
+    assert sentence in str(raised.value)
+
+
+def test_every_draw_is_within_its_range_and_repeats_from_its_printed_text(tmp_path: Path) -> None:
+    every = study(tmp_path, search=tuple(SPACE))
+    for _ in range(30):
+        trial = begin(every)
+        tried = trial.options
+        trial.end("failed", "none")
+        assert tried["batch_size"] in (4, 8, 16, 32, 64)
+        assert 1e-4 <= tried["learning_rate"] <= 1e-1
+        assert 0.1 <= tried["width"] <= 1.0
+        assert 0.0 <= tried["dropout"] <= 0.5
+        assert tried["optimizer"] in ("sgd", "adam", "adamw")
+        for name in ("learning_rate", "width", "dropout"):
+            assert float(f"{tried[name]:.3g}") == tried[name]
+
+
+def test_the_name_follows_from_what_must_be_equal() -> None:
+    equal = {"epochs": 5, "digest": "ab", "seed": 0}
+    name = study_name(["cnn14", "fewshot"], equal, SEARCH)
+    assert name.startswith("cnn14-fewshot-")
+    assert len(name.rsplit("-", 1)[1]) == 8
+    assert study_name(["cnn14", "fewshot"], dict(reversed(equal.items())), SEARCH) == name
+    others = [equal | {"epochs": 6}, equal | {"digest": "cd"}, equal | {"seed": 1}]
+    names = {study_name(["cnn14", "fewshot"], other, SEARCH) for other in others}
+    names.add(study_name(["cnn14", "fewshot"], equal, ("batch_size",)))
+    assert len(names | {name}) == 5
+
+
+def test_storages_by_their_text(tmp_path: Path) -> None:
+    assert shown_storage("", tmp_path) == str(tmp_path / "studies.journal")
+    assert shown_storage("mine.journal", tmp_path) == "mine.journal"
+    assert shown_storage("journal:any/file", tmp_path) == "any/file"
+    shown = shown_storage("postgresql://ada:s3cret@db.example:5433/studies", tmp_path)
+    assert shown == "postgresql+psycopg://ada@db.example:5433/studies"
+    shown = shown_storage("postgresql://ada@db.example/studies?sslmode=require&password=s3cret", tmp_path)
+    assert shown == "postgresql+psycopg://ada@db.example/studies?sslmode=require"
+    assert has_password("postgresql://ada:s3cret@db.example/studies")
+    assert has_password("postgresql://ada@db.example/studies?password=s3cret")
+    assert not has_password("postgresql://ada@db.example/studies")
+    assert not has_password("a:b@c.journal")
+    open_storage("journal:" + str(tmp_path / "new" / "file"), tmp_path)
+    assert (tmp_path / "new" / "file").is_file()
+
+
+@pytest.mark.parametrize(
+    "storage", ["studies.db", "postgresql://ada:s3cret@127.0.0.1:{}/studies", "nosql://a:s3cret@b"]
+)
+def test_a_storage_that_can_not_be_used_is_said_without_its_password(storage: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(InputError) as raised:
+        open_storage(storage.format(port), tmp_path)
+    assert str(raised.value).startswith("storage=")
+    assert "s3cret" not in str(raised.value)
+
+
+def test_draws_follow_from_the_number_not_from_the_process(tmp_path: Path) -> None:
+    whole = study(tmp_path / "whole")
+    drawn = [begin(whole).options for _ in range(5)]
+    resumed = [begin(study(tmp_path / "resumed")).options for _ in range(5)]  # a new process each time
+    assert resumed == drawn
+    assert len({tuple(one.items()) for one in drawn}) == 5
+    other = study(tmp_path / "other", seed=1)
+    assert [begin(other).options for _ in range(5)] != drawn
+
+
+def test_the_first_trial_is_what_the_study_set_out_to_improve(tmp_path: Path) -> None:
+    first = study(tmp_path)
+    first.try_first({"batch_size": 32, "learning_rate": 0.001, "epochs": 8})
+    assert first.count("running", "finished", "pruned") == 0
+    assert begin(first).options == {"batch_size": 32, "learning_rate": 0.001}
+    assert begin(first).options != {"batch_size": 32, "learning_rate": 0.001}
+    assert (first.created, study(tmp_path).created) == (True, False)
+
+
+def test_no_more_than_the_total_whoever_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = study(tmp_path), study(tmp_path)
+    begin(one, 3).finish(0.1)
+    begin(two, 3).end("failed", "diverged")  # counts for nothing
+    begin(one, 3)
+    last = begin(two, 3)
+    assert one.begin(3) is None
+    with monkeypatch.context() as patch:  # both looked before either asked
+        patch.setattr(Study, "count", lambda self, *states: 0)
+        assert one.begin(3) is None
+    assert [trial.state for trial in optuna_trials(tmp_path)] == [
+        TrialState.COMPLETE,
+        TrialState.FAIL,
+        TrialState.RUNNING,
+        TrialState.RUNNING,
+        TrialState.FAIL,
+    ]
+    assert one.table()["state"].tolist() == ["finished", "failed", "running", "running", "killed"]
+    last.end("failed", "diverged")
+    begin(one, 3)
+
+
+def test_a_trial_that_falls_behind_is_pruned_but_not_in_its_last_epoch(tmp_path: Path) -> None:
+    pruning = study(tmp_path, epochs=4)
+    for _ in range(4):
+        trial = begin(pruning)
+        for epoch in range(1, 5):
+            trial.report(epoch, 0.5)
+        trial.finish(0.5)
+    trial = begin(pruning)
+    trial.report(1, 0.1)  # early scores say little
+    with pytest.raises(Pruned):
+        trial.report(2, 0.1)
+    trial.end("pruned")
+    trial = begin(pruning)
+    trial.report(3, math.nan)  # undefined: no reason to stop, and nothing to tell
+    trial.report(4, 0.1)
+    trial.finish(0.1)
+    trial = begin(pruning)
+    trial.report(1, 0.6)
+    trial.report(2, 0.1)  # its best so far is not behind
+    states = [one.state for one in optuna_trials(tmp_path)]
+    assert states == [TrialState.COMPLETE] * 4 + [TrialState.PRUNED, TrialState.COMPLETE, TrialState.RUNNING]
+    table = pruning.table()
+    assert table["score"].tolist() == [0.5, 0.5, 0.5, 0.5, 0.1, 0.1, 0.6]
+    assert table["epochs"].tolist() == [4, 4, 4, 4, 2, 4, 2]
+
+
+def test_trials_of_dead_workers_are_buried_those_of_living_ones_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buried = study(tmp_path)
+    here, now = module._this_worker(), time.time()
+    gone = os.posix_spawn("/bin/true", ["true"], os.environ)
+    os.waitpid(gone, 0)
+    zombie = os.posix_spawn("/bin/true", ["true"], os.environ)
+    time.sleep(0.3)
+    workers = [
+        (here, None, False),
+        (here | {"pid": gone}, None, True),
+        (here | {"pid": zombie, "began": now}, None, True),
+        (here | {"began": here["began"] - 100}, None, True),  # another process has that number now
+        (here | {"host": "elsewhere"}, now - 60, False),
+        (here | {"host": "elsewhere"}, now - 1000, True),
+        (here | {"host": "elsewhere"}, None, False),  # just begun
+    ]
+    trials = []
+    for worker, alive, _ in workers:
+        monkeypatch.setattr(module, "_this_worker", lambda worker=worker: worker)
+        trials.append(begin(buried))
+        trials[-1].note(f"run{trials[-1].number}")
+        if alive is not None:
+            trials[-1]._trial.set_user_attr("alive", alive)
+    found = study(tmp_path).bury()
+    os.waitpid(zombie, 0)
+    assert [(one.number, one.run_id) for one in found] == [
+        (number, f"run{number}") for number, (_, _, dead) in enumerate(workers) if dead
+    ]
+    assert study(tmp_path).bury() == []
+    with pytest.raises(Lost, match="took this trial for dead"):
+        trials[5].report(1, 0.5)
+    with pytest.raises(Lost):
+        trials[5].finish(0.5)
+    trials[5].end("failed", "too late")
+    trials[0].report(1, 0.5)
+    table = buried.table()
+    assert table["state"].tolist() == ["killed" if dead else "running" for _, _, dead in workers]
+    assert table["problem"][5] == "Its worker was killed or lost."
+
+
+def test_a_running_trial_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEARTBEAT", 0.05)
+    living = study(tmp_path)
+    with begin(living).alive():
+        time.sleep(0.5)
+    first = optuna_trials(tmp_path)[0].user_attrs["alive"]
+    assert abs(time.time() - first) < 5
+    time.sleep(0.2)
+    assert optuna_trials(tmp_path)[0].user_attrs["alive"] == first
+
+
+def test_importances_find_the_option_that_matters(tmp_path: Path) -> None:
+    weighed = study(tmp_path)
+    assert weighed.importances(0) == {}
+    for number in range(16):
+        trial = begin(weighed)
+        trial.finish(-abs(math.log10(trial.options["learning_rate"]) + 2))
+        assert (number < 3) == (weighed.importances(0) == {})
+    found = weighed.importances(0)
+    assert list(found) == ["learning_rate", "batch_size"]
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["learning_rate"] > 0.7
+
+
+TRIALS = pd.DataFrame(
+    {
+        "number": [0, 1, 2, 3, 4],
+        "state": ["finished", "pruned", "failed", "finished", "running"],
+        "score": [0.2, 0.9, math.nan, 0.3, math.nan],
+        "epochs": [3, 2, 0, 3, 0],
+        "seconds": [10.0, 5.0, 1.0, 11.0, 2.0],
+        "batch_size": [32, 16, 8, 4, 64],
+        "learning_rate": [0.001, 0.01, 0.1, 0.02, 0.003],
+        "run_id": ["a", "b", "c", "d", "e"],
+        "problem": ["", "", "<b>diverged</b>", "", ""],
+    }
+)
+ABOUT = About(
+    "study-1",
+    "studies.journal",
+    "cnn14",
+    "mine",
+    True,
+    "emotion_ccc",
+    {"batch_size": "4 to 64", "learning_rate": "0.0001 to 0.1, log"},
+    20,
+    3,
+    "TRAIN COMMAND",
+    "TUNE COMMAND",
+    "optuna-dashboard studies.journal",
+    {"learning_rate": 0.7, "batch_size": 0.3},
+)
+
+
+def test_the_page_shows_the_best_finished_trial_and_why_others_ended() -> None:
+    top = best(TRIALS)
+    assert top is not None
+    assert top["number"] == 3  # the pruned one's higher score is no result
+    page = study_page(TRIALS, ABOUT)
+    assert [section.title for section in page.sections] == [
+        "Best trial",
+        "History",
+        "Options",
+        "Importances",
+        "Together",
+        "Trials",
+        "Go on",
+    ]
+    assert page.tiles == [
+        ("best val emotion_ccc", "0.3000", "trial 3"),
+        ("trials", "3 of 20", "2 finished, 1 pruned, 1 failed, 1 running"),
+    ]
+    html = page.html()
+    assert "&lt;b&gt;diverged" in html
+    assert "SYNTHETIC" in html
+    assert all(text in html for text in ("TRAIN COMMAND", "TUNE COMMAND", "optuna-dashboard studies.journal"))
+    pictures = [picture.name for section in page.sections for picture in section.pictures]
+    assert pictures == ["history", "slice-batch_size", "slice-learning_rate", "importances", "parallel-coordinates"]
+    trials = page.sections[5]
+    assert trials.table[0] == ("trial", ["1", "3", "0", "2", "4"])
+    assert trials.numbers is TRIALS
+
+
+def test_the_history_holds_every_score_and_the_best_so_far() -> None:
+    figure = study_page(TRIALS, ABOUT).sections[1].pictures[0].figure
+    lines = {str(line.get_label()): line for line in figure.axes[0].lines}
+    assert list(np.asarray(lines["finished"].get_ydata())) == [0.2, 0.3]
+    assert list(np.asarray(lines["pruned"].get_ydata())) == [0.9]
+    steps = next(line for line in figure.axes[0].lines if line.get_drawstyle() == "steps-post")
+    assert list(np.asarray(steps.get_ydata())) == [0.2, 0.3, 0.3]
+
+
+@pytest.mark.parametrize("states", [["failed"], ["finished"], ["running"], ["pruned", "finished"]])
+def test_few_trials_make_a_page_too(states: list[str]) -> None:
+    rows = TRIALS.head(len(states)).assign(state=states)
+    rows.loc[~rows["state"].isin(["finished", "pruned"]), "score"] = math.nan
+    html = study_page(rows, About(**{**ABOUT.__dict__, "importances": {}})).html()
+    assert "Nothing can be said yet from the finished trials: four are needed" in html
+    assert ("No trial has finished yet." in html) == ("finished" not in states)
+
+
+@pytest.mark.parametrize("name", ["width", "dropout", "optimizer"])
+def test_every_option_can_be_drawn(name: str) -> None:
+    values = ["sgd", "adam", "adamw", "sgd", "adam"] if name == "optimizer" else [0.1, 0.25, 0.5, 0.4, 0.33]
+    rows = TRIALS.drop(columns="batch_size").assign(**{name: values})
+    about = About(**{**ABOUT.__dict__, "space": {name: "some", "learning_rate": "some"}})
+    assert f"Score against {name}" in study_page(rows, about).html()
+
+
+def test_options_that_are_not_searched_stay_away() -> None:
+    assert options({"width": 0.12345}) == {"width": 0.123}
