@@ -20,6 +20,7 @@ from torch import Tensor
 from exvo.config import FeatureConfig, InputError
 
 BLOCK = 2**20  # samples decoded at a time, over all channels: a header's promise is never allocated
+MAX_RATE = 1_000_000  # Hz; FLAC ends at 655,350, and soxr takes seconds to resample from billions
 LOUDEST = 100.0  # full scale is 1; MP3 overshoots it a little, integers taken for floats by far
 UNKNOWN_SIZE = 0xFFFFFFFF  # what an encoder writes to a WAV header when it streams
 UNKNOWN_LENGTH = "of unknown length (its header holds none): convert it to WAV"
@@ -86,6 +87,8 @@ def prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> np.ndar
     """
     if not (math.isfinite(rate) and rate > 0):
         raise InputError(f"The sampling rate must be a positive number of Hz, found {rate}: give the waveform's own.")
+    if rate > MAX_RATE:
+        raise AudioError(f"its sampling rate is {rate:,} Hz, more than {MAX_RATE:,}")
     waveform = np.asarray(waveform)
     if waveform.dtype.kind != "f":
         raise AudioError(f"holds {waveform.dtype} numbers: give floats from -1 to 1")

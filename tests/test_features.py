@@ -326,7 +326,8 @@ def test_shortest_clip_after_resampling(rate: int) -> None:
 
 def test_absurd_rates() -> None:
     wav = bytearray(encode(burst(16_000), 16_000))
-    for rate, expected in [(1, "longer than 60 s"), (2**31 - 1, "shorter than 0.016 s"), (0, "not audio (")]:
+    fast = "its sampling rate is 2,147,483,647 Hz, more than 1,000,000"
+    for rate, expected in [(1, "longer than 60 s"), (2**31 - 1, fast), (0, "not audio (")]:
         wav[24:28] = struct.pack("<I", rate)
         assert problem(bytes(wav)).startswith(expected)
     for rate in (0, -1, float("nan"), float("inf")):

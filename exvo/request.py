@@ -1,0 +1,210 @@
+"""What a request to the served model may hold: checked before anything is decoded, then decoded within limits."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from exvo.config import FeatureConfig, InputError
+from exvo.features import AudioError, log_mel, read_audio
+from exvo.prediction import MAX_ENROLMENT
+
+COLUMNS = ("audio", "enrolment", "profile")
+MODES = ("predict", "enrol")
+
+MAX_CLIPS = 64
+"""Different clips in a request, those that enrol among them."""
+
+MAX_CLIP_BYTES = 32 * 2**20
+"""Of a clip's file: 60 s of stereo at 48 kHz with 32 bits are 23 million. How long it may be, `FeatureConfig` says."""
+
+MAX_SECONDS = 300.0
+"""Of all clips of a request together: half a minute for CNN14 on two busy cores, where MLflow gives up after one."""
+
+NAMED = 10
+"""Bad clips in a sentence; with so many, decoding ends."""
+
+Payload = str | bytes
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a request, checked but not decoded: its clip (none where it only enrols), and its speaker's."""
+
+    audio: Payload | None
+    enrolment: tuple[Payload, ...]
+    profile: np.ndarray | None
+
+
+def read_rows(request: Any, mode: str, size: int | None) -> list[Row]:
+    """The rows of a request, checked as far as that goes without decoding.
+
+    Args:
+        request: what MLflow made of it.
+        mode: predict or enrol.
+        size: numbers of a profile; None for a model without enrolment, which ignores it.
+
+    Raises:
+        InputError: it is no table, has no rows or too many, has other columns, or its rows hold what they can't.
+    """
+    if not isinstance(request, pd.DataFrame):
+        raise InputError(
+            'The request is no table: send {"dataframe_records": [{"audio": "<base64>"}]}; in Python a DataFrame.'
+        )
+    if not 1 <= len(request) <= MAX_CLIPS:
+        raise InputError(f"The request has {len(request):,} rows: send 1 to {MAX_CLIPS}.")
+    names = list(request.columns)
+    unknown = sorted({brief(name) for name in names if not isinstance(name, str) or name not in COLUMNS})
+    if unknown or len(set(names)) < len(names):
+        found = f"unknown columns ({listed(unknown, ', ')})" if unknown else "a column twice"
+        raise InputError(f"The request has {found}: send {', '.join(COLUMNS)}.")
+    rows, problems = [], []
+    for number, values in enumerate(request.to_dict("records")):
+        try:
+            rows.append(read_row(values, mode, size))
+        except InputError as error:
+            problems.append(f"row {number}: {error}")
+    refuse(problems)
+    return rows
+
+
+def read_row(values: Mapping[Any, Any], mode: str, size: int | None) -> Row:
+    """A row of a request, checked; for the arguments see `read_rows`.
+
+    Raises:
+        InputError: what is wrong with it, without a full stop.
+    """
+    given = {name: value for name, value in values.items() if not (pd.api.types.is_scalar(value) and pd.isna(value))}
+    if mode == "predict" and "audio" not in given:
+        raise InputError("audio is missing")
+    audio = payload(given["audio"], "audio") if mode == "predict" else None
+    if size is None:
+        return Row(audio, (), None)
+    if mode == "enrol" and "enrolment" not in given:
+        raise InputError("enrolment is missing; mode=enrol takes a list of clips of the speaker")
+    if mode == "predict" and {"enrolment", "profile"} <= set(given):
+        raise InputError("holds both enrolment and profile; send one of them")
+    if "enrolment" in given:
+        return Row(audio, read_enrolment(given["enrolment"]), None)
+    return Row(audio, (), read_profile(given["profile"], size) if "profile" in given else None)
+
+
+def read_enrolment(value: Any) -> tuple[Payload, ...]:
+    """The clips that enrol a speaker, as they came.
+
+    Raises:
+        InputError: they are no list, too many or none, or one is no clip.
+    """
+    clips = value.tolist() if isinstance(value, np.ndarray) else value
+    if not isinstance(clips, (list, tuple)) or not 1 <= len(clips) <= MAX_ENROLMENT:
+        raise InputError(f"enrolment must be a list of 1 to {MAX_ENROLMENT} clips")
+    return tuple(payload(clip, f"enrolment clip {place}") for place, clip in enumerate(clips, start=1))
+
+
+def payload(value: Any, name: str) -> Payload:
+    """A clip as it came, bytes or base64, if it is no larger than `MAX_CLIP_BYTES`.
+
+    Raises:
+        InputError: it is neither, or too large.
+    """
+    if not isinstance(value, (str, bytes)):
+        raise InputError(f"{name} is neither base64 text nor bytes")
+    if len(value) > (MAX_CLIP_BYTES if isinstance(value, bytes) else MAX_CLIP_BYTES * 3 // 2):
+        raise InputError(f"{name} is larger than {MAX_CLIP_BYTES // 2**20} MiB")
+    return value
+
+
+def read_profile(value: Any, size: int) -> np.ndarray:
+    """A profile: float32 (size,).
+
+    Raises:
+        InputError: it is no list of so many finite numbers.
+    """
+    try:
+        numbers = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        numbers = np.empty(0, object)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "fiu" or len(numbers) != size:
+        found = f", found {len(numbers)}" if numbers.ndim == 1 and numbers.dtype.kind in "fiu" else ""
+        raise InputError(
+            f"profile must be a list of {size} numbers{found}; send one that mode=enrol of this model gave"
+        )
+    with np.errstate(over="ignore"):
+        vector: np.ndarray = numbers.astype(np.float32)
+    if not np.isfinite(vector).all():
+        raise InputError("profile holds a number that is not finite")
+    return vector
+
+
+def places(rows: list[Row]) -> dict[Payload, str]:
+    """The different clips of a request, and where each occurs first.
+
+    Raises:
+        InputError: there are too many.
+    """
+    found: dict[Payload, str] = {}
+    for number, row in enumerate(rows):
+        if row.audio is not None:
+            found.setdefault(row.audio, f"row {number}: audio")
+        for place, clip in enumerate(row.enrolment, start=1):
+            found.setdefault(clip, f"row {number}: enrolment clip {place}")
+    if len(found) > MAX_CLIPS:
+        raise InputError(f"The request holds {len(found):,} different clips: send at most {MAX_CLIPS}.")
+    return found
+
+
+def decode(clips: Mapping[Payload, str], config: FeatureConfig) -> dict[Payload, np.ndarray]:
+    """The log-mel of each clip, (frames, bands) in dB.
+
+    Args:
+        clips: and where each is, for a sentence.
+        config: settings of the log-mel.
+
+    Raises:
+        InputError: clips are not base64 or not audio that can be used, or all of them are too long together.
+    """
+    log_mels: dict[Payload, np.ndarray] = {}
+    problems: list[str] = []
+    seconds = 0.0
+    for clip, place in clips.items():
+        if len(problems) == NAMED:
+            break
+        try:
+            content = clip if isinstance(clip, bytes) else base64.b64decode("".join(clip.split()), validate=True)
+            audio = read_audio(content, config)
+        except AudioError as error:
+            problems.append(f"{place} can't be used: {error.problem}")
+            continue
+        except ValueError:
+            problems.append(f"{place} is not base64")
+            continue
+        seconds += audio.seconds
+        if seconds > MAX_SECONDS:
+            raise InputError(f"The clips of the request last longer than {MAX_SECONDS:g} s together: send fewer.")
+        log_mels[clip] = log_mel(torch.from_numpy(audio.waveform), config).numpy()
+    refuse(problems)
+    return log_mels
+
+
+def refuse(problems: list[str]) -> None:
+    """Raises InputError with the problems as one sentence, if there are any."""
+    if problems:
+        raise InputError(f"{listed(problems, '; ')}.")
+
+
+def listed(items: list[str], separator: str) -> str:
+    """The first `NAMED` items, and how many more there are."""
+    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    return separator.join(items[:NAMED]) + more
+
+
+def brief(value: object) -> str:
+    """What a request holds, short enough to repeat."""
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
