@@ -30,3 +30,19 @@ def read(folder: Path) -> Corpus:
     rows["file"] = "wav/" + names.str[1:-1] + ".wav"
     rows["split"] = rows["split"].str.lower()
     return build("hume-vb", folder, source, rows, EMOTIONS)
+
+
+def country_codes(folder: Path) -> dict[str, int]:
+    """The number that `data_info.csv` gives each country (its column `Country`), as the challenge's files hold it.
+
+    Raises InputError where a number is missing or not whole, or a country has two.
+    """
+    source = folder / "data_info.csv"
+    rows = read_csv(source, _LAYOUT)
+    require(source, rows, ["Country", "Country_string"])
+    pairs = rows.loc[rows["Country_string"] != "", ["Country_string", "Country"]].drop_duplicates()
+    bad = pairs[~pairs["Country"].str.fullmatch(r"[0-9](\.0*)?") | pairs["Country_string"].duplicated(keep=False)]
+    if len(bad):
+        found = [f"{name} ({code!r})" for name, code in bad.itertuples(index=False)]
+        refuse(source, "Country is not one number for each Country_string", found, "number the countries 0 to 3")
+    return {name: int(code[0]) for name, code in pairs.itertuples(index=False)}

@@ -1,0 +1,247 @@
+"""The model registry: which runs can be registered, the versions of `exvo-fewshot`, and who is champion."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from exvo import lookup
+from exvo.comparison import Scored
+from exvo.config import InputError
+from exvo.results import Condition, numbers
+
+MODEL = "exvo-fewshot"
+CHAMPION = "champion"
+CHAMPION_URI = f"models:/{MODEL}@{CHAMPION}"
+SCORE = "val/emotion_ccc"
+SPLIT = "val"
+"""The split that chooses; the test split never does."""
+
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""How MLflow says that there is no such model, or no such alias."""
+
+
+def candidates() -> list[Run]:
+    """The finished few-shot runs with a model and a defined validation score, trials of studies among them.
+
+    Raises:
+        InputError: the store can't be used.
+    """
+    lookup.quiet()
+    lookup.check_store()
+    query = f"tags.`{lookup.TASK_TAG}` = 'fewshot' and {lookup.DONE}"
+    try:
+        found = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
+    except MlflowException as error:
+        raise lookup.unusable(error) from None
+    return [run for run in found if not math.isnan(score(run))]
+
+
+def score(run: Run) -> float:
+    """The validation score that chooses; NaN where it is undefined."""
+    return float(run.data.metrics.get(SCORE, math.nan))
+
+
+def condition(run: Run) -> Condition:
+    """Under which conditions a training run was validated."""
+    names = (lookup.CORPUS_TAG, lookup.DIGEST_TAG, lookup.TASK_TAG, lookup.PROTOCOL_TAG)
+    corpus, digest, task, protocol = (run.data.tags.get(name, "") for name in names)
+    return Condition(corpus, digest, task, protocol, SPLIT)
+
+
+def require_candidate(run: Run) -> None:
+    """Refuses a run that is no finished few-shot training run with a model.
+
+    Raises:
+        InputError: says what it is instead.
+    """
+    tags, said = run.data.tags, f"The run {run.info.run_name}"
+    evaluated = tags.get(lookup.EVALUATED_TAG)
+    if evaluated:
+        raise InputError(f"{said} trained nothing: it looks at the run {evaluated}; give that as run_id.")
+    task = tags.get(lookup.TASK_TAG)
+    if task is None:
+        raise InputError(f"{said} is no training run; give one that train, main or tune has made.")
+    if task != "fewshot":
+        raise InputError(f"{said} was trained for task={task}; {MODEL} takes few-shot runs alone.")
+    if run.info.status != "FINISHED":
+        raise InputError(f"{said} has not finished (it is {run.info.status.lower()}); give a run that has.")
+    if lookup.MODEL_TAG not in tags:
+        raise InputError(f"{said} has logged no model; give another.")
+
+
+def scored(run: Run) -> Scored:
+    """A training run's predictions of the validation split.
+
+    Raises:
+        InputError: it has none.
+    """
+    predictions = lookup.load_table(run.info.run_id, f"predictions/{SPLIT}.parquet")
+    if predictions is None:
+        raise InputError(
+            f"The run {run.info.run_name} has no predictions of the {SPLIT} split, without which it can't be compared "
+            "with the champion; train it again."
+        )
+    return Scored(run.info.run_name, condition(run), lookup.load_settings(run)["options"]["shots"], predictions)
+
+
+def evaluations(trained: Run, split: str) -> list[Run]:
+    """The runs with predictions of a split under the options of training: itself, then its evaluations, newest first.
+
+    Whether they do have predictions is left to `lookup.load_table`.
+    """
+    query = (
+        f"tags.`{lookup.EVALUATED_TAG}` = '{trained.info.run_id}' and tags.`{lookup.ENTRY_TAG}` = 'evaluate' and "
+        f"tags.`{lookup.PROTOCOL_TAG}` = '{condition(trained).protocol}' and attributes.status = 'FINISHED'"
+    )
+    found = mlflow.search_runs(
+        filter_string=query,
+        order_by=["attributes.start_time DESC"],
+        output_format="list",
+        search_all_experiments=True,
+    )
+    shots = lookup.load_settings(trained)["options"]["shots"]
+    options = [(run, lookup.load_settings(run)["options"]) for run in found]
+    return [trained, *(run for run, own in options if (own["split"], own["shots"]) == (split, shots))]
+
+
+def artifact(run: Run, name: str) -> str | None:
+    """A text artifact of a run; None where it has none of that name."""
+    folder = name.rpartition("/")[0]
+    if name not in {item.path for item in MlflowClient().list_artifacts(run.info.run_id, folder or None)}:
+        return None
+    return str(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{name}"))
+
+
+def scores(run: Run, split: str) -> pd.DataFrame | None:
+    """The scores that a run has logged for a split, as `evaluation.score` gives them; None where it has none."""
+    text = artifact(run, f"scores/{split}.csv")
+    return None if text is None else pd.read_csv(io.StringIO(text))
+
+
+def load_json(run: Run, name: str) -> dict[str, Any]:
+    """A JSON artifact of a run; empty where it has none of that name."""
+    loaded: dict[str, Any] = json.loads(artifact(run, name) or "{}")
+    return loaded
+
+
+def champion() -> ModelVersion | None:
+    """The version that is champion; None where there is none.
+
+    Raises:
+        InputError: the registry can't be used.
+    """
+    try:
+        return MlflowClient().get_model_version_by_alias(MODEL, CHAMPION)
+    except MlflowException as error:
+        if error.error_code in NOT_THERE:
+            return None
+        raise lookup.unusable(error) from None
+
+
+def run_of(version: ModelVersion) -> Run:
+    """The training run of a version.
+
+    Raises:
+        InputError: it has been deleted.
+    """
+    try:
+        return MlflowClient().get_run(version.run_id)
+    except MlflowException:
+        raise InputError(f"The run of version {version.version}, {version.run_id}, has been deleted.") from None
+
+
+def version_of(run: Run) -> ModelVersion | None:
+    """The newest version that a run is registered as; None where it is none."""
+    found = MlflowClient().search_model_versions(f"name = '{MODEL}' and run_id = '{run.info.run_id}'")
+    return max(found, key=lambda version: int(version.version), default=None)
+
+
+def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion, bool]:
+    """Registers a run's model with its card and tags; of a registered run it renews both.
+
+    Returns:
+        The version, and whether it is new.
+    """
+    client = MlflowClient()
+    try:
+        client.create_registered_model(MODEL, description="Emotions of vocal bursts. Each version has its model card.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise lookup.unusable(error) from None
+    version = version_of(run)
+    known = version is not None
+    if version is None:
+        uri = run.data.tags[lookup.MODEL_TAG]
+        version = client.create_model_version(MODEL, uri, run.info.run_id, model_id=uri.removeprefix("models:/"))
+    for name, value in tags.items():
+        client.set_model_version_tag(MODEL, version.version, name, value)
+    client.update_model_version(MODEL, version.version, description=card)
+    return version, not known
+
+
+def make_champion(version: ModelVersion) -> None:
+    """Moves the alias."""
+    MlflowClient().set_registered_model_alias(MODEL, CHAMPION, version.version)
+
+
+def lineage(run: Run) -> dict[str, str]:
+    """Where a version comes from, as its tags: run, system, corpus and digest, protocol, commit, study and trial."""
+    kept = (
+        lookup.SYSTEM_TAG,
+        lookup.CORPUS_TAG,
+        lookup.DIGEST_TAG,
+        lookup.PROTOCOL_TAG,
+        "git.commit",
+        "git.dirty",
+        lookup.STUDY_TAG,
+        lookup.TRIAL_TAG,
+    )
+    tags = {name: run.data.tags[name] for name in kept if name in run.data.tags}
+    study = run.data.tags.get("mlflow.parentRunId")
+    return (
+        {"exvo.run_id": run.info.run_id}
+        | tags
+        | ({"exvo.study_run": study} if study else {})
+        | {"exvo.val_emotion_ccc": numbers([score(run)], 6)[0]}
+    )
+
+
+def decide(gate: str, value: float, low: float, high: float) -> tuple[bool, str]:
+    """Whether the alias moves to a run whose headline score differs from the champion's by `value`, and why.
+
+    Args:
+        gate: none, not-worse or better.
+        value: candidate - champion; NaN where it is undefined.
+        low, high: its 95% interval by speaker.
+
+    >>> decide("not-worse", -0.01, -0.05, 0.02)
+    (True, 'its 95% interval by speaker does not lie below zero')
+    >>> decide("better", 0.01, -0.02, 0.05)
+    (False, 'its 95% interval by speaker does not lie above zero')
+    """
+    if gate == "none":
+        return True, "gate=none asks for no comparison"
+    if math.isnan(value) or math.isnan(low):
+        return False, "the difference or its 95% interval by speaker is undefined"
+    passed, where = (low > 0, "above") if gate == "better" else (high >= 0, "below")
+    lies = "lies" if (gate == "better") == passed else "does not lie"
+    return passed, f"its 95% interval by speaker {lies} {where} zero"
+
+
+def where_to_look(version: str) -> str:
+    """How to open a version's page in the UI."""
+    uri, place = mlflow.get_tracking_uri(), f"#/models/{MODEL}/versions/{version}"
+    if uri.startswith("http"):
+        return f"card   {uri.rstrip('/')}/{place}"
+    return f"card   `make ui`, then http://127.0.0.1:5000/{place}"

@@ -1,0 +1,350 @@
+"""The entry point `register` on runs made by hand in a store of the test's own, and once on a run that was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from conftest import run_here
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from test_card import AUDIT, ENROLLED, TASK, predictions
+
+from exvo import evaluation, lookup, tracking
+from exvo.bootstrap import bootstrap, interval
+from exvo.config import InputError
+
+OPTIONS = {
+    "model": "cnn14",
+    "width": 0.25,
+    "epochs": 3,
+    "batch_size": 32,
+    "learning_rate": 0.001,
+    "seed": 0,
+    "shots": 2,
+}
+OPTIONS |= {"optimizer": "sgd", "precision": "float32", "split": "test"}
+TAGS = {"entry_point": "train", "system": "cnn14-random-init", "task": "fewshot", "protocol": "published"}
+TAGS |= {"corpus": "emogator", "corpus_digest": "a1" * 32}
+
+pytestmark = pytest.mark.usefixtures("store")
+
+
+@pytest.fixture(autouse=True)
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Artifacts in the test's own folder."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
+
+
+def log_scores(table: pd.DataFrame, split: str) -> None:
+    scores = evaluation.score(table, TASK)
+    tracking.log_table(table, f"predictions/{split}.parquet")
+    tracking.log_table(scores, f"scores/{split}.csv")
+    tracking.log_metrics(evaluation.as_metrics(scores, split))
+
+
+def make_run(name: str, noise: float = 0.3, model: bool = True, **different: Any) -> str:
+    """A finished run as train logs it, with a logged model that has no files; returns its id."""
+    with mlflow.start_run(run_name=name) as active:
+        mlflow.set_tags({f"exvo.{tag}": different.get(tag, value) for tag, value in TAGS.items()})
+        system = {"enrolment": different.get("enrolment", "none")}
+        options = {option: different.get(option, value) for option, value in OPTIONS.items()}
+        tracking.log_settings(options, {"system": system})
+        tracking.log_json("audit.json", AUDIT)
+        tracking.log_json("environment.json", {"libraries": {"torch": "2.11.0"}})
+        tracking.log_metrics({"best_epoch": 2})
+        if different.get("predicts", True):
+            log_scores(different.get("predictions", predictions(noise)), "val")
+        mlflow.set_tags(different.get("tags", {}))
+        if model:
+            logged = MlflowClient().create_logged_model(active.info.experiment_id, "model", active.info.run_id)
+            MlflowClient().finalize_logged_model(logged.model_id, "READY")
+            mlflow.set_tag(lookup.MODEL_TAG, f"models:/{logged.model_id}")
+    return active.info.run_id
+
+
+def evaluate(trained: str, noise: float, **tags: str) -> None:
+    """An evaluation of a run on the test split, as evaluate logs it."""
+    with mlflow.start_run():
+        every = TAGS | {"entry_point": "evaluate", "evaluated_run": trained} | tags
+        mlflow.set_tags({f"exvo.{tag}": value for tag, value in every.items()})
+        tracking.log_settings({"split": "test", "shots": 2}, {})
+        log_scores(predictions(noise, seed=9), "test")
+
+
+def register(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **options: str) -> str:
+    """What `register` prints."""
+    assert run_here("register", options, monkeypatch) == 0
+    return capsys.readouterr().out
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **options: str) -> str:
+    """The one sentence with which `register` ends with status 2."""
+    assert run_here("register", options, monkeypatch) == 2
+    assert versions() == []
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("exvo: ")]
+    return line.removeprefix("exvo: ")
+
+
+def versions() -> list[ModelVersion]:
+    found = MlflowClient().search_model_versions("name = 'exvo-fewshot'")
+    return sorted(found, key=lambda version: int(version.version))
+
+
+def champion() -> str:
+    return str(MlflowClient().get_model_version_by_alias("exvo-fewshot", "champion").version)
+
+
+def description(version: str) -> str:
+    return str(MlflowClient().get_model_version("exvo-fewshot", version).description)
+
+
+def test_the_best_run_on_val_is_registered_and_becomes_champion(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run("worst", 0.9)
+    best = make_run("best", 0.2)
+    other = make_run("good on test", 0.4)
+    evaluate(other, noise=0.01)
+    make_run("undefined", predictions=predictions(0.1).assign(**{"prediction.High": 0.5}))
+    told = register(monkeypatch, capsys)
+    assert "the best validation score of emogator a1a1a1a1a1a1 under the published protocol (3 runs)\n" in told
+    assert "decision    version 1 is champion now: there was no champion.\n" in told
+    assert "load        models:/exvo-fewshot@champion\n" in told
+    assert "#/models/exvo-fewshot/versions/1\n" in told
+    (version,) = versions()
+    assert version.run_id == best
+    assert champion() == "1"
+
+
+def test_the_same_run_again_makes_no_version_but_renews_the_card(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("only", enrolment="shared")
+    register(monkeypatch, capsys)
+    first = description("1")
+    assert "the test split has not been scored: run `evaluate`" in first
+    assert "Whether it is the speaker that helps has not been measured" in first
+    evaluate(run, noise=0.4)
+    told = register(monkeypatch, capsys)
+    assert "exvo-fewshot version 1 (it was already; card renewed)" in told
+    assert "version 1 stays champion: it is champion already." in told
+    assert len(versions()) == 1
+    value = evaluation.score(predictions(0.4, seed=9), TASK).set_index("metric").loc["emotion_ccc", "value"]
+    assert f"| {value:.3f}" in next(
+        line for line in description("1").splitlines() if "CCC, mean" in line and "test" in line
+    )
+    assert versions()[0].tags["exvo.gate"] == "not-worse: became champion, because there was no champion"
+
+
+@pytest.mark.parametrize(
+    ("noise", "gate", "moves"),
+    [
+        (0.6, "not-worse", False),
+        (0.6, "none", True),
+        (0.1, "better", True),
+        (0.3, "not-worse", True),
+        (0.3, "better", False),
+    ],
+)
+def test_the_alias_moves_only_through_the_gate(
+    noise: float, gate: str, moves: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The champion has noise 0.3; another draw of the same noise is neither better nor worse."""
+    make_run("champion")
+    register(monkeypatch, capsys)
+    table = predictions(noise, seed=5)
+    make_run("challenger", predictions=table)
+    told = register(monkeypatch, capsys, run_id="challenger", gate=gate)
+    assert champion() == ("2" if moves else "1")
+    assert [int(version.version) for version in versions()] == [1, 2]
+    assert ("version 2 is champion now" in told) is moves
+    assert ("version 2 does not become champion (gate=none would move the alias)" in told) is not moves
+    assert f"load        models:/exvo-fewshot{'@champion' if moves else '/2'}\n" in told
+    speakers = table["speaker"]
+    samples = [bootstrap(evaluation.statistics(one, TASK), groups=speakers) for one in (predictions(0.3), table)]
+    low, high = interval(samples[1] - samples[0]).loc["emotion_ccc", ["ci_low", "ci_high"]]
+    assert f"95% interval by speaker [{low:.4f}, {high:.4f}], over 80 clips of 8 speakers\n" in told
+    assert "over fewer than 30 they are too narrow" in told
+    assert versions()[1].tags["exvo.gate"].startswith(f"{gate}: {'became' if moves else 'not'} champion, because ")
+
+
+def test_a_version_that_is_there_may_become_champion_later(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second"):
+        make_run(name, 0.3 if name == "first" else 0.6)
+        register(monkeypatch, capsys, run_id=name)
+    assert champion() == "1"
+    register(monkeypatch, capsys, run_id="second", gate="none")
+    assert champion() == "2"
+    told = register(monkeypatch, capsys)
+    assert "exvo-fewshot version 1 (it was already; card renewed)" in told
+    assert champion() == "1"
+    assert len(versions()) == 2
+
+
+@pytest.mark.parametrize(
+    ("different", "told"),
+    [
+        (
+            {"corpus_digest": "b2" * 32},
+            "validated on emogator b2b2b2b2b2b2 under the published protocol, the champion on",
+        ),
+        ({"protocol": "strict"}, "under the strict protocol, 2 enrolment clips, the champion on emogator a1a1a1a1a1a1"),
+        ({"predictions": predictions(0.1, clips=72)}, "these are scored by one alone: 72.wav"),
+    ],
+)
+def test_what_can_not_be_compared_is_registered_but_not_champion(
+    different: dict[str, Any], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run("champion")
+    register(monkeypatch, capsys)
+    make_run("other", 0.1, **different)
+    said = register(monkeypatch, capsys, run_id="other")
+    assert "version 2 does not become champion (gate=none would move the alias): they can't be compared: " in said
+    assert told in said
+    assert champion() == "1"
+    assert len(versions()) == 2
+    register(monkeypatch, capsys, run_id="other", gate="none")
+    assert champion() == "2"
+
+
+def test_an_undefined_interval_moves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run("champion", predictions=predictions(0.3).assign(speaker=""))
+    register(monkeypatch, capsys)
+    make_run("other", predictions=predictions(0.1).assign(speaker=""))
+    said = register(monkeypatch, capsys, run_id="other")
+    assert "the difference or its 95% interval by speaker is undefined" in said
+    assert champion() == "1"
+
+
+def test_an_undefined_score_makes_no_first_champion(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run("constant", predictions=predictions(0.1).assign(**{"prediction.High": 0.5}))
+    said = register(monkeypatch, capsys, run_id="constant")
+    assert "val/emotion_ccc undefined\n" in said
+    assert "does not become champion (gate=none would move the alias): its validation score is undefined" in said
+    assert MlflowClient().get_registered_model("exvo-fewshot").aliases == {}
+    assert versions()[0].tags["exvo.val_emotion_ccc"] == "undefined"
+    register(monkeypatch, capsys, run_id="constant", gate="none")
+    assert champion() == "1"
+
+
+def test_a_champion_whose_run_is_gone_keeps_the_alias_unless_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run("champion")
+    register(monkeypatch, capsys)
+    make_run("other", 0.1)
+    monkeypatch.setattr("exvo.registry.run_of", gone)
+    assert "they can't be compared: The run has been deleted" in register(monkeypatch, capsys, run_id="other")
+    register(monkeypatch, capsys, run_id="other", gate="none")
+    assert champion() == "2"
+
+
+def gone(version: ModelVersion) -> None:
+    raise InputError("The run has been deleted.")
+
+
+def test_runs_of_several_corpora_or_protocols_need_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(monkeypatch, capsys).startswith("No finished few-shot run with a validation score and a model is")
+    for name, different in (
+        ("published", {}),
+        ("strict", {"protocol": "strict"}),
+        ("changed", {"corpus_digest": "b2" * 32}),
+        ("sample", {"corpus": "sample", "corpus_digest": "c3" * 32}),
+    ):
+        make_run(name, **different)
+    said = refused(monkeypatch, capsys)
+    for part in (
+        "give corpus (a name, or the first digits of a digest), protocol, or run_id: ",
+        "emogator a1a1a1a1a1a1 under the published protocol (1 run)",
+        "emogator a1a1a1a1a1a1 under the strict protocol (1 run)",
+        "emogator b2b2b2b2b2b2 under the published protocol (1 run)",
+        "sample c3c3c3c3c3c3 under the published protocol (1 run)",
+    ):
+        assert part in said
+    assert "b2b2b2b2b2b2" in refused(monkeypatch, capsys, corpus="emogator", protocol="published")
+    assert "that fits corpus and protocol" in refused(monkeypatch, capsys, corpus="hume-vb")
+    assert "run_id is given beside corpus" in refused(monkeypatch, capsys, run_id="strict", protocol="strict")
+    register(monkeypatch, capsys, corpus="b2b2")
+    assert MlflowClient().get_run(versions()[0].run_id).info.run_name == "changed"
+    register(monkeypatch, capsys, protocol="strict")
+    assert MlflowClient().get_run(versions()[1].run_id).info.run_name == "strict"
+
+
+def test_runs_that_are_no_few_shot_training_runs_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = make_run("trained", model=False)
+    make_run("multi", task="multitask")
+    make_run("silent", predicts=False)
+    evaluate(trained, 0.3)
+    evaluation_run = MlflowClient().search_runs(["1"])[0].info.run_id
+    assert "trained for task=multitask" in refused(monkeypatch, capsys, run_id="multi")
+    assert f"it looks at the run {trained}" in refused(monkeypatch, capsys, run_id=evaluation_run)
+    assert "has logged no model" in refused(monkeypatch, capsys, run_id="trained")
+    assert "has no predictions of the val split" in refused(monkeypatch, capsys, run_id="silent")
+    assert "gate=best is not known" in refused(monkeypatch, capsys, gate="best")
+
+
+def test_the_lineage_leads_from_the_version_to_trial_study_data_and_commit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_run("study", model=False)
+    tags = {"exvo.study": "cnn14-abc", "exvo.trial": "3", "mlflow.parentRunId": study, "git.commit": "c" * 40}
+    trial = make_run("trial", tags=tags)
+    register(monkeypatch, capsys)
+    version = MlflowClient().get_model_version_by_alias("exvo-fewshot", "champion")
+    run = MlflowClient().get_run(version.run_id)
+    assert run.info.run_id == trial
+    assert MlflowClient().get_logged_model(version.source.rpartition("/")[2]).source_run_id == trial
+    assert run.data.tags["mlflow.parentRunId"] == study
+    assert version.tags["exvo.study"] == "cnn14-abc"
+    assert version.tags["exvo.corpus_digest"] == run.data.tags["exvo.corpus_digest"] == "a1" * 32
+    assert version.tags["git.commit"] == "c" * 40
+    assert f"- Study: cnn14-abc, trial 3, run {study}\n" in version.description
+    assert f"- Commit: `{'c' * 40}`\n" in version.description
+    logged = MlflowClient().search_runs(["1"], "tags.`exvo.entry_point` = 'register'")[0]
+    assert mlflow.artifacts.load_text(f"{logged.info.artifact_uri}/card.md") == version.description
+    assert logged.data.tags["exvo.evaluated_run"] == trial
+
+
+def test_the_card_takes_what_enrolment_is_worth_from_the_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("best", enrolment="shared", protocol="strict")
+    with mlflow.start_run(run_id=run):
+        tracking.log_table(ENROLLED, "report/val/enrolment.parquet")
+    register(monkeypatch, capsys)
+    assert "On val, emotion_ccc with the speaker's own clips is +0.100 [0.050, 0.150] over another's" in description(
+        "1"
+    )
+
+
+def test_a_trained_run_is_loaded_by_its_alias(
+    tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"model": "cnn10-relative", "corpus": "table", "data": str(tiny_corpus), "epochs": "1", "width": "0.05"}
+    assert run_here("main", options, monkeypatch) == 0
+    (trained,) = MlflowClient().search_runs(["1"])
+    register(monkeypatch, capsys)
+    version = MlflowClient().get_model_version_by_alias("exvo-fewshot", "champion")
+    assert version.run_id == trained.info.run_id
+    assert version.source == trained.data.tags["exvo.model_uri"]
+    assert "emotion_ccc with the speaker's own clips" in version.description
+    assert f"best epoch 1\n- Libraries: mlflow {mlflow.__version__}, torch " in version.description
+    loaded = [
+        mlflow.pyfunc.load_model(uri).unwrap_python_model().checkpoint.notes["run_id"]
+        for uri in ("models:/exvo-fewshot@champion", version.source)
+    ]
+    assert loaded == [trained.info.run_id] * 2
