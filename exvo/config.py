@@ -1,21 +1,18 @@
-"""Settings: frozen dataclasses, the table of options, parsing. The only home of a default.
+"""Settings: frozen dataclasses, the table of options. The only home of a default.
 
 Imports nothing but the standard library, so that `--help` is instant.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import hashlib
 import json
 import math
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 EMOTIONS = (
     "Awe",
@@ -37,7 +34,11 @@ TASKS = ("fewshot", "multitask", "speaker")
 EMBEDDINGS = ("main", "enrolment")
 CORPORA = ("sample", "hume-vb", "emogator", "table")
 OPTIMIZERS = ("sgd", "adam", "adamw")
+SEARCHED = ("batch_size", "learning_rate", "width", "dropout", "optimizer")
+"""What a study may search."""
+
 PROTOCOLS = ("published", "strict")
+GATES = ("none", "not-worse", "better")
 
 PROTOCOL_HELP = (
     "of enrolment: published (a speaker's first clips enrol and are scored too) or strict (clips that enrol are not "
@@ -151,6 +152,9 @@ class TrainSettings(ExtractSettings):
         choices=("auto", "float32", "bf16"),
     )
     width: float = option(1.0, "multiplier of the channels; 1 is the paper's", low=0.01, high=4.0)
+    dropout: float | None = option(
+        None, "share of the channels dropped after each block", low=0.0, high=0.95, auto="the system's: 0.2"
+    )
     init: str = option(
         "",
         "weights to start from: a file of PANNs weights, or runs:/<id>; empty: random ones, for a continued system the "
@@ -163,6 +167,20 @@ class TrainSettings(ExtractSettings):
         "what fills a training crop after a short clip: zero (0 dB, as published), floor (-100 dB) or repeat (the clip "
         "again); auto: zero on hume-vb, else repeat",
         choices=("auto", "zero", "floor", "repeat"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneSettings(TrainSettings):
+    """Options of `tune`; those that are searched must be left out."""
+
+    workers: int = option(1, "processes that run trials here; the cores are divided among them", low=1, high=64)
+    trials: int = option(20, "finished and pruned trials that the study is to have in all", low=1, high=100_000)
+    search: str = option("batch_size,learning_rate", f"what is searched, with commas: some of {', '.join(SEARCHED)}")
+    storage: str = option(
+        "",
+        "where the study is kept: a journal file (<name>.journal) or the URL of a database "
+        "(postgresql://<user>@<host>/<database>); empty: studies.journal in the output folder",
     )
 
 
@@ -212,14 +230,72 @@ class CompareSettings:
     runs: str = option("", "runs to compare each with each: ids, names or systems, with commas; empty: as a says")
 
 
+@dataclass(frozen=True, kw_only=True)
+class RegisterSettings:
+    """Options of `register`."""
+
+    run_id: str = option(
+        "",
+        "the few-shot run to register: its id or name, or a system, whose newest finished run it is then; empty: the "
+        "one with the best validation score",
+    )
+    corpus: str = option(
+        "", "of whose runs the best is taken: a corpus, or the first digits of its digest; empty: the only one there is"
+    )
+    protocol: str = option(
+        "auto",
+        "of enrolment, of whose runs the best is taken; auto: the only one there is",
+        choices=("auto", *PROTOCOLS),
+    )
+    gate: str = option(
+        "not-worse",
+        "when the alias champion moves: always (none), unless the run is worse than the champion beyond the 95% "
+        "interval by speaker (not-worse), or only if it is better beyond it",
+        choices=GATES,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitSettings:
+    """Options of `submit`."""
+
+    run_id: str = option("", "the training run: its id or name, or a system, whose newest finished run it is then")
+    team: str = option("", "the team's name in the file's name: letters, digits, - and _")
+    number: int = option(1, "of the submission, in the file's name", low=0, high=99)
+    check: str = option("", "a submission file to check against the run's corpus, instead of writing one")
+    data: str = option("", "the corpus' folder; empty: where the run found it")
+    device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
+    workers: int | None = option(None, "threads that decode audio", low=1, auto="all cores")
+    output: str = option("output", "folder for features and, in submissions/, the file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """Options of `predict`."""
+
+    model_uri: str = option(
+        "models:/exvo-fewshot@champion",
+        "the model: models:/<name>@<alias> or models:/<name>/<version> of the registry, or a training run's id or name",
+    )
+    audio: str = option("", "the clips: a file, a folder or a glob, or several with commas")
+    enrolment: str = option("", "clips of who is heard in all of them, given likewise; empty: the typical speaker")
+    top: int = option(3, "emotions of each clip on the screen", low=1, high=1000)
+    save: str = option("", "a file for the whole table, .csv or .parquet")
+    device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
+
+
 ENTRY_POINTS: dict[str, type[Any]] = {
     "main": TrainSettings,
     "extract": ExtractSettings,
     "train": TrainSettings,
+    "tune": TuneSettings,
     "evaluate": EvaluateSettings,
     "embed": EmbedSettings,
     "enrolment-curve": CurveSettings,
     "compare": CompareSettings,
+    "register": RegisterSettings,
+    "predict": PredictSettings,
+    "submit": SubmitSettings,
 }
 """The options of each MLflow entry point; the MLproject is tested against this table."""
 
@@ -245,81 +321,3 @@ def default_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-def command_line(entry_point: str, options: Mapping[str, Any]) -> str:
-    """The command that runs an entry point with these options, those left out that have their default.
-
-    >>> command_line("train", {"model": "cnn14", "epochs": 5, "data": "my clips"})
-    "mlflow run . -e train -P 'data=my clips' -P epochs=5"
-    """
-    fields = dataclasses.fields(ENTRY_POINTS[entry_point])
-    given = {field.name: default_text(options[field.name]) for field in fields if field.name in options}
-    changed = [
-        f"{field.name}={given[field.name]}"
-        for field in fields
-        if given.get(field.name, default_text(field.default)) != default_text(field.default)
-    ]
-    return " ".join(["mlflow run . -e", entry_point, *(f"-P {shlex.quote(one)}" for one in changed)])
-
-
-def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
-    """The value of an option's text.
-
-    Raises:
-        InputError: the text is of the wrong type, no choice of this option, or out of its range.
-    """
-    limits, kind = field.metadata, str(field.type).removesuffix(" | None")
-    if "auto" in limits and text == "auto":
-        return None
-    if kind == "bool":
-        if text not in ("true", "false"):
-            raise InputError(f"{field.name}={text} is neither true nor false.")
-        return text == "true"
-    if kind == "str":
-        if "choices" in limits and text not in limits["choices"]:
-            raise InputError(f"{field.name}={text} is not known{nearest(text, limits['choices'])}")
-        return text
-    wanted = "a whole number" if kind == "int" else "a number"
-    wanted += " or auto" if "auto" in limits else ""
-    try:
-        value = int(text) if kind == "int" else float(text)
-    except ValueError:
-        raise InputError(f"{field.name}={text} is not {wanted}.") from None
-    low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
-    if not low <= value <= high:
-        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise InputError(f"{field.name}={text} is out of range: it must be {bounds}.")
-    return value
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
-
-
-def parse(entry_point: str, arguments: Sequence[str] | None = None, description: str | None = None) -> Any:
-    """The settings of an entry point from its command line (`sys.argv` when None); `--help` begins with `description`.
-
-    Raises:
-        InputError: an option is unknown, lacks its value, or its value is not of its type or range.
-    """
-    settings = ENTRY_POINTS[entry_point]
-    fields = {field.name: field for field in dataclasses.fields(settings)}
-    parser = _Parser(
-        prog=f"python -m pipelines.{entry_point.replace('-', '_')}", description=description, allow_abbrev=False
-    )
-    for field in fields.values():
-        default = default_text(field.default)
-        auto = f"; auto: {field.metadata['auto']}" if "auto" in field.metadata else ""
-        parser.add_argument(
-            f"--{field.name}",
-            metavar="|".join(field.metadata.get("choices", ())) or str(field.type).removesuffix(" | None").upper(),
-            help=f"{field.metadata['help']}{auto} (default: {default or 'empty'})".replace("%", "%%"),
-        )
-    given, unknown = parser.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
-    if unknown:
-        name = unknown[0].removeprefix("--").split("=")[0]
-        raise InputError(f"{entry_point} has no option {unknown[0]}{nearest(name, list(fields))}")
-    values = {name: parse_value(fields[name], text) for name, text in vars(given).items() if text is not None}
-    return settings(**values)

@@ -45,7 +45,7 @@ class About:
         warnings: the audit's.
         options: every option, resolved.
         commands: what repeats the run.
-        epochs: as `tracking.history` gives them.
+        epochs: as `lookup.history` gives them.
         enrolled: of a personalised system the predictions tables of `typical` profiles and of the `wrong` speaker's.
     """
 

@@ -70,7 +70,7 @@ def newest(runs: pd.DataFrame, split: str) -> pd.DataFrame:
     """The newest run of each system under each condition, systems in the order of `SYSTEMS`.
 
     Args:
-        runs: one row a run, as `tracking.finished_runs` gives them.
+        runs: one row a run, as `lookup.finished_runs` gives them.
         split: of which the runs must have scores.
 
     Returns:

@@ -1,13 +1,10 @@
-"""Runs, artifacts and models on the tracking server. The only importer of MLflow beside the served model."""
+"""What a run logs: options, code, metrics, tables, pictures, models. With `lookup` the home of MLflow."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import re
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -22,72 +19,41 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run
 from mlflow.exceptions import MlflowException
 
-from exvo import serving
-from exvo.config import InputError, default_text
-from exvo.networks import Checkpoint, load
+from exvo import lookup, serving
+from exvo.config import default_text
+from exvo.networks import Checkpoint
 from exvo.provenance import PROJECT, code, environment
-from exvo.systems import SHORT_NAMES
 
-SERVED = ("mlflow", "torch", "torchaudio", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
-MODEL_TAG = "exvo.model_uri"
-DIGEST_TAG = "exvo.corpus_digest"
-ENTRY_TAG = "exvo.entry_point"
-SYSTEM_TAG = "exvo.system"
-TASK_TAG = "exvo.task"
-PROTOCOL_TAG = "exvo.protocol"
-CORPUS_TAG = "exvo.corpus"
-EVALUATED_TAG = "exvo.evaluated_run"
-DONE = f"tags.`{MODEL_TAG}` LIKE '%' and attributes.status = 'FINISHED'"
-PARENT_TAG = "exvo.parent_run"
-RESULT_TAGS = {
-    "system": SYSTEM_TAG,
-    "corpus": CORPUS_TAG,
-    "digest": DIGEST_TAG,
-    "task": TASK_TAG,
-    "protocol": PROTOCOL_TAG,
-    "evaluated_run": EVALUATED_TAG,
-}
-
-
-def quiet() -> None:
-    """MLflow's and its database's own messages only from warnings on, and no bars of single downloads."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    warnings.filterwarnings("ignore", "The specified dataset source can be interpreted in multiple ways")
-
-
-def check_store() -> None:
-    """Refuses a folder in which MLflow's default store can't work.
-
-    Raises:
-        InputError: runs of an old file store lie in ./mlruns.
-    """
-    if mlflow.get_tracking_uri().startswith("sqlite") and any(Path("mlruns").glob("*/meta.yaml")):
-        raise InputError(
-            "The folder mlruns holds runs of MLflow's old file store, which MLflow 3 no longer reads; move them with "
-            "`mlflow migrate-filestore`, or move the folder away."
-        )
+SERVED = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
 
 
 @contextmanager
-def run(entry_point: str) -> Iterator[str]:
+def run(entry_point: str, run_id: str = "", parent: str = "", tags: Mapping[str, Any] | None = None) -> Iterator[str]:
     """A run on the tracking server: the one that `mlflow run` made, or a new one; gives its id.
 
     It ends as finished, or as failed when an error passes through. Logs commit, uncommitted changes, hardware and
     library versions.
 
+    Args:
+        entry_point: what makes it.
+        run_id: of a run that goes on.
+        parent: id of the run whose child it is; it stands in the same experiment.
+        tags: to begin with.
+
     Raises:
         InputError: the store can't be used.
     """
-    quiet()
-    check_store()
+    lookup.quiet()
+    lookup.check_store()
     try:
-        active = mlflow.start_run(log_system_metrics=True)
+        place = MlflowClient().get_run(parent).info.experiment_id if parent else None
+        active = mlflow.start_run(
+            run_id or None, place, nested=True, parent_run_id=parent or None, tags=tags, log_system_metrics=True
+        )
     except MlflowException as error:
-        raise unusable(error) from None
+        raise lookup.unusable(error) from None
     with active:
-        mlflow.set_tag(ENTRY_TAG, entry_point)
+        mlflow.set_tag(lookup.ENTRY_TAG, entry_point)
         name_run()
         log_code()
         log_json("environment.json", environment())
@@ -99,21 +65,13 @@ def name_run(system: str = "") -> None:
     active = mlflow.active_run()
     assert active is not None
     run = MlflowClient().get_run(active.info.run_id)
-    entry_point = run.data.tags[ENTRY_TAG]
+    entry_point = run.data.tags[lookup.ENTRY_TAG]
     random = re.fullmatch(rf"(?:{entry_point}-)?([a-z]+-[a-z]+-\d+)", run.info.run_name)
     words = [system] if system and entry_point in ("train", "main") else [entry_point, system]
+    if system and lookup.TRIAL_TAG in run.data.tags:
+        words = [f"trial-{int(run.data.tags[lookup.TRIAL_TAG]):03d}", system]
     if random:
         mlflow.set_tag("mlflow.runName", "-".join([*filter(None, words), random[1]]))
-
-
-def unusable(error: MlflowException) -> InputError:
-    """What to raise where the tracking server fails."""
-    return InputError(f"The tracking server {mlflow.get_tracking_uri()} can't be used: {first_line(error)}")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def log_code() -> None:
@@ -152,19 +110,19 @@ def log_corpus(clips: pd.DataFrame, name: str, folder: Path, digest: str) -> Non
     """The corpus as an MLflow dataset with the digest of its whole content."""
     data = mlflow.data.from_pandas(clips, source=str(folder), name=name, digest=digest[:32])
     mlflow.log_input(data, context="corpus")
-    mlflow.set_tags({DIGEST_TAG: digest, CORPUS_TAG: name})
+    mlflow.set_tags({lookup.DIGEST_TAG: digest, lookup.CORPUS_TAG: name})
 
 
 def log_system(system: str, task: str, protocol: str) -> None:
     """What the run trains or evaluates, as tags that `compare` and `continued` systems look for."""
-    mlflow.set_tags({SYSTEM_TAG: system, TASK_TAG: task, PROTOCOL_TAG: protocol})
+    mlflow.set_tags({lookup.SYSTEM_TAG: system, lookup.TASK_TAG: task, lookup.PROTOCOL_TAG: protocol})
     name_run(system)
 
 
 def log_evaluated(source: Run, protocol: str) -> None:
     """Tags the training run that the present run evaluates, and what it trained."""
-    mlflow.set_tag(EVALUATED_TAG, source.info.run_id)
-    log_system(source.data.tags[SYSTEM_TAG], source.data.tags[TASK_TAG], protocol)
+    mlflow.set_tag(lookup.EVALUATED_TAG, source.info.run_id)
+    log_system(source.data.tags[lookup.SYSTEM_TAG], source.data.tags[lookup.TASK_TAG], protocol)
 
 
 def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:
@@ -190,13 +148,12 @@ def log_figure(figure: Figure, name: str) -> None:
     mlflow.log_figure(figure, name, save_kwargs={"dpi": 150})
 
 
-def log_checkpoint(path: Path, checkpoint: Checkpoint, example: pd.DataFrame) -> str:
+def log_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
     """Logs the served model around a checkpoint; returns its URI, also kept as a tag of the run.
 
     Args:
         path: the checkpoint's file.
-        checkpoint: what it holds, for the signature.
-        example: a request of one clip.
+        checkpoint: what it holds, for signature and example.
     """
     info = mlflow.pyfunc.log_model(
         name="model",
@@ -204,148 +161,34 @@ def log_checkpoint(path: Path, checkpoint: Checkpoint, example: pd.DataFrame) ->
         artifacts={"weights": str(path)},
         code_paths=[str(PROJECT / "exvo")],
         signature=serving.signature(checkpoint.task),
-        input_example=example,
+        input_example=serving.example(checkpoint),
         pip_requirements=[f"{name}=={version(name)}" for name in SERVED],
     )
-    mlflow.set_tag(MODEL_TAG, info.model_uri)
+    mlflow.set_tag(lookup.MODEL_TAG, info.model_uri)
     return str(info.model_uri)
 
 
-def find_run(name: str, option: str = "run_id") -> Run:
-    """The run with that id, else the newest of that name, else the newest finished training run of that system.
+def set_tags(tags: Mapping[str, Any]) -> None:
+    """Tags of the present run."""
+    mlflow.set_tags({name: str(value)[:5000] for name, value in tags.items()})
 
-    Args:
-        name: what the user gave.
-        option: where.
 
-    Raises:
-        InputError: there is none.
-    """
-    quiet()
-    check_store()
-    if not name:
-        raise InputError(f"{option} is empty; give the id or the name of a run, as `train` prints it, or a system.")
+def end_run(status: str) -> None:
+    """Ends the present run as FAILED or KILLED."""
+    mlflow.end_run(status)
+
+
+def bury_run(run_id: str) -> None:
+    """Ends as killed the run of a trial whose process is gone, where this server has it and it has not ended."""
     client = MlflowClient()
-    try:
-        return client.get_run(name)
-    except MlflowException:
-        pass
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    quoted = name.replace("'", "")
-    queries = [
-        f"attributes.run_name = '{quoted}'",
-        f"tags.`{SYSTEM_TAG}` = '{SHORT_NAMES.get(quoted, quoted)}' and {DONE}",
-    ]
-    newest = ["attributes.start_time DESC"]
-    found = [run for query in queries for run in client.search_runs(experiments, query, max_results=1, order_by=newest)]
-    if not found:
-        raise InputError(
-            f"{option}={name}: the tracking server {mlflow.get_tracking_uri()} has no run of that id or name, and no "
-            "finished training run of a system of that name; `make personalisation` makes some to begin with."
-        )
-    return found[0]
-
-
-def parent_run(system: str, width: float, score: str) -> Run | None:
-    """The finished training run of a system with the best `score` on val, of the present run's corpus, task, protocol.
-
-    None where there is none of that width.
-    """
-    active = mlflow.active_run()
-    assert active is not None
-    client = MlflowClient()
-    tags = client.get_run(active.info.run_id).data.tags
-    wanted = {SYSTEM_TAG: system} | {name: tags[name] for name in (DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)}
-    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
-    query += f" and {DONE}"
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, query, order_by=[f"metrics.`val/{score}` DESC"], max_results=1000)
-    return next((one for one in found if float(one.data.params["width"]) == width), None)
+    if lookup.known_run(run_id) and client.get_run(run_id).info.status == "RUNNING":
+        client.set_tag(run_id, lookup.TRIAL_STATE_TAG, "killed")
+        client.set_terminated(run_id, "KILLED")
 
 
 def log_parent(parent: Run) -> None:
     """Tags the run whose weights the present run starts from."""
-    mlflow.set_tag(PARENT_TAG, parent.info.run_id)
-
-
-def finished_runs() -> pd.DataFrame:
-    """The finished runs that train or evaluate a system, newest first.
-
-    Returns:
-        One row a run: run_id, run (its name), start, the columns of `RESULT_TAGS` ('' where a run lacks the tag), and
-        metrics, a dictionary.
-
-    Raises:
-        InputError: the store can't be used.
-    """
-    quiet()
-    check_store()
-    query = f"attributes.status = 'FINISHED' and tags.`{SYSTEM_TAG}` LIKE '%'"
-    try:
-        found = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
-    except MlflowException as error:
-        raise unusable(error) from None
-    rows = []
-    for one in found:
-        tags = [one.data.tags.get(tag, "") for tag in RESULT_TAGS.values()]
-        rows.append((one.info.run_id, one.info.run_name, one.info.start_time, *tags, one.data.metrics))
-    return pd.DataFrame(rows, columns=["run_id", "run", "start", *RESULT_TAGS, "metrics"])
-
-
-def load_table(run_id: str, name: str) -> pd.DataFrame | None:
-    """A table that `log_table` has logged as Parquet; None where the run has none of that name."""
-    client = MlflowClient()
-    if name not in {item.path for item in client.list_artifacts(run_id, str(Path(name).parent))}:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        return pd.read_parquet(client.download_artifacts(run_id, name, folder))
-
-
-def history(run_id: str) -> pd.DataFrame:
-    """The metrics of each epoch of a training run: one row an epoch, in the index, and a column a metric (`loss`, ...).
-
-    Empty where the run has logged none.
-    """
-    client = MlflowClient()
-    logged = [name for name in client.get_run(run_id).data.metrics if name.startswith("epoch/")]
-    columns = {
-        name.removeprefix("epoch/"): {point.step: point.value for point in client.get_metric_history(run_id, name)}
-        for name in logged
-    }
-    return pd.DataFrame(columns).sort_index().rename_axis("epoch")
-
-
-def load_settings(source: Run) -> dict[str, Any]:
-    """The settings.json of a training run.
-
-    Raises:
-        InputError: the run has none.
-    """
-    try:
-        text = mlflow.artifacts.load_text(f"{source.info.artifact_uri}/settings.json")
-    except Exception as error:  # each artifact store has its own errors
-        raise InputError(
-            f"The run {source.info.run_name} has no settings.json ({first_line(error)}); is it a training run?"
-        ) from None
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
-
-
-def load_checkpoint(source: Run) -> Checkpoint:
-    """The best weights of a training run, from its logged model.
-
-    Raises:
-        InputError: the run has logged no model.
-    """
-    uri = source.data.tags.get(MODEL_TAG)
-    if uri is None:
-        raise InputError(
-            f"The run {source.info.run_name} ({source.info.status.lower()}) has logged no model; wait until it has "
-            "finished, or choose another run."
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        place = MlflowClient().get_logged_model(uri.rsplit("/", 1)[1]).artifact_location
-        return load(Path(mlflow.artifacts.download_artifacts(f"{place}/artifacts/{serving.WEIGHTS}", dst_path=folder)))
+    mlflow.set_tag(lookup.PARENT_TAG, parent.info.run_id)
 
 
 def where_to_look(run_id: str) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exvo.config import ExtractSettings, FeatureConfig, InputError, parse
+from exvo.config import ExtractSettings, FeatureConfig, InputError
+from exvo.options import parse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,23 +94,33 @@ def fail(sentence: str, status: int) -> int:
     return status
 
 
+def load_corpus(settings: ExtractSettings) -> Corpus:
+    """Reads the table of a corpus.
+
+    Raises:
+        InputError: the corpus can't be read.
+    """
+    from exvo import corpora
+
+    if not settings.data and settings.corpus != "sample":
+        raise InputError(
+            f"corpus={settings.corpus} needs its folder: give data=<folder>; the README says how to get it."
+        )
+    return corpora.load(settings.corpus, Path(settings.data) if settings.data else Path(settings.output) / "sample")
+
+
 def read_corpus(settings: ExtractSettings) -> Ready:
     """Reads a corpus, extracts the log-mels that the store lacks, and prints the audit.
 
     Raises:
         InputError: the corpus can't be read.
     """
-    from exvo import corpora, extraction
+    from exvo import extraction
     from exvo.corpora.audit import audit
 
-    if not settings.data and settings.corpus != "sample":
-        raise InputError(
-            f"corpus={settings.corpus} needs its folder: give data=<folder>; the README says how to get it."
-        )
-    folder = Path(settings.data) if settings.data else Path(settings.output) / "sample"
-    corpus = corpora.load(settings.corpus, folder)
-    features = Path(settings.output) / "features"
-    store, audio = extraction.extract(folder, corpus.clips["file"].tolist(), features, FEATURES, settings.workers or 0)
+    corpus = load_corpus(settings)
+    files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
+    store, audio = extraction.extract(corpus.folder, files, features, FEATURES, settings.workers or 0)
     found = audit(corpus, audio)
     print(found.text())
     return Ready(corpus, store, audio, found)

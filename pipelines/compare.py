@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from exvo.config import CompareSettings, InputError, command_line
+from exvo.config import CompareSettings, InputError
+from exvo.options import command_line
 from pipelines.common import command, log_page
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ def list_systems(settings: CompareSettings) -> None:
     """
     import pandas as pd
 
-    from exvo import results, tracking
+    from exvo import lookup, results, tracking
 
-    rows = results.newest(tracking.finished_runs(), settings.split)
+    rows = results.newest(lookup.finished_runs(trials=False), settings.split)
     if settings.corpus:
         rows = rows[rows["corpus"] == settings.corpus]
     if rows.empty:
@@ -160,15 +161,15 @@ def training(scored: dict[str, Any]) -> dict[str, Any]:
     """How a scored run was trained: `run` (the training run's name), `evaluation` (its own, if another) and options.
 
     Args:
-        scored: a row of `tracking.finished_runs`.
+        scored: a row of `lookup.finished_runs`.
     """
-    from exvo import results, tracking
+    from exvo import lookup, results
 
-    own = tracking.find_run(scored["run_id"])
-    options, name, evaluation = tracking.load_settings(own)["options"], scored["run"], ""
+    own = lookup.find_run(scored["run_id"])
+    options, name, evaluation = lookup.load_settings(own)["options"], scored["run"], ""
     if scored["evaluated_run"]:
-        source = tracking.find_run(scored["evaluated_run"])
-        options = tracking.load_settings(source)["options"] | options
+        source = lookup.find_run(scored["evaluated_run"])
+        options = lookup.load_settings(source)["options"] | options
         name, evaluation = source.info.run_name, name
     return {"run": name, "evaluation": evaluation} | {option: options[option] for option in results.TRAINING}
 
@@ -212,15 +213,15 @@ def scored_run(name: str, option: str, split: str) -> tuple[Scored, dict[str, An
     Raises:
         InputError: there is no such run, it has not finished, it is no run of a system, or it has no predictions.
     """
-    from exvo import results, tracking
+    from exvo import lookup, results
 
-    source = tracking.find_run(name, option)
+    source = lookup.find_run(name, option)
     said = f"The run {source.info.run_name} ({option}={name})"
     status = source.info.status
     if status != "FINISHED":
         ended = {"FAILED": "has failed", "KILLED": "was stopped"}.get(status, f"is {status.lower()}")
         raise InputError(f"{said} {ended}; give a run that has finished.")
-    runs = tracking.finished_runs()
+    runs = lookup.finished_runs()
     known = runs[(runs["run_id"] == source.info.run_id) | (runs["evaluated_run"] == source.info.run_id)]
     if source.info.run_id not in set(known["run_id"]):
         raise InputError(f"{said} names no system; give a run that train, main or evaluate of this version has made.")
@@ -236,9 +237,9 @@ def scored_run(name: str, option: str, split: str) -> tuple[Scored, dict[str, An
 
 def scored(row: dict[str, Any], condition: Condition) -> Scored | None:
     """The predictions of a run of a table of results; None where it has none of the condition's split."""
-    from exvo import comparison, tracking
+    from exvo import comparison, lookup
 
-    predictions = tracking.load_table(row["run_id"], f"predictions/{condition.split}.parquet")
+    predictions = lookup.load_table(row["run_id"], f"predictions/{condition.split}.parquet")
     return None if predictions is None else comparison.Scored(row["run"], condition, row["shots"], predictions)
 
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 def run(settings: EmbedSettings) -> None:
     """Embeds in a run of its own."""
-    from exvo import embeddings, tracking
+    from exvo import embeddings, lookup, tracking
     from exvo.training import resolve_device
 
     settings = replace(settings, device=resolve_device(settings.device))
-    source = tracking.find_run(settings.run_id)
-    options = tracking.load_settings(source)["options"]
-    checkpoint = tracking.load_checkpoint(source)
+    source = lookup.find_run(settings.run_id)
+    options = lookup.load_settings(source)["options"]
+    checkpoint = lookup.load_checkpoint(source)
     embeddings.check_embedding(checkpoint.network, settings.embedding)
     with tracking.run("embed") as run_id:
         tracking.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})

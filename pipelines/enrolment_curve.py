@@ -11,13 +11,13 @@ from pipelines.evaluate import reopen
 
 def run(settings: CurveSettings) -> None:
     """Scores in a run of its own."""
-    from exvo import curve, evaluation, tracking
+    from exvo import curve, evaluation, lookup, tracking
     from exvo.training import resolve_device
 
     settings = replace(settings, device=resolve_device(settings.device))
-    source = tracking.find_run(settings.run_id)
-    options = tracking.load_settings(source)["options"]
-    checkpoint = tracking.load_checkpoint(source)
+    source = lookup.find_run(settings.run_id)
+    options = lookup.load_settings(source)["options"]
+    checkpoint = lookup.load_checkpoint(source)
     task = checkpoint.task
     if not checkpoint.network.personalised:
         raise InputError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from exvo.config import EvaluateSettings, ExtractSettings, InputError, RunSettings, command_line
+from exvo.config import EvaluateSettings, ExtractSettings, InputError, RunSettings, SubmitSettings
+from exvo.options import command_line
 from pipelines.common import (
     Ready,
     command,
@@ -26,18 +27,18 @@ if TYPE_CHECKING:
 
 def run(settings: EvaluateSettings) -> None:
     """Evaluates in a run of its own."""
-    from exvo import tracking
+    from exvo import lookup, tracking
     from exvo.training import resolve_device
 
     device = resolve_device(settings.device)
-    source = tracking.find_run(settings.run_id)
-    options = tracking.load_settings(source)["options"]
+    source = lookup.find_run(settings.run_id)
+    options = lookup.load_settings(source)["options"]
     if options["task"] == "speaker":
         raise InputError(
             f"The run {source.info.run_name} is a speaker recogniser: the other splits have people that it does "
             "not know; its score on held-out clips of those it knows is in the run itself."
         )
-    checkpoint = tracking.load_checkpoint(source)
+    checkpoint = lookup.load_checkpoint(source)
     settings = replace(
         settings,
         device=device,
@@ -52,17 +53,17 @@ def run(settings: EvaluateSettings) -> None:
         print(tracking.where_to_look(run_id))
 
 
-def reopen(settings: RunSettings, source: Run, options: dict[str, Any]) -> Ready:
+def reopen(settings: RunSettings | SubmitSettings, source: Run, options: dict[str, Any]) -> Ready:
     """The corpus of a training run, as it was; logs it in the present run.
 
     Raises:
         InputError: the corpus has changed or can't be read.
     """
-    from exvo import tracking
+    from exvo import lookup
 
     ready = read_corpus(corpus_settings(settings, options))
     log_corpus(ready)
-    trained_on = source.data.tags[tracking.DIGEST_TAG]
+    trained_on = source.data.tags[lookup.DIGEST_TAG]
     if ready.audit.digest != trained_on:
         raise InputError(
             f"The corpus has the digest {ready.audit.digest[:12]}, but the run {source.info.run_name} was trained "
@@ -72,7 +73,7 @@ def reopen(settings: RunSettings, source: Run, options: dict[str, Any]) -> Ready
     return ready
 
 
-def corpus_settings(settings: RunSettings, options: dict[str, Any]) -> ExtractSettings:
+def corpus_settings(settings: RunSettings | SubmitSettings, options: dict[str, Any]) -> ExtractSettings:
     """The run's corpus with this command's folder and workers."""
     names = {field.name for field in fields(ExtractSettings)}
     kept = {name: value for name, value in options.items() if name in names}
@@ -130,7 +131,7 @@ def write_report(
     trained: Run,
 ) -> None:
     """Logs the report of a split and prints where it is."""
-    from exvo import tracking
+    from exvo import lookup
     from exvo.report import About, report
 
     split = predictions["split"].iloc[0]
@@ -144,7 +145,7 @@ def write_report(
         warnings=ready.audit.warnings,
         options=options,
         commands=commands(trained, split, options),
-        epochs=tracking.history(trained.info.run_id),
+        epochs=lookup.history(trained.info.run_id),
         enrolled=enrolled,
     )
     log_page(f"report/{split}", report(predictions, scores, checkpoint.task, about))
@@ -153,15 +154,15 @@ def write_report(
 
 def commands(trained: Run, split: str, options: dict[str, Any]) -> str:
     """What repeats a training run and the scoring of one split."""
-    from exvo import tracking
+    from exvo import lookup
 
     tags = trained.data.tags
-    entry_point = tags[tracking.ENTRY_TAG]
+    entry_point = tags[lookup.ENTRY_TAG]
     commit = tags.get("git.commit", "none")
     lines = [] if commit == "none" else [f"git checkout {commit}"]
     if tags.get("git.dirty") == "true":
         lines.append("git apply uncommitted.diff.txt   # an artifact of the training run; new files are not in it")
-    lines.append(command_line(entry_point, tracking.load_settings(trained)["options"]))
+    lines.append(command_line(entry_point, lookup.load_settings(trained)["options"]))
     if (entry_point, split) != ("main", "test"):
         chosen = {"run_id": "<that run>", "split": split, "protocol": options["protocol"], "shots": options["shots"]}
         lines.append(command_line("evaluate", chosen))

@@ -13,10 +13,9 @@ from pipelines.train import resolve, start, train
 
 def run(given: TrainSettings) -> None:
     """Does all in one run."""
-    from exvo import networks, serving, systems, tracking
+    from exvo import lookup, networks, serving, tracking
 
-    system = systems.find(given.model)
-    settings = resolve(given, system)
+    settings, system = resolve(given)
     with tracking.run("main") as run_id:
         ready = start(settings, system)
         train(settings, system, ready, run_id)
@@ -26,7 +25,7 @@ def run(given: TrainSettings) -> None:
             print("The corpus has no test split; the validation score above is all there is.")
         else:
             checkpoint = networks.load(Path(settings.output) / "runs" / run_id / serving.WEIGHTS)
-            evaluate(checkpoint, ready, "test", settings.device, asdict(settings), tracking.find_run(run_id))
+            evaluate(checkpoint, ready, "test", settings.device, asdict(settings), lookup.find_run(run_id))
         print(tracking.where_to_look(run_id))
 
 

@@ -19,7 +19,7 @@ from pipelines.common import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import pandas as pd
     from torch import Tensor
@@ -29,21 +29,25 @@ if TYPE_CHECKING:
     from exvo.tasks import Task
     from exvo.training import Epoch, TrainingConfig
 
+    Watch = Callable[[Epoch], None]
 
-def resolve(settings: TrainSettings, system: SystemConfig) -> TrainSettings:
-    """The settings with every `auto` decided.
+
+def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
+    """The settings with every `auto` decided, and the system that they train.
 
     Raises:
-        InputError: a device that is not there, or options that don't go together.
+        InputError: a system that is not known, a device that is not there, or options that don't go together.
     """
     from exvo import systems
     from exvo.training import resolve_device, resolve_precision
 
+    system = systems.find(settings.model)
     systems.check_task(settings.model, settings.task, settings.protocol)
     device = resolve_device(settings.device)
     epochs = SAMPLE_EPOCHS if settings.corpus == "sample" else PUBLISHED_EPOCHS
     fill = "zero" if settings.corpus == "hume-vb" else "repeat"
-    return replace(
+    dropout = system.dropout if settings.dropout is None else settings.dropout
+    resolved = replace(
         settings,
         epochs=settings.epochs or epochs,
         batch_size=settings.batch_size or system.batch_size,
@@ -51,35 +55,41 @@ def resolve(settings: TrainSettings, system: SystemConfig) -> TrainSettings:
         precision=resolve_precision(settings.precision, device),
         fill=fill if settings.fill == "auto" else settings.fill,
         protocol=system.protocol if settings.protocol == "auto" else settings.protocol,
+        dropout=dropout,
     )
+    return resolved, replace(system, dropout=dropout)
 
 
 def run(given: TrainSettings) -> None:
     """Trains in a run of its own."""
-    from exvo import systems, tracking
+    from exvo import tracking
 
-    system = systems.find(given.model)
-    settings = resolve(given, system)
+    settings, system = resolve(given)
     with tracking.run("train") as run_id:
         ready = start(settings, system)
         train(settings, system, ready, run_id)
         print(tracking.where_to_look(run_id))
 
 
-def start(settings: TrainSettings, system: SystemConfig) -> Ready:
-    """Logs the settings and makes the corpus ready."""
+def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = None) -> Ready:
+    """Logs the settings and makes the corpus ready, unless it is."""
     from exvo import systems, tracking
 
     tracking.log_settings(asdict(settings), {"system": asdict(system), "features": asdict(FEATURES)})
     tracking.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
-    ready = read_corpus(settings)
+    ready = ready or read_corpus(settings)
     log_corpus(ready)
     require_readable(ready, settings.skip_unreadable)
     return ready
 
 
-def train(settings: TrainSettings, system: SystemConfig, ready: Ready, run_id: str) -> None:
-    """Trains, then scores the best epoch on the validation split and logs its model; prints the score."""
+def train(
+    settings: TrainSettings, system: SystemConfig, ready: Ready, run_id: str, watch: Watch = lambda epoch: None
+) -> Epoch:
+    """Trains, then scores the best epoch, which it returns, on the validation split and logs its model.
+
+    `watch` is told of each epoch once it is logged; what it raises stops the training.
+    """
     from exvo import evaluation, networks, serving, tracking
     from exvo.tasks import make_task
     from exvo.training import TrainingError, fit, predict
@@ -111,12 +121,11 @@ def train(settings: TrainSettings, system: SystemConfig, ready: Ready, run_id: s
         told = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds}
         kept = {name: value for name, value in scores.items() if not name.endswith("_ccc") or name == "emotion_ccc"}
         tracking.log_metrics({f"epoch/{name}": value for name, value in {**told, **kept}.items()}, epoch.number)
-        print(
-            f"epoch {epoch.number:3d}/{settings.epochs}   loss {epoch.loss:.4f}   "
-            f"val {evaluation.headline(task)} {epoch.score:.4f}   {epoch.seconds:.1f} s"
-            f"{'   best' if epoch.best else ''}",
-            flush=True,
-        )
+        best = "   best" if epoch.best else ""
+        score = f"val {evaluation.headline(task)} {epoch.score:.4f}"
+        line = f"loss {epoch.loss:.4f}   {score}   {epoch.seconds:.1f} s{best}"
+        print(f"epoch {epoch.number:3d}/{settings.epochs}   {line}", flush=True)
+        watch(epoch)
 
     if network.personalised or settings.protocol == "strict":
         print(describe_enrolment(ready, "val", settings.protocol, settings.shots), end="")
@@ -129,7 +138,8 @@ def train(settings: TrainSettings, system: SystemConfig, ready: Ready, run_id: s
     tracking.log_metrics({"best_epoch": best.number})
     checkpoint = networks.load(best_file)
     report(predictions(checkpoint.network), task, "val", settings.model, ready)
-    tracking.log_checkpoint(best_file, checkpoint, serving.example())
+    tracking.log_checkpoint(best_file, checkpoint)
+    return best
 
 
 def known_speakers(ready: Ready) -> Ready:
@@ -188,16 +198,16 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
     Raises:
         InputError: there is no such run, or its weights don't fit.
     """
-    from exvo import evaluation, networks, systems, tracking
+    from exvo import evaluation, lookup, networks, systems, tracking
 
     from_run = settings.init.startswith("runs:/")
     init = "" if from_run else settings.init
     network = systems.build(system, task, settings.width, settings.seed, init, clips.labels, len(set(clips.speakers)))
     parent = None
     if from_run:
-        parent = tracking.find_run(settings.init.removeprefix("runs:/"))
+        parent = lookup.find_run(settings.init.removeprefix("runs:/"))
     elif system.start in systems.SYSTEMS and not init:
-        parent = tracking.parent_run(system.start, settings.width, evaluation.headline(task))
+        parent = lookup.parent_run(system.start, settings.width, evaluation.headline(task))
         if parent is None:
             raise InputError(
                 f"model={settings.model} continues {system.start}, of which the tracking server has no finished run on "
@@ -207,7 +217,7 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
             )
     if parent is not None:
         tracking.log_parent(parent)
-        networks.load_parent(network, tracking.load_checkpoint(parent).network, f"the run {parent.info.run_name}")
+        networks.load_parent(network, lookup.load_checkpoint(parent).network, f"the run {parent.info.run_name}")
         print(f"continues the run {parent.info.run_name} ({parent.info.run_id})")
     return network
 

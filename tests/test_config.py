@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from exvo.config import ENTRY_POINTS, FeatureConfig, InputError, parse
+from exvo.config import ENTRY_POINTS, FeatureConfig, InputError
+from exvo.options import parse
 
 
 def test_defaults_and_given_values() -> None:

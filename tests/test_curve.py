@@ -12,7 +12,7 @@ import torch
 from conftest import run_here
 from mlflow import MlflowClient
 
-from exvo import evaluation, tracking
+from exvo import evaluation, lookup
 from exvo.batches import Clips
 from exvo.bootstrap import bootstrap, interval
 from exvo.config import InputError
@@ -124,7 +124,7 @@ def test_the_entry_point(
     assert run_here("enrolment-curve", {"run_id": "cnn10-relative", "draws": "2"}, monkeypatch) == 0
     assert "emotion_ccc with 2 clips of the right speaker is " in capsys.readouterr().out
     run = MlflowClient().search_runs(["0"])[0]
-    assert run.data.tags[tracking.EVALUATED_TAG] == trained.info.run_id
+    assert run.data.tags[lookup.EVALUATED_TAG] == trained.info.run_id
     curve = pd.read_csv(mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/enrolment/curve.csv"))
     assert curve.groupby("enrolment")["shots"].unique().map(list).to_dict() == {
         "right": [1, 2, 4, 8],

@@ -15,7 +15,7 @@ from conftest import run_here, write_table_corpus
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from exvo import tracking
+from exvo import lookup
 from exvo.config import FeatureConfig
 from exvo.enrolment import enrol
 from exvo.features import log_mel, read_audio
@@ -45,18 +45,18 @@ def test_strict_enrols_with_clips_that_are_not_scored(
     assert "val split, 12 clips, 6 of them scored" in told
     (trained,) = runs()
     assert trained.data.params["protocol"] == "strict"
-    assert trained.data.tags[tracking.SYSTEM_TAG] == "cnn10-relative"
+    assert trained.data.tags[lookup.SYSTEM_TAG] == "cnn10-relative"
     table = predictions(trained, "val")
     assert table.groupby("speaker")["scored"].agg(list).tolist() == [[False, False, True, True]] * 3
     assert run_here("evaluate", {"run_id": trained.info.run_id, "split": "val", "shots": "3"}, monkeypatch) == 0
     (evaluated,) = runs("evaluate")
     assert re.fullmatch(r"cnn10-relative-[a-z]+-[a-z]+-\d+", trained.info.run_name)
     assert re.fullmatch(r"evaluate-cnn10-relative-[a-z]+-[a-z]+-\d+", evaluated.info.run_name)
-    assert evaluated.data.tags[tracking.EVALUATED_TAG] == trained.info.run_id
+    assert evaluated.data.tags[lookup.EVALUATED_TAG] == trained.info.run_id
     assert predictions(evaluated, "val")["scored"].sum() == 3
     assert run_here("evaluate", {"run_id": trained.info.run_id, "protocol": "published"}, monkeypatch) == 0
     newest = runs("evaluate")[0]
-    assert newest.data.tags[tracking.PROTOCOL_TAG] == "published"
+    assert newest.data.tags[lookup.PROTOCOL_TAG] == "published"
     assert predictions(newest, "test")["scored"].all()
 
 
@@ -70,7 +70,7 @@ def test_predictions_are_the_networks_with_the_speakers_profile(
     assert (trained.data.params["protocol"], trained.data.params["batch_size"]) == ("published", "8")
     table = predictions(trained, "val")
     assert table["scored"].all()
-    network = tracking.load_checkpoint(trained).network
+    network = lookup.load_checkpoint(trained).network
     features = FeatureConfig()
     audio = (read_audio((tiny_corpus / file).read_bytes(), features).waveform for file in table["file"])
     mels = [log_mel(torch.from_numpy(samples), features)[None] for samples in audio]
@@ -97,12 +97,12 @@ def test_continued_systems_start_from_the_best_run_of_their_parent(
     best = max(runs()[1:], key=lambda run: run.data.metrics["val/emotion_ccc"])
     assert run_here("train", child | {"learning_rate": "1e-12"}, monkeypatch) == 0
     continued = runs()[0]
-    assert continued.data.tags[tracking.PARENT_TAG] == best.info.run_id
-    before, after = (tracking.load_checkpoint(run).network for run in (best, continued))
+    assert continued.data.tags[lookup.PARENT_TAG] == best.info.run_id
+    before, after = (lookup.load_checkpoint(run).network for run in (best, continued))
     torch.testing.assert_close(before.output.weight, after.output.weight, rtol=0, atol=1e-9)
     other = min(runs()[2:], key=lambda run: run.data.metrics["val/emotion_ccc"])
     assert run_here("train", child | {"init": f"runs:/{other.info.run_id}"}, monkeypatch) == 0
-    assert runs()[0].data.tags[tracking.PARENT_TAG] == other.info.run_id
+    assert runs()[0].data.tags[lookup.PARENT_TAG] == other.info.run_id
     capsys.readouterr()
     assert run_here("train", child | {"init": f"runs:/{other.info.run_id}", "width": "0.06"}, monkeypatch) == 2
     assert "don't fit this network: its width is 0.05, not 0.06." in capsys.readouterr().err

@@ -1,0 +1,253 @@
+"""Runs and models found on the tracking server, and what they logged read back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from exvo import serving
+from exvo.config import InputError
+from exvo.networks import Checkpoint, load
+from exvo.systems import SHORT_NAMES
+
+MODEL_TAG = "exvo.model_uri"
+DIGEST_TAG = "exvo.corpus_digest"
+ENTRY_TAG = "exvo.entry_point"
+SYSTEM_TAG = "exvo.system"
+TASK_TAG = "exvo.task"
+PROTOCOL_TAG = "exvo.protocol"
+CORPUS_TAG = "exvo.corpus"
+EVALUATED_TAG = "exvo.evaluated_run"
+DONE = f"tags.`{MODEL_TAG}` LIKE '%' and attributes.status = 'FINISHED'"
+PARENT_TAG = "exvo.parent_run"
+STUDY_TAG = "exvo.study"
+TRIAL_TAG = "exvo.trial"
+TRIAL_STATE_TAG = "exvo.trial_state"
+NO_TRIAL = f"tags.`{TRIAL_TAG}` IS NULL"
+CONTINUES_TAG = "exvo.continues"
+RESULT_TAGS = {
+    "system": SYSTEM_TAG,
+    "corpus": CORPUS_TAG,
+    "digest": DIGEST_TAG,
+    "task": TASK_TAG,
+    "protocol": PROTOCOL_TAG,
+    "evaluated_run": EVALUATED_TAG,
+}
+
+
+def quiet() -> None:
+    """MLflow's and its database's own messages only from warnings on, and no bars of single downloads."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    warnings.filterwarnings("ignore", "The specified dataset source can be interpreted in multiple ways")
+
+
+def check_store() -> None:
+    """Refuses a folder in which MLflow's default store can't work.
+
+    Raises:
+        InputError: runs of an old file store lie in ./mlruns.
+    """
+    if mlflow.get_tracking_uri().startswith("sqlite") and any(Path("mlruns").glob("*/meta.yaml")):
+        raise InputError(
+            "The folder mlruns holds runs of MLflow's old file store, which MLflow 3 no longer reads; move them with "
+            "`mlflow migrate-filestore`, or move the folder away."
+        )
+
+
+def unusable(error: MlflowException) -> InputError:
+    """What to raise where the tracking server fails."""
+    return InputError(f"The tracking server {mlflow.get_tracking_uri()} can't be used: {first_line(error)}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def find_run(name: str, option: str = "run_id") -> Run:
+    """The run with that id, else the newest of that name, else the newest finished training run of that system.
+
+    A trial of a study is found by id and name alone: many are worse than what the study began with.
+
+    Args:
+        name: what the user gave.
+        option: where.
+
+    Raises:
+        InputError: there is none.
+    """
+    quiet()
+    check_store()
+    if not name:
+        raise InputError(f"{option} is empty; give the id or the name of a run, as `train` prints it, or a system.")
+    client = MlflowClient()
+    try:
+        return client.get_run(name)
+    except MlflowException:
+        pass
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    quoted = name.replace("'", "")
+    queries = [
+        f"attributes.run_name = '{quoted}'",
+        f"tags.`{SYSTEM_TAG}` = '{SHORT_NAMES.get(quoted, quoted)}' and {DONE} and {NO_TRIAL}",
+    ]
+    newest = ["attributes.start_time DESC"]
+    found = [run for query in queries for run in client.search_runs(experiments, query, max_results=1, order_by=newest)]
+    if not found:
+        raise InputError(
+            f"{option}={name}: the tracking server {mlflow.get_tracking_uri()} has no run of that id or name, and no "
+            "finished training run of a system of that name; `make personalisation` makes some to begin with."
+        )
+    return found[0]
+
+
+def parent_run(system: str, width: float, score: str) -> Run | None:
+    """The finished training run of a system with the best `score` on val, of the present run's corpus, task, protocol.
+
+    None where there is none of that width.
+    """
+    active = mlflow.active_run()
+    assert active is not None
+    client = MlflowClient()
+    tags = client.get_run(active.info.run_id).data.tags
+    wanted = {SYSTEM_TAG: system} | {name: tags[name] for name in (DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)}
+    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+    query += f" and {DONE}"
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, query, order_by=[f"metrics.`val/{score}` DESC"], max_results=1000)
+    return next((one for one in found if float(one.data.params["width"]) == width), None)
+
+
+def known_run(run_id: str) -> bool:
+    """Whether the server has this run, and it is not deleted."""
+    quiet()
+    try:
+        return bool(run_id) and MlflowClient().get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException:
+        return False
+
+
+def tracking_uri() -> str:
+    """The address of the tracking server."""
+    return str(mlflow.get_tracking_uri())
+
+
+def finished_runs(trials: bool = True) -> pd.DataFrame:
+    """The finished runs that train or evaluate a system, newest first; with the trials of studies, or without.
+
+    Returns:
+        One row a run: run_id, run (its name), start, the columns of `RESULT_TAGS` ('' where a run lacks the tag), and
+        metrics, a dictionary.
+
+    Raises:
+        InputError: the store can't be used.
+    """
+    quiet()
+    check_store()
+    query = f"attributes.status = 'FINISHED' and tags.`{SYSTEM_TAG}` LIKE '%'{'' if trials else f' and {NO_TRIAL}'}"
+    try:
+        found = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
+    except MlflowException as error:
+        raise unusable(error) from None
+    rows = []
+    for one in found:
+        tags = [one.data.tags.get(tag, "") for tag in RESULT_TAGS.values()]
+        rows.append((one.info.run_id, one.info.run_name, one.info.start_time, *tags, one.data.metrics))
+    return pd.DataFrame(rows, columns=["run_id", "run", "start", *RESULT_TAGS, "metrics"])
+
+
+def load_table(run_id: str, name: str) -> pd.DataFrame | None:
+    """A table that `log_table` has logged as Parquet; None where the run has none of that name."""
+    client = MlflowClient()
+    if name not in {item.path for item in client.list_artifacts(run_id, str(Path(name).parent))}:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        return pd.read_parquet(client.download_artifacts(run_id, name, folder))
+
+
+def history(run_id: str) -> pd.DataFrame:
+    """The metrics of each epoch of a training run: one row an epoch, in the index, and a column a metric (`loss`, ...).
+
+    Empty where the run has logged none.
+    """
+    client = MlflowClient()
+    logged = [name for name in client.get_run(run_id).data.metrics if name.startswith("epoch/")]
+    columns = {
+        name.removeprefix("epoch/"): {point.step: point.value for point in client.get_metric_history(run_id, name)}
+        for name in logged
+    }
+    return pd.DataFrame(columns).sort_index().rename_axis("epoch")
+
+
+def load_settings(source: Run) -> dict[str, Any]:
+    """The settings.json of a training run.
+
+    Raises:
+        InputError: the run has none.
+    """
+    try:
+        text = mlflow.artifacts.load_text(f"{source.info.artifact_uri}/settings.json")
+    except Exception as error:  # each artifact store has its own errors
+        raise InputError(
+            f"The run {source.info.run_name} has no settings.json ({first_line(error)}); is it a training run?"
+        ) from None
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def load_checkpoint(source: Run) -> Checkpoint:
+    """The best weights of a training run, from its logged model.
+
+    Raises:
+        InputError: the run has logged no model.
+    """
+    uri = source.data.tags.get(MODEL_TAG)
+    if uri is None:
+        raise InputError(
+            f"The run {source.info.run_name} ({source.info.status.lower()}) has logged no model; wait until it has "
+            "finished, or choose another run."
+        )
+    return load_weights(uri)
+
+
+def load_weights(uri: str) -> Checkpoint:
+    """The best weights of a logged or registered model."""
+    logged = re.fullmatch(r"models:/(m-[0-9a-f]+)", uri)
+    place = MlflowClient().get_logged_model(logged[1]).artifact_location if logged else uri
+    with tempfile.TemporaryDirectory() as folder:
+        return load(Path(mlflow.artifacts.download_artifacts(f"{place}/artifacts/{serving.WEIGHTS}", dst_path=folder)))
+
+
+def load_model(uri: str) -> Checkpoint:
+    """The network of `models:/<name>@<alias>`, `models:/<name>/<version>`, `models:/m-<id>`, or a run, see `find_run`.
+
+    Raises:
+        InputError: there is none, or it is not a model of exvo.
+    """
+    if not uri.startswith("models:/"):
+        return load_checkpoint(find_run(uri.removeprefix("runs:/").removesuffix("/model"), "model_uri"))
+    quiet()
+    check_store()
+    if not re.fullmatch(r"models:/(m-[0-9a-f]+|[^/@]+[/@][^/]+)", uri):
+        raise InputError(f"model_uri={uri} lacks a version: give models:/<name>@<alias> or models:/<name>/<version>.")
+    try:
+        return load_weights(uri)
+    except (MlflowException, OSError) as error:
+        raise InputError(
+            f"model_uri={uri}: {mlflow.get_tracking_uri()} gives no model of exvo by that name "
+            f"({first_line(error)}); register one with `mlflow run . -e register`, or give a run."
+        ) from None

@@ -1,0 +1,94 @@
+"""The options of an entry point as its command line holds them.
+
+Imports nothing but the standard library, so that `--help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from exvo.config import ENTRY_POINTS, InputError, default_text, nearest
+
+
+def command_line(entry_point: str, options: Mapping[str, Any]) -> str:
+    """The command that runs an entry point with these options, those left out that have their default.
+
+    >>> command_line("train", {"model": "cnn14", "epochs": 5, "data": "my clips"})
+    "mlflow run . -e train -P 'data=my clips' -P epochs=5"
+    """
+    fields = dataclasses.fields(ENTRY_POINTS[entry_point])
+    given = {field.name: default_text(options[field.name]) for field in fields if field.name in options}
+    changed = [
+        f"{field.name}={given[field.name]}"
+        for field in fields
+        if given.get(field.name, default_text(field.default)) != default_text(field.default)
+    ]
+    return " ".join(["mlflow run . -e", entry_point, *(f"-P {shlex.quote(one)}" for one in changed)])
+
+
+def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
+    """The value of an option's text.
+
+    Raises:
+        InputError: the text is of the wrong type, no choice of this option, or out of its range.
+    """
+    limits, kind = field.metadata, str(field.type).removesuffix(" | None")
+    if "auto" in limits and text == "auto":
+        return None
+    if kind == "bool":
+        if text not in ("true", "false"):
+            raise InputError(f"{field.name}={text} is neither true nor false.")
+        return text == "true"
+    if kind == "str":
+        if "choices" in limits and text not in limits["choices"]:
+            raise InputError(f"{field.name}={text} is not known{nearest(text, limits['choices'])}")
+        return text
+    wanted = "a whole number" if kind == "int" else "a number"
+    wanted += " or auto" if "auto" in limits else ""
+    try:
+        value = int(text) if kind == "int" else float(text)
+    except ValueError:
+        raise InputError(f"{field.name}={text} is not {wanted}.") from None
+    low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
+    if not low <= value <= high:
+        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise InputError(f"{field.name}={text} is out of range: it must be {bounds}.")
+    return value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
+
+
+def parse(entry_point: str, arguments: Sequence[str] | None = None, description: str | None = None) -> Any:
+    """The settings of an entry point from its command line (`sys.argv` when None); `--help` begins with `description`.
+
+    Raises:
+        InputError: an option is unknown, lacks its value, or its value is not of its type or range.
+    """
+    settings = ENTRY_POINTS[entry_point]
+    fields = {field.name: field for field in dataclasses.fields(settings)}
+    parser = _Parser(
+        prog=f"python -m pipelines.{entry_point.replace('-', '_')}", description=description, allow_abbrev=False
+    )
+    for field in fields.values():
+        default = default_text(field.default)
+        auto = f"; auto: {field.metadata['auto']}" if "auto" in field.metadata else ""
+        parser.add_argument(
+            f"--{field.name}",
+            metavar="|".join(field.metadata.get("choices", ())) or str(field.type).removesuffix(" | None").upper(),
+            help=f"{field.metadata['help']}{auto} (default: {default or 'empty'})".replace("%", "%%"),
+        )
+    given, unknown = parser.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
+    if unknown:
+        name = unknown[0].removeprefix("--").split("=")[0]
+        raise InputError(f"{entry_point} has no option {unknown[0]}{nearest(name, list(fields))}")
+    values = {name: parse_value(fields[name], text) for name, text in vars(given).items() if text is not None}
+    return settings(**values)
