@@ -14,6 +14,9 @@ from torch.nn import functional
 from exvo.config import InputError
 from exvo.losses import ccc_loss
 
+LONGEST = 200
+"""Characters of a target's name in metrics: with what stands around it, MLflow takes 250."""
+
 
 def slug(name: str) -> str:
     """A target's name in metrics.
@@ -155,12 +158,19 @@ def make_task(
 
     Raises:
         InputError: multitask without age or country, an age or country missing in train or val, a country of val
-            that train lacks, fewer than two speakers, or two targets whose names differ only in punctuation.
+            that train lacks, fewer than two speakers, two targets whose names differ only in punctuation, or a name too
+            long for a metric.
     """
     slugs = pd.Series([slug(target) for target in targets], index=list(targets))
     if slugs.duplicated().any() or (slugs == "").any():
         clash = list(slugs.index[slugs.duplicated(keep=False) | (slugs == "")])
         raise InputError(f"The targets {clash} of the corpus {corpus} share a name without punctuation; rename them.")
+    long = [target for target in targets if len(slug(target)) > LONGEST]
+    if long:
+        raise InputError(
+            f"Corpus {corpus} has {len(long)} target names of more than {LONGEST} characters, too long for metrics: "
+            f"shorten them, the first being {long[0][:50]}..."
+        )
     if name == "fewshot":
         return Task(name, targets, categories=categories, objective=objective)
     if name == "speaker":

@@ -85,6 +85,7 @@ def test_categories_are_the_largest_prediction() -> None:
         ),
         (CLIPS.assign(country=["Kenya", "Kenya", "Chile", ""]), ("Awe",), "has countries that train lacks: Chile"),
         (CLIPS, ("Awe", "awe!"), "share a name"),
+        (CLIPS, ("Awe", "a" * 201), "has 1 target names of more than 200 characters"),
     ],
 )
 def test_a_corpus_that_does_not_fit_is_refused(clips: pd.DataFrame, targets: tuple[str, ...], sentence: str) -> None:
