@@ -14,6 +14,7 @@ from exvo.corpora.base import named
 from exvo.curve import sentence
 from exvo.evaluation import few_speakers, scorable, statistics
 from exvo.groups import group_scores
+from exvo.report import SYNTHETIC
 from exvo.results import TRAINING, Columns, intervals, markdown, numbers
 from exvo.tasks import slug
 
@@ -43,6 +44,8 @@ SCORES = {
 }
 """The scores of a card and their titles."""
 
+
+OWN_CLIPS = "emotion_ccc with the speaker's own clips"
 
 _PLAIN = str.maketrans("<>[]`|", "()()'/")
 
@@ -109,11 +112,7 @@ def purpose(facts: Facts) -> list[str]:
     corpus, targets = facts.validation.condition.corpus, task_of(facts.validation).targets
     shots = facts.validation.shots
     adapts = f" It adapts to a speaker from {shots} unlabelled clips." if personalised(facts) else ""
-    synthetic = (
-        ["**The corpus is SYNTHETIC: a program makes its voices, so these scores say nothing about people.**"]
-        if facts.audit["synthetic"]
-        else []
-    )
+    synthetic = [f"**{SYNTHETIC}**"] if facts.audit["synthetic"] else []
     return [
         *synthetic,
         "## What it is for",
@@ -221,7 +220,7 @@ def enrolment(facts: Facts) -> list[str]:
         split, table = facts.enrolment
         (wrong,) = table[table["enrolment"] == "wrong"].to_dict("records")
         ends = (wrong[name] for name in ("right_over_it", "lo_difference", "hi_difference"))
-        told += f" On {split}, {sentence('emotion_ccc with the speaker' + chr(39) + 's own clips', *ends)}"
+        told += f" On {split}, {sentence(OWN_CLIPS, *ends)}"
     return ["## Enrolment", told]
 
 

@@ -89,7 +89,12 @@ def task_of(run: Scored) -> Task:
     beside = {"category", *{"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}[name]}
     columns = map(str, run.predictions.columns)
     labels = [column.removeprefix("truth.") for column in columns if column.startswith("truth.")]
-    return Task(name, tuple(label for label in labels if label not in beside), categories="category" in labels)
+    categories = "category" in labels and not pd.api.types.is_numeric_dtype(run.predictions["truth.category"])
+    return Task(
+        name,
+        tuple(label for label in labels if label not in beside or (label == "category" and not categories)),
+        categories=categories,
+    )
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, task: Task) -> pd.DataFrame:

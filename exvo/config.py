@@ -38,6 +38,9 @@ SEARCHED = ("batch_size", "learning_rate", "width", "dropout", "optimizer")
 """What a study may search."""
 
 PROTOCOLS = ("published", "strict")
+MAX_SHOTS = 16
+"""Enrolment clips of a speaker at most."""
+
 GATES = ("none", "not-worse", "better")
 
 PROTOCOL_HELP = (
@@ -161,7 +164,7 @@ class TrainSettings(ExtractSettings):
         "best run of the system that it continues",
     )
     protocol: str = option("auto", PROTOCOL_HELP.format("the system's"), choices=("auto", *PROTOCOLS))
-    shots: int = option(2, "enrolment clips of a speaker", low=1, high=16)
+    shots: int = option(2, "enrolment clips of a speaker", low=1, high=MAX_SHOTS)
     fill: str = option(
         "auto",
         "what fills a training crop after a short clip: zero (0 dB, as published), floor (-100 dB) or repeat (the clip "
@@ -202,7 +205,7 @@ class EvaluateSettings(RunSettings):
 
     split: str = option("test", "the split of its corpus", choices=SPLITS)
     protocol: str = option("auto", PROTOCOL_HELP.format("the run's"), choices=("auto", *PROTOCOLS))
-    shots: int | None = option(None, "enrolment clips of a speaker", low=1, high=16, auto="the run's")
+    shots: int | None = option(None, "enrolment clips of a speaker", low=1, high=MAX_SHOTS, auto="the run's")
 
 
 @dataclass(frozen=True, kw_only=True)

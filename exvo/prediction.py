@@ -18,9 +18,6 @@ from exvo.features import log_mel, read_audio
 from exvo.networks import Checkpoint
 from exvo.training import apply
 
-MAX_ENROLMENT = 16
-"""Enrolment clips of a speaker, as many as the option `shots` takes."""
-
 ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 BAR = 24  # characters of a full bar
 MOST_SHOWN = 50  # clips on the screen

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from exvo.config import FeatureConfig, InputError
+from exvo.config import MAX_SHOTS, FeatureConfig, InputError
 from exvo.features import AudioError, log_mel, read_audio
-from exvo.prediction import MAX_ENROLMENT
 
 COLUMNS = ("audio", "enrolment", "profile")
 MODES = ("predict", "enrol")
@@ -102,8 +101,8 @@ def read_enrolment(value: Any) -> tuple[Payload, ...]:
         InputError: they are no list, too many or none, or one is no clip.
     """
     clips = value.tolist() if isinstance(value, np.ndarray) else value
-    if not isinstance(clips, (list, tuple)) or not 1 <= len(clips) <= MAX_ENROLMENT:
-        raise InputError(f"enrolment must be a list of 1 to {MAX_ENROLMENT} clips")
+    if not isinstance(clips, (list, tuple)) or not 1 <= len(clips) <= MAX_SHOTS:
+        raise InputError(f"enrolment must be a list of 1 to {MAX_SHOTS} clips")
     return tuple(payload(clip, f"enrolment clip {place}") for place, clip in enumerate(clips, start=1))
 
 

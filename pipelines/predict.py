@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exvo.config import InputError, PredictSettings
+from exvo.config import MAX_SHOTS, InputError, PredictSettings
 from pipelines.common import command
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 def run(settings: PredictSettings) -> None:
     """Predicts in a run of its own, and tells of files that can't be used once the others are predicted."""
     from exvo import lookup, tracking
-    from exvo.prediction import MAX_ENROLMENT, chart, find_audio
+    from exvo.prediction import chart, find_audio
     from exvo.training import resolve_device
 
     settings = replace(settings, device=resolve_device(settings.device))
     files = find_audio(settings.audio, "audio")
     enrolling = find_audio(settings.enrolment, "enrolment") if settings.enrolment else []
-    if len(enrolling) > MAX_ENROLMENT:
-        raise InputError(f"enrolment={settings.enrolment} names {len(enrolling)} clips; give at most {MAX_ENROLMENT}.")
+    if len(enrolling) > MAX_SHOTS:
+        raise InputError(f"enrolment={settings.enrolment} names {len(enrolling)} clips; give at most {MAX_SHOTS}.")
     check_save(settings.save)
     checkpoint = lookup.load_model(settings.model_uri)
     with tracking.run("predict") as run_id:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,13 @@ def emogator_mini() -> Path:
     if not EMOGATOR_MINI.is_dir():
         pytest.skip("the 2,160 real clips of emogator-mini are not beside this checkout (../shared/data/emogator-mini)")
     return EMOGATOR_MINI
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def write_table_corpus(folder: Path, speakers: int = 6, clips: int = 4, seconds: float = 0.4) -> pd.DataFrame:

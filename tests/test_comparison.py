@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exvo.comparison import Scored, comparable, comparison_text, conclusion, doubts, paired
+from exvo.comparison import Scored, comparable, comparison_text, conclusion, doubts, paired, task_of
 from exvo.config import InputError
 from exvo.evaluation import FEW_SPEAKERS, few_speakers
 from exvo.metrics import ccc, mae, s_mtl, uar
@@ -54,6 +54,15 @@ def resamples(table: pd.DataFrame, by_speaker: bool) -> list[np.ndarray]:
         units = [np.flatnonzero(table["speaker"] == speaker) for speaker in sorted(set(table["speaker"]))]
     draws = np.random.default_rng(0).integers(len(units), size=(1000, len(units)))
     return [np.concatenate([units[unit] for unit in draw]) for draw in draws]
+
+
+def test_a_numeric_target_called_category_is_a_target() -> None:
+    table = predictions(0.5, 2)
+    task = task_of(Scored("r", CONDITION, 2, table.rename(columns=lambda name: name.replace("Loud", "category"))))
+    assert (task.targets, task.categories) == (("High", "category"), False)
+    named = table.assign(**{"truth.category": "High", "prediction.category": "Loud"})
+    task = task_of(Scored("r", CONDITION, 2, named))
+    assert (task.targets, task.categories) == (("High", "Loud"), True)
 
 
 @pytest.mark.parametrize("multitask", [False, True])

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, run_here, write_table_corpus
+from conftest import ROOT, free_port, run_here, write_table_corpus
 from mlflow import MlflowClient
 
 from exvo.losses import ccc_loss
@@ -210,9 +209,7 @@ def test_training_never_looks_at_the_test_split(tmp_path: Path, monkeypatch: pyt
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """A real `mlflow server` on this machine, with its own store and artifacts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     words += [
         "--backend-store-uri",

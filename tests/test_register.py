@@ -12,21 +12,13 @@ from conftest import run_here
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from test_card import AUDIT, ENROLLED, TASK, predictions
+from test_card import OPTIONS as TRAINED
 
 from exvo import evaluation, lookup, tracking
 from exvo.bootstrap import bootstrap, interval
 from exvo.config import InputError
 
-OPTIONS = {
-    "model": "cnn14",
-    "width": 0.25,
-    "epochs": 3,
-    "batch_size": 32,
-    "learning_rate": 0.001,
-    "seed": 0,
-    "shots": 2,
-}
-OPTIONS |= {"optimizer": "sgd", "precision": "float32", "split": "test"}
+OPTIONS = TRAINED | {"split": "test"}
 TAGS = {"entry_point": "train", "system": "cnn14-random-init", "task": "fewshot", "protocol": "published"}
 TAGS |= {"corpus": "emogator", "corpus_digest": "a1" * 32}
 

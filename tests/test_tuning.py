@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from conftest import free_port
 from optuna.trial import TrialState
 
 from exvo.config import InputError
@@ -100,11 +100,8 @@ def test_storages_by_their_text(tmp_path: Path) -> None:
     "storage", ["studies.db", "postgresql://ada:s3cret@127.0.0.1:{}/studies", "nosql://a:s3cret@b"]
 )
 def test_a_storage_that_can_not_be_used_is_said_without_its_password(storage: str, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     with pytest.raises(InputError) as raised:
-        open_storage(storage.format(port), tmp_path)
+        open_storage(storage.format(free_port()), tmp_path)
     assert str(raised.value).startswith("storage=")
     assert "s3cret" not in str(raised.value)
 
