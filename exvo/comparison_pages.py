@@ -113,10 +113,14 @@ def many_page(
     if compared is not None:
         best = compared.runs[0]
         value = table.loc[table["place"] == 1, compared.metric].tolist()
-        count, marked = compared.comparisons, int((compared.pairs["p_holm"] < matrix.LEVEL).sum())
+        marked = f"p < {matrix.LEVEL} after Holm's correction"
         tiles = [
             (f"best {compared.metric}", numbers(value)[0], best),
-            ("differences shown", f"{marked} of {count}", f"p < {matrix.LEVEL} after Holm's correction"),
+            (
+                "differences shown",
+                f"{compared.differing} of {compared.comparisons}",
+                "too few speakers to mark any" if compared.few_speakers else marked,
+            ),
         ]
         sections.append(
             Section(

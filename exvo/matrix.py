@@ -72,6 +72,11 @@ class Matrix:
         found[a, b] = found[b, a] = True
         return found
 
+    @property
+    def differing(self) -> int:
+        """How many comparisons are marked."""
+        return int(self.marked.sum()) // 2
+
 
 def comparable_runs(runs: Sequence[Scored]) -> tuple[list[int], dict[int, str]]:
     """The largest set of runs that can be compared with each other, and of each other run the reason why not.
@@ -234,7 +239,7 @@ def conclusion(of: Matrix) -> str:
     count = of.comparisons
     if not count:
         return f"No difference of {of.metric} has a 95% interval by {of.by}: none is shown."
-    shown = int(of.marked.sum()) // 2
+    shown = of.differing
     comparisons = "1 comparison" if count == 1 else f"{count} comparisons"
     if of.few_speakers:
         return (

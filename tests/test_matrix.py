@@ -98,6 +98,7 @@ def test_a_mark_is_a_p_value_below_five_percent_after_holm() -> None:
     assert cells["3"][0] == f"{found.values[0, 2]:+.3f}*"
     assert cells["1"][0] == ""
     assert not found.marked[1, 2]
+    assert found.differing == 2
     assert cells["3"][1] == f"{found.values[1, 2]:+.3f}"
     text = matrix_text(found)
     assert (
@@ -230,6 +231,7 @@ def test_the_page_of_many_runs_holds_table_matrix_and_picture() -> None:
     table = results_table(CONDITION, about(given))
     table["place"] = pd.Series([2, 1, 3], dtype="Int64")
     page = many_page(CONDITION, table, found, ["r9 <is> odd"], "mlflow run . -e compare")
+    assert page.tiles[1] == ("differences shown", "0 of 1", "too few speakers to mark any")
     html = page.html()
     assert self_contained(html)
     assert explanation(found) in html.replace("&lt;", "<").replace("&#39;", "'")
