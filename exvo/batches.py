@@ -91,13 +91,23 @@ def fill_frames(log_mel: np.ndarray, frames: int, fill: str) -> np.ndarray:
     Returns:
         (frames, bands), dB.
     """
-    missing = frames - len(log_mel)
-    if missing <= 0:
+    if len(log_mel) >= frames:
         return log_mel[:frames]
-    if fill == "repeat":
-        return np.resize(log_mel, (frames, log_mel.shape[1]))
-    decibels = 0.0 if fill == "zero" else FeatureConfig().floor_db
-    return np.pad(log_mel, ((0, missing), (0, 0)), constant_values=decibels)
+    filled = np.empty((frames, log_mel.shape[1]), log_mel.dtype)
+    write_frames(filled, log_mel, fill)
+    return filled
+
+
+def write_frames(row: np.ndarray, log_mel: np.ndarray, fill: str) -> None:
+    """`fill_frames`, written into `row`, (frames, bands)."""
+    known = min(len(log_mel), len(row))
+    row[:known] = log_mel[:known]
+    if known < len(row) and fill != "repeat":
+        row[known:] = 0.0 if fill == "zero" else FeatureConfig().floor_db
+    while known < len(row) and fill == "repeat":  # what is there already, once more: a whole number of clips
+        copied = min(known, len(row) - known)
+        row[known : known + copied] = row[:copied]
+        known += copied
 
 
 def crops(clips: Clips, index: np.ndarray, places: np.ndarray, frames: int) -> Tensor:
@@ -113,7 +123,7 @@ def crops(clips: Clips, index: np.ndarray, places: np.ndarray, frames: int) -> T
     batch = np.empty((len(index), frames, log_mels[0].shape[1]), np.float32)
     for row, log_mel, place in zip(batch, log_mels, places, strict=True):
         first = int(place * (max(len(log_mel) - frames, 0) + 1))
-        row[:] = fill_frames(log_mel[first:], frames, clips.fill)
+        write_frames(row, log_mel[first:], clips.fill)
     return torch.from_numpy(batch)
 
 

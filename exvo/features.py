@@ -7,6 +7,7 @@ import math
 import os
 import stat
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import Tensor
 from exvo.config import FeatureConfig, InputError
 
 BLOCK = 2**20  # samples decoded at a time, over all channels: a header's promise is never allocated
+FRAMES = 256  # transformed at a time: their spectra fit a core's cache
 MAX_RATE = 1_000_000  # Hz; FLAC ends at 655,350, and soxr takes seconds to resample from billions
 LOUDEST = 100.0  # full scale is 1; MP3 overshoots it a little, integers taken for floats by far
 UNKNOWN_SIZE = 0xFFFFFFFF  # what an encoder writes to a WAV header when it streams
@@ -136,6 +138,39 @@ def log_mel(waveform: Tensor, config: FeatureConfig) -> Tensor:
     return decibels.reshape(*waveform.shape[:-1], *decibels.shape[-2:])
 
 
+def log_mels(waveforms: Sequence[np.ndarray], config: FeatureConfig) -> list[np.ndarray]:
+    """`log_mel` of several clips on the CPU, in fewer and larger operations, so that threads wait less for each other.
+
+    The transform is float64 as there; the powers, which are sums of squares, are float32. It gives what `log_mel` does
+    within 1e-4 dB.
+
+    Args:
+        waveforms: float32 (samples,) each, at `config.sample_rate`, as `read_audio` gives them.
+
+    Returns:
+        float32 (frames, bands) of each.
+    """
+    half, hop = config.window // 2, config.hop
+    starts = np.cumsum([0] + [-(-(len(waveform) + config.window) // hop) for waveform in waveforms])  # frames
+    padded = np.zeros(starts[-1] * hop + config.window)
+    for waveform, start in zip(waveforms, starts * hop, strict=False):
+        padded[start : start + half] = waveform[half:0:-1]
+        padded[start + half : start + half + len(waveform)] = waveform
+        padded[start + half + len(waveform) : start + config.window + len(waveform)] = waveform[-2 : -half - 2 : -1]
+    framed = torch.from_numpy(padded).unfold(0, config.window, hop)  # those that reach into the next clip are left out
+    window, filterbank = _tables(config, torch.device("cpu"))
+    bands = filterbank.float()
+    found = torch.empty(int(starts[-1]), config.bands)
+    with torch.inference_mode():
+        for first in range(0, len(found), FRAMES):
+            block = slice(first, min(first + FRAMES, len(found)))
+            real, imag = torch.view_as_real(torch.fft.rfft(framed[block] * window)).float().unbind(-1)
+            torch.mm(torch.addcmul(real.square(), imag, imag), bands, out=found[block])
+        decibels = found.clamp_(min=config.floor).log10_().mul_(10.0).numpy()
+    frames = [1 + len(waveform) // hop for waveform in waveforms]
+    return [decibels[start : start + count] for start, count in zip(starts, frames, strict=False)]
+
+
 def mel_filterbank(config: FeatureConfig) -> np.ndarray:
     """Triangles of equal area, evenly spaced on the Slaney mel scale: float64 (bins, bands).
 
@@ -192,8 +227,11 @@ def _decode(file: io.FileIO | io.BytesIO, config: FeatureConfig) -> tuple[np.nda
             longer = f"longer than {config.max_seconds:g} s"
             raise AudioError(UNKNOWN_LENGTH if promised >= 2**62 else longer)
         blocks = []
-        while len(block := sound.read(max(1, BLOCK // sound.channels), dtype="float32", always_2d=True)):
+        wanted = max(1, min(BLOCK // sound.channels, promised + 1))
+        while len(block := sound.read(wanted, dtype="float32", always_2d=True)):
             blocks.append(_mix(block))
+            if len(block) < wanted:
+                break
         decoded = sum(map(len, blocks))
         if sound.format == "MP3":
             _check_mp3(file, promised, decoded)
@@ -201,7 +239,7 @@ def _decode(file: io.FileIO | io.BytesIO, config: FeatureConfig) -> tuple[np.nda
             raise AudioError("truncated")
         if not blocks:
             raise AudioError("no samples")
-        return np.concatenate(blocks), rate, sound.channels
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate, sound.channels
 
 
 def _mix(samples: np.ndarray) -> np.ndarray:
