@@ -1,0 +1,68 @@
+"""The peak of a training run's own memory in MB, files mapped left out: one epoch over a whole store, in this process.
+
+python -m benchmarks.memory <folder of stores>
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from exvo import systems
+from exvo.batches import Clips
+from exvo.config import EMOTIONS, FeatureConfig
+from exvo.store import Clip, Store
+from exvo.tasks import Task
+from exvo.training import TrainingConfig, make_optimizer, predict, train_epoch
+
+FRAMES = 240  # of a clip: what EmoGator's have on average
+
+
+def fill(folder: Path, clips: int) -> float:
+    """A store of so many clips of noise; returns its size in MB."""
+    store, rng = Store(folder, FeatureConfig()), np.random.default_rng(0)
+    for start in range(0, clips, 500):
+        log_mels = rng.normal(-50, 20, (min(500, clips - start), FRAMES, 64)).astype(np.float32)
+        store.add(
+            [Clip(f"{start + row:064x}", log_mel, 2.4, 16_000, 1, 1.0, -20.0) for row, log_mel in enumerate(log_mels)]
+        )
+    return sum(path.stat().st_size for path in store.folder.iterdir()) / 1e6
+
+
+def own_memory() -> float:
+    """MB of this process that no file holds."""
+    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024 / 1e6
+
+
+def main() -> None:
+    """Prints the peak, MB."""
+    peak, done = [own_memory()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            peak[0] = max(peak[0], own_memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    store = Store(sys.argv[1], FeatureConfig())
+    contents = list(store)
+    labels = np.random.default_rng(0).random((len(contents), len(EMOTIONS)))
+    clips = Clips(contents, contents, store, labels, "repeat")
+    task = Task("fewshot", EMOTIONS)
+    network = systems.build(systems.find("cnn10"), task, 0.05, 0, "", labels, 0)
+    config = TrainingConfig(1, 32, 0.001, "sgd", 0, "cpu", "float32")
+    train_epoch(network, task, make_optimizer(network, config), clips, config, 1)
+    predict(network, clips.take(np.arange(200)), "cpu")
+    done.set()
+    watcher.join()
+    print(peak[0])
+
+
+if __name__ == "__main__":
+    main()
