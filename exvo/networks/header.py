@@ -54,9 +54,7 @@ def read_header(text: str, version: str) -> Header:
     fill = about.get("fill")
     check("fill", fill, lambda value: value in ("zero", "floor", "repeat"))
     for name, value in parts["notes"].items():
-        check(
-            f"notes.{name}", value, lambda value: value is None or is_name(value) or is_number(value) or is_bool(value)
-        )
+        check(f"notes.{name}", value, is_note)
     return Header(network(parts["network"]), task(parts["task"]), features(parts["features"]), fill, parts["notes"])
 
 
