@@ -7,6 +7,7 @@ import math
 import os
 import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from exvo.config import FeatureConfig, InputError
 BLOCK = 2**20  # samples decoded at a time, over all channels: a header's promise is never allocated
 MAX_RATE = 1_000_000  # Hz; FLAC ends at 655,350, and soxr takes seconds to resample from billions
 LOUDEST = 100.0  # full scale is 1; MP3 overshoots it a little, integers taken for floats by far
+MAX_PARTS = 100_000  # chunks of a WAV or pages of an Ogg: 60 s of Opus in the shortest packets take a few thousand
 UNKNOWN_SIZE = 0xFFFFFFFF  # what an encoder writes to a WAV header when it streams
 UNKNOWN_LENGTH = "of unknown length (its header holds none): convert it to WAV"
 
@@ -66,6 +68,8 @@ def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
         raise AudioError(f"truncated or damaged ({_reason(error)})", name) from None
     except OSError as error:
         raise AudioError(os_problem(error), name) from None
+    except InputError as error:  # a rate of zero
+        raise AudioError(f"not audio ({str(error).partition(':')[0]})", name) from None
 
 
 def prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> np.ndarray:
@@ -237,7 +241,9 @@ def _check_size(file: io.FileIO | io.BytesIO) -> None:
 def _wav_end(file: io.FileIO | io.BytesIO) -> int:
     """Where the data chunk ends by its header, in bytes; 0 where the header doesn't say."""
     long = 0
-    while len(head := file.read(8)) == 8:
+    for _ in _parts():
+        if len(head := file.read(8)) < 8:
+            break
         name, length = struct.unpack("<4sI", head)
         start = file.tell()
         if name == b"data":
@@ -252,12 +258,22 @@ def _wav_end(file: io.FileIO | io.BytesIO) -> int:
 def _ogg_end(file: io.FileIO | io.BytesIO) -> int:
     """Where the last page ends by its header, in bytes (RFC 3533)."""
     end = 0
-    while file.seek(end) == end and (head := file.read(27)) and b"OggS".startswith(head[:4]):
+    for _ in _parts():
+        file.seek(end)
+        head = file.read(27)
+        if not head or not b"OggS".startswith(head[:4]):
+            break
         if len(head) < 27:
             return end + 27
         segments = file.read(head[26])
         end += 27 + head[26] + sum(segments)
     return end
+
+
+def _parts() -> Iterator[int]:
+    """Counts chunks or pages. Raises AudioError at more than `MAX_PARTS`."""
+    yield from range(MAX_PARTS)
+    raise AudioError(f"it has more than {MAX_PARTS:,} parts")
 
 
 def _check_mp3(file: io.FileIO | io.BytesIO, promised: int, decoded: int) -> None:

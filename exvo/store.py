@@ -180,8 +180,14 @@ class Store(Mapping[str, np.ndarray]):
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
             if (reader.schema.metadata or {}).get(SETTINGS) != self._settings():
                 raise ValueError("its feature settings are not those of its folder")
+            if not reader.schema.equals(pa.schema(list(COLUMNS.items()))):
+                raise ValueError("its columns are not those of a shard")
+            if reader.num_record_batches != 1:
+                raise ValueError(f"it has {reader.num_record_batches} parts instead of one")
             batch = reader.get_batch(0)
         batch.validate(full=True)
+        if any(column.null_count for column in batch.columns) or batch.column("log_mel").values.null_count:
+            raise ValueError("it has gaps")
         log_mels = batch.column("log_mel")
         shard = _Shard(path, batch, log_mels.offsets.to_numpy(), log_mels.values.to_numpy())
         if not np.array_equal(np.diff(shard.offsets), batch.column("frames").to_numpy() * self.config.bands):
