@@ -168,8 +168,19 @@ def open_regular(path: str | Path) -> io.FileIO:
     return io.FileIO(path)
 
 
+class _Bytes(io.BytesIO):
+    """Bytes in which libsndfile may look for a place before their beginning, as in a file: it is not given one."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """The new place, or the old one."""
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
 def _open(source: str | Path | bytes) -> io.FileIO | io.BytesIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+    return _Bytes(source) if isinstance(source, bytes) else open_regular(source)
 
 
 def _hz_to_mel(hertz: float) -> float:

@@ -14,6 +14,7 @@ import torch
 
 from exvo.config import MAX_SHOTS, FeatureConfig, InputError
 from exvo.features import AudioError, log_mel, read_audio
+from exvo.text import shown
 
 COLUMNS = ("audio", "enrolment", "profile")
 MODES = ("predict", "enrol")
@@ -48,12 +49,12 @@ class Row:
 
 
 def check_body(body: bytes | str) -> None:
-    """Refuses JSON from which pandas would make a table of far more cells than were sent.
+    """Refuses params that are not known, and JSON from which pandas would make far more cells than were sent.
 
     What is no JSON, or no table, is left to MLflow and to `read_rows`.
 
     Raises:
-        InputError: too many rows, or a row with too many columns.
+        InputError: an unknown param, too many rows, or a row with too many columns.
     """
     try:
         request = json.loads(body)
@@ -63,6 +64,10 @@ def check_body(body: bytes | str) -> None:
         return
     if not request.keys().isdisjoint(("inputs", "instances")):
         raise InputError(NO_TABLE)
+    params = request.get("params")
+    unknown = sorted(brief(name) for name in params if name != "mode") if isinstance(params, dict) else []
+    if unknown:
+        raise InputError(f"The request has unknown params ({listed(unknown, ', ')}): send mode.")
     split = request.get("dataframe_split")
     split = split if isinstance(split, dict) else {}
     tables = (request.get("dataframe_records"), split.get("data"), split.get("index"))
@@ -236,6 +241,5 @@ def listed(items: list[str], separator: str) -> str:
 
 
 def brief(value: object) -> str:
-    """What a request holds, short enough to repeat."""
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
+    """What a request holds, fit to repeat."""
+    return shown(str(value))

@@ -41,6 +41,7 @@ from exvo.networks import Checkpoint, load
 from exvo.prediction import enrol, outputs
 from exvo.request import MAX_BODY, MODES, Payload, Row, check_body, decode, places, read_rows
 from exvo.tasks import Task
+from exvo.text import shown
 from exvo.training import TrainingError
 
 WEIGHTS = "best.safetensors"
@@ -156,7 +157,7 @@ def guarded(invocations: Callable[..., Any]) -> Callable[..., Any]:
             sentence = next(iter(error.message.rsplit("\nError: ", 1)[-1].splitlines()), "")
         except Exception as error:
             sentence = f"malformed JSON or table ({type(error).__name__})"
-        raise BadRequest(f"The request can't be read: {sentence if len(sentence) <= 200 else sentence[:200] + '...'}")
+        raise BadRequest(f"The request can't be read: {shown(sentence, 200).rstrip('.')}.")
 
     return answer_or_refuse
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import pickletools
 import zipfile
 from collections.abc import Generator
 from contextlib import closing
 from encodings import aliases, normalize_encoding
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,18 +118,19 @@ def check_names(path: Path) -> None:
     Raises:
         ValueError: they name something other than weights and the state of a sampler.
     """
-    with path.open("rb") as file:
-        zipped = zipfile.is_zipfile(file)
-        file.seek(0)
-        texts, names = set(), set()
-        with closing(zipped_pickle(path) if zipped else old_pickles(file)) as operations:
-            for operation, argument in operations:
-                if operation == "GLOBAL":
-                    names.add(argument)
-                elif operation in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
-                    raise ValueError(f"its pickle uses {operation}")
-                elif isinstance(argument, str):
-                    texts.add(argument)
+    texts, names = set(), set()
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        closing(zipped_pickle(path) if zipfile.is_zipfile(path) else old_pickles(content)) as operations,
+    ):
+        for operation, argument in operations:
+            if operation == "GLOBAL":
+                names.add(argument)
+            elif operation in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
+                raise ValueError(f"its pickle uses {operation}")
+            elif isinstance(argument, str):
+                texts.add(argument)
     strange = sorted(names - WEIGHTS - SAMPLER - {ENCODE})
     if strange:
         raise ValueError(f"it names {shown(strange[0], 100)}, which is no weights")
@@ -157,7 +159,7 @@ def zipped_pickle(path: Path) -> Generator[tuple[str, Any]]:
                     yield from ((operation.name, argument) for operation, argument, _ in pickletools.genops(file))
 
 
-def old_pickles(file: BinaryIO) -> Generator[tuple[str, Any]]:
+def old_pickles(content: mmap.mmap) -> Generator[tuple[str, Any]]:
     """The same of the format before torch 1.6: a magic number, a version, the system, the weights, their keys."""
-    for _ in range(5):
-        yield from ((operation.name, argument) for operation, argument, _ in pickletools.genops(file))
+    for _ in range(5):  # a mapped file reads what there is, whatever length a pickle gives
+        yield from ((operation.name, argument) for operation, argument, _ in pickletools.genops(content))  # type: ignore[arg-type]
