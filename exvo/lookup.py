@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -37,6 +38,8 @@ TRIAL_TAG = "exvo.trial"
 TRIAL_STATE_TAG = "exvo.trial_state"
 NO_TRIAL = f"tags.`{TRIAL_TAG}` IS NULL"
 CONTINUES_TAG = "exvo.continues"
+REPEATS_TAG = "exvo.repeats"
+EQUAL_TAG = "exvo.equal"
 RESULT_TAGS = {
     "system": SYSTEM_TAG,
     "corpus": CORPUS_TAG,
@@ -207,6 +210,21 @@ def load_settings(source: Run) -> dict[str, Any]:
         ) from None
     loaded: dict[str, Any] = json.loads(text)
     return loaded
+
+
+def load_environment(source: Run) -> dict[str, Any]:
+    """The environment.json of a run, with its commit and a digest of the changes that were not in it."""
+    folder = source.info.artifact_uri
+    try:
+        found: dict[str, Any] = mlflow.artifacts.load_dict(f"{folder}/environment.json")
+    except Exception:  # each artifact store has its own errors; runs of early versions have none
+        found = {}
+    commit, dirty = source.data.tags.get("git.commit", "none"), source.data.tags.get("git.dirty") == "true"
+    text = mlflow.artifacts.load_text(f"{folder}/uncommitted.diff.txt") if dirty else ""
+    return found | {
+        "commit": commit,
+        "uncommitted changes": hashlib.sha256(text.encode()).hexdigest()[:12] if text else "none",
+    }
 
 
 def load_checkpoint(source: Run) -> Checkpoint:
