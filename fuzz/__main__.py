@@ -164,7 +164,7 @@ def keep(folder: Path, name: str, why: str) -> Path:
     kept = KEPT / name
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
-    (kept / "why.txt").write_text(why)
+    (kept / "why.txt").write_text(why, errors="backslashreplace")
     for path in sorted(folder.rglob("*")):
         place = kept / path.relative_to(folder)
         place.parent.mkdir(parents=True, exist_ok=True)

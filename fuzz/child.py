@@ -15,7 +15,7 @@ from random import Random
 from types import FrameType
 from typing import NoReturn
 
-SECONDS = 10
+SECONDS = int(os.environ.get("EXVO_FUZZ_SECONDS", "10"))
 """For an input. What hangs where Python's signals don't reach is killed later by the parent."""
 
 MEMORY = 2**30

@@ -79,9 +79,9 @@ def draw_emogator(random: Random, folder: Path) -> None:
             "\udcff",
         ]
         path = place / random.choice(some)
-        if not path.exists():
+        if not os.path.lexists(path):
             odd_file(random, path)
-    if random.random() < 0.2:
+    if random.random() < 0.2 and not os.path.lexists(place / "000009-01-1.mp3"):
         (place / "000009-01-1.mp3").symlink_to(folder.parent / "outside.wav")
 
 

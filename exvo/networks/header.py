@@ -11,7 +11,7 @@ from typing import Any
 from exvo.config import TASKS, FeatureConfig, InputError
 from exvo.networks.cnn import BANDS, CHANNELS
 from exvo.tasks import Task
-from exvo.text import is_name
+from exvo.text import is_name, shown
 
 LONGEST = 16 * 2**20
 """Characters: 30 emotions and 1,700 speakers take fewer than 100,000."""
@@ -49,7 +49,7 @@ def read_header(text: str, version: str) -> Header:
         raise InputError("is not a whole checkpoint of exvo (its header is not JSON)") from None
     found = about.get("format") if isinstance(about, dict) else None
     if found != version:
-        raise InputError(f"has the format {str(found)[:50]}; this version of exvo reads {version}")
+        raise InputError(f"has the format {shown(str(found))}; this version of exvo reads {version}")
     parts = {name: part(about, name) for name in ("network", "task", "features", "notes")}
     fill = about.get("fill")
     check("fill", fill, lambda value: value in ("zero", "floor", "repeat"))
@@ -68,7 +68,7 @@ def part(about: dict[str, Any], name: str) -> dict[str, Any]:
 def check(name: str, value: Any, right: Callable[[Any], bool]) -> None:
     """Raises InputError where a value is not right."""
     if not right(value):
-        raise InputError(f"says {name[:50]!r} is {repr(value)[:50]}, which can't be")
+        raise InputError(f"says {shown(name)} is {shown(repr(value))}, which can't be")
 
 
 def take(name: str, given: dict[str, Any], rules: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def take(name: str, given: dict[str, Any], rules: Mapping[str, Callable[[Any], b
     differing = sorted(given.keys() ^ rules.keys())
     if differing:
         state = "unknown" if differing[0] in given else "missing"
-        raise InputError(f"has a header in which {name}.{differing[0][:50]} is {state}")
+        raise InputError(f"has a header in which {name}.{shown(differing[0])} is {state}")
     for key, right in rules.items():
         check(f"{name}.{key}", given[key], right)
     return given
