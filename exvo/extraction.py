@@ -106,6 +106,7 @@ def _process(path: Path, store: Store, done: dict[str, Clip]) -> _Found:
     """Hash a file, and unless the store holds its clip, decode it and leave its log-mel in `done`."""
     try:
         with open_regular(path) as file:
+            before = _state(os.fstat(file.fileno()))
             content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return _Found("", os_problem(error), 0)
@@ -113,8 +114,12 @@ def _process(path: Path, store: Store, done: dict[str, Clip]) -> _Found:
         return _Found(content, "", 0)
     try:
         audio = read_audio(path, store.config)
+        if _state(os.stat(path)) != before:
+            return _Found("", "changed while it was read", 0)
     except AudioError as error:
         return _Found(content, error.problem, 0)
+    except OSError as error:
+        return _Found("", os_problem(error), 0)
     waveform = audio.waveform
     decibels = log_mel(torch.from_numpy(waveform), store.config).numpy()
     peak = float(np.abs(waveform).max())
@@ -122,6 +127,11 @@ def _process(path: Path, store: Store, done: dict[str, Clip]) -> _Found:
     rms_db = 20.0 * math.log10(peak) + 10.0 * math.log10(float(np.dot(scaled, scaled)) / len(scaled))
     done[content] = Clip(content, decibels, audio.seconds, audio.rate, audio.channels, peak, rms_db)
     return _Found(content, "", len(decibels))
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when a file is replaced or written to."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _in_order(
