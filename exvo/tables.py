@@ -19,36 +19,45 @@ MAX_COLUMNS = 1_000
 MAX_BYTES = 256 * 2**20
 """Of a Parquet file as it lies in memory: the predictions of 32,130 clips in 30 categories take 20 MiB."""
 
+TEXTS = ("category", "country", "speaker")
+"""What is predicted by name; all else is numbers."""
+
 ROWS = 4_096  # decoded at a time
 
 
-def read_parquet(path: Path) -> pa.Table:
+def read_parquet(path: Path, name: str = "") -> pa.Table:
     """A table of numbers, texts and truth values, without what pandas may have written beside them.
 
     It is decoded in parts, because a short file may hold the same long text millions of times.
 
+    Args:
+        path: the file.
+        name: what a sentence calls it; empty: the path.
+
     Raises:
         InputError: it is absent or damaged, has other columns than flat ones with different names, or is too large.
     """
+    name = name or str(path)
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            schema = plain_schema(path, file.schema_arrow)
+            schema = plain_schema(name, file.schema_arrow)
             repeated = [field.name for field in schema if pa.types.is_string(field.type)]
         with pq.ParquetFile(path, pre_buffer=False, read_dictionary=repeated) as file:
             parts, size = [], 0
             for batch in file.iter_batches(ROWS, use_threads=False):
                 size += sum(plain_bytes(column) for column in batch.columns)
                 if size > MAX_BYTES:
-                    raise InputError(f"{path} takes more than {MAX_BYTES // 2**20} MiB in memory; make it smaller.")
+                    raise InputError(f"{name} takes more than {MAX_BYTES // 2**20} MiB in memory; make it smaller.")
+                batch.validate(full=True)  # texts are UTF-8
                 parts.append(batch.cast(schema))
             return pa.Table.from_batches(parts, schema)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise InputError(f"{path} can't be read as Parquet ({reason(error)}); write it again.") from None
+        raise InputError(f"{name} can't be read as Parquet ({reason(error)}); write it again.") from None
 
 
-def plain_schema(path: Path, schema: pa.Schema) -> pa.Schema:
+def plain_schema(name: str, schema: pa.Schema) -> pa.Schema:
     """The columns with texts as plain texts, whether or not they were written as categories.
 
     Raises:
@@ -56,11 +65,11 @@ def plain_schema(path: Path, schema: pa.Schema) -> pa.Schema:
     """
     names = schema.names
     if len(names) > MAX_COLUMNS:
-        raise InputError(f"{path} has {len(names):,} columns, more than {MAX_COLUMNS:,}; leave some out.")
-    bad = [name for name in names if not name or not is_name(name)]
+        raise InputError(f"{name} has {len(names):,} columns, more than {MAX_COLUMNS:,}; leave some out.")
+    bad = [column for column in names if not column or not is_name(column)]
     if bad or len(set(names)) < len(names):
         found = f"a column named {shown(bad[0])!r}" if bad else "columns of the same name"
-        raise InputError(f"{path} has {found}; give each column a name of its own.")
+        raise InputError(f"{name} has {found}; give each column a name of its own.")
     fields = []
     for field in schema:
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
@@ -68,7 +77,7 @@ def plain_schema(path: Path, schema: pa.Schema) -> pa.Schema:
             kind = pa.string()
         elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
             told = shown(str(kind), 100)
-            raise InputError(f"{path}: the column {shown(field.name)} is of {told}; save numbers or text.")
+            raise InputError(f"{name}: the column {shown(field.name)} is of {told}; save numbers or text.")
         fields.append(pa.field(field.name, kind))
     return pa.schema(fields)
 
@@ -105,9 +114,10 @@ def check_predictions(table: pa.Table, name: str) -> pd.DataFrame:
         wrong = (text and not pa.types.is_string(kind)) or (column == "scored" and not pa.types.is_boolean(kind))
         if wrong or (table[column].null_count and (text or column == "scored" or pa.types.is_string(kind))):
             raise InputError(f"{name}: the column {shown(column)} has gaps or is of {kind}: {again}.")
-        label = column.removeprefix("truth.")
-        pair = (kind, kinds.get(f"prediction.{label}"))
-        if label != column and pa.types.is_string(pair[0]) != pa.types.is_string(pair[1]):
+    for label in sorted(truths):
+        pair = [kinds[f"{side}.{label}"] for side in ("truth", "prediction")]
+        texts = [pa.types.is_string(kind) for kind in pair]
+        if texts not in ([False, False], [label in TEXTS] * 2):
             raise InputError(f"{name}: truth and prediction of {shown(label)} are of {pair[0]} and {pair[1]}: {again}.")
     frame: pd.DataFrame = table.to_pandas()
     strange = frame.index[~frame["split"].isin(SPLITS) | frame["file"].duplicated()]
@@ -117,6 +127,7 @@ def check_predictions(table: pa.Table, name: str) -> pd.DataFrame:
         for column in (f"truth.{label}", f"prediction.{label}"):
             if pd.api.types.is_numeric_dtype(frame[column]):
                 frame[column] = values = frame[column].astype(np.float64)
-                if np.isinf(values).any() or (column.startswith("p") and values.isna().any()):
+                wrong = values.abs() > np.finfo(np.float32).max
+                if wrong.any() or (column.startswith("p") and values.isna().any()):
                     raise InputError(f"{name}: the column {shown(column)} holds numbers that are not finite: {again}.")
     return frame

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    tqdm.set_lock(threading.RLock())  # its own is shared by processes, and left behind
     print(f"seed {options.seed}, inputs {options.first} to {options.first + options.inputs - 1} of each target")
     print(f"an input may take {SECONDS} s and {MEMORY // 2**20} MiB")
     failed = 0
