@@ -200,6 +200,16 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """Options of `reproduce`: all else comes from the run."""
+
+    run: str = option("", "the training run: its id or name, or a system, whose newest finished run it is then")
+    data: str = option("", "the corpus' folder; empty: where the run found it")
+    workers: int | None = option(None, "threads that decode audio", low=1, auto="all cores")
+    output: str = option("output", "folder for features, checkpoints and the sample corpus")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(RunSettings):
     """Options of `evaluate`."""
 
@@ -292,6 +302,7 @@ ENTRY_POINTS: dict[str, type[Any]] = {
     "extract": ExtractSettings,
     "train": TrainSettings,
     "tune": TuneSettings,
+    "reproduce": ReproduceSettings,
     "evaluate": EvaluateSettings,
     "embed": EmbedSettings,
     "enrolment-curve": CurveSettings,

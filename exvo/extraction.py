@@ -111,12 +111,17 @@ def _process(paths: Sequence[Path], store: Store, done: dict[str, Clip]) -> list
         content, problem, frames = "", "", 0
         try:
             with open_regular(path) as file:
+                before = _state(os.fstat(file.fileno()))
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             if not store.intact(content) and content not in decoded:
-                decoded[content] = read_audio(path, store.config)
-                frames = 1 + len(decoded[content].waveform) // store.config.hop
+                audio = read_audio(path, store.config)
+                if _state(os.stat(path)) == before:
+                    decoded[content] = audio
+                    frames = 1 + len(audio.waveform) // store.config.hop
+                else:
+                    content, problem = "", "changed while it was read"
         except OSError as error:
-            problem = os_problem(error)
+            content, problem = "", os_problem(error)
         except AudioError as error:
             problem = error.problem
         found.append(_Found(content, problem, frames))
@@ -135,6 +140,11 @@ def _finish(decoded: dict[str, Audio], store: Store, done: dict[str, Clip]) -> N
         rms_db = 20.0 * math.log10(peak) + 10.0 * math.log10(float(np.dot(scaled, scaled)) / len(scaled))
         done[content] = Clip(content, log_mel, audio.seconds, audio.rate, audio.channels, peak, rms_db)
     decoded.clear()
+
+
+def _state(found: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when a file is replaced or written to."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _in_order(

@@ -7,7 +7,7 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ BLOCK = 2**20  # samples decoded at a time, over all channels: a header's promis
 FRAMES = 256  # transformed at a time: their spectra fit a core's cache
 MAX_RATE = 1_000_000  # Hz; FLAC ends at 655,350, and soxr takes seconds to resample from billions
 LOUDEST = 100.0  # full scale is 1; MP3 overshoots it a little, integers taken for floats by far
+MAX_PARTS = 100_000  # chunks of a WAV or pages of an Ogg: 60 s of Opus in the shortest packets take a few thousand
 UNKNOWN_SIZE = 0xFFFFFFFF  # what an encoder writes to a WAV header when it streams
 UNKNOWN_LENGTH = "of unknown length (its header holds none): convert it to WAV"
 
@@ -68,6 +69,8 @@ def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
         raise AudioError(f"truncated or damaged ({_reason(error)})", name) from None
     except OSError as error:
         raise AudioError(os_problem(error), name) from None
+    except InputError as error:  # a rate of zero
+        raise AudioError(f"not audio ({str(error).partition(':')[0]})", name) from None
 
 
 def prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> np.ndarray:
@@ -199,8 +202,19 @@ def open_regular(path: str | Path) -> io.FileIO:
     return io.FileIO(path)
 
 
+class _Bytes(io.BytesIO):
+    """Bytes in which libsndfile may look for a place before their beginning, as in a file: it is not given one."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """The new place, or the old one."""
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
 def _open(source: str | Path | bytes) -> io.FileIO | io.BytesIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
+    return _Bytes(source) if isinstance(source, bytes) else open_regular(source)
 
 
 def _hz_to_mel(hertz: float) -> float:
@@ -275,7 +289,9 @@ def _check_size(file: io.FileIO | io.BytesIO) -> None:
 def _wav_end(file: io.FileIO | io.BytesIO) -> int:
     """Where the data chunk ends by its header, in bytes; 0 where the header doesn't say."""
     long = 0
-    while len(head := file.read(8)) == 8:
+    for _ in _parts():
+        if len(head := file.read(8)) < 8:
+            break
         name, length = struct.unpack("<4sI", head)
         start = file.tell()
         if name == b"data":
@@ -290,12 +306,22 @@ def _wav_end(file: io.FileIO | io.BytesIO) -> int:
 def _ogg_end(file: io.FileIO | io.BytesIO) -> int:
     """Where the last page ends by its header, in bytes (RFC 3533)."""
     end = 0
-    while file.seek(end) == end and (head := file.read(27)) and b"OggS".startswith(head[:4]):
+    for _ in _parts():
+        file.seek(end)
+        head = file.read(27)
+        if not head or not b"OggS".startswith(head[:4]):
+            break
         if len(head) < 27:
             return end + 27
         segments = file.read(head[26])
         end += 27 + head[26] + sum(segments)
     return end
+
+
+def _parts() -> Iterator[int]:
+    """Counts chunks or pages. Raises AudioError at more than `MAX_PARTS`."""
+    yield from range(MAX_PARTS)
+    raise AudioError(f"it has more than {MAX_PARTS:,} parts")
 
 
 def _check_mp3(file: io.FileIO | io.BytesIO, promised: int, decoded: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from exvo import serving
 from exvo.config import InputError
 from exvo.networks import Checkpoint, load
 from exvo.systems import SHORT_NAMES
+from exvo.tables import check_predictions, read_parquet
 
 MODEL_TAG = "exvo.model_uri"
 DIGEST_TAG = "exvo.corpus_digest"
@@ -37,6 +39,8 @@ TRIAL_TAG = "exvo.trial"
 TRIAL_STATE_TAG = "exvo.trial_state"
 NO_TRIAL = f"tags.`{TRIAL_TAG}` IS NULL"
 CONTINUES_TAG = "exvo.continues"
+REPEATS_TAG = "exvo.repeats"
+EQUAL_TAG = "exvo.equal"
 RESULT_TAGS = {
     "system": SYSTEM_TAG,
     "corpus": CORPUS_TAG,
@@ -171,12 +175,19 @@ def finished_runs(trials: bool = True) -> pd.DataFrame:
 
 
 def load_table(run_id: str, name: str) -> pd.DataFrame | None:
-    """A table that `log_table` has logged as Parquet; None where the run has none of that name."""
+    """A table that `log_table` has logged as Parquet, one in `predictions/` checked; None where the run has none.
+
+    Raises:
+        InputError: it is damaged, or no predictions table.
+    """
     client = MlflowClient()
     if name not in {item.path for item in client.list_artifacts(run_id, str(Path(name).parent))}:
         return None
+    told = f"{name} of the run {run_id}"
     with tempfile.TemporaryDirectory() as folder:
-        return pd.read_parquet(client.download_artifacts(run_id, name, folder))
+        table = read_parquet(Path(client.download_artifacts(run_id, name, folder)), told)
+    found: pd.DataFrame = check_predictions(table, told) if name.startswith("predictions/") else table.to_pandas()
+    return found
 
 
 def history(run_id: str) -> pd.DataFrame:
@@ -197,7 +208,7 @@ def load_settings(source: Run) -> dict[str, Any]:
     """The settings.json of a training run.
 
     Raises:
-        InputError: the run has none.
+        InputError: the run has none, or it is damaged.
     """
     try:
         text = mlflow.artifacts.load_text(f"{source.info.artifact_uri}/settings.json")
@@ -205,8 +216,27 @@ def load_settings(source: Run) -> dict[str, Any]:
         raise InputError(
             f"The run {source.info.run_name} has no settings.json ({first_line(error)}); is it a training run?"
         ) from None
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded
+    try:
+        loaded: dict[str, Any] = json.loads(text)
+        options = dict(loaded["options"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"The settings.json of the run {source.info.run_name} is damaged; give another run.") from None
+    return loaded | {"options": options}
+
+
+def load_environment(source: Run) -> dict[str, Any]:
+    """The environment.json of a run, with its commit and a digest of the changes that were not in it."""
+    folder = source.info.artifact_uri
+    try:
+        found: dict[str, Any] = mlflow.artifacts.load_dict(f"{folder}/environment.json")
+    except Exception:  # each artifact store has its own errors; runs of early versions have none
+        found = {}
+    commit, dirty = source.data.tags.get("git.commit", "none"), source.data.tags.get("git.dirty") == "true"
+    text = mlflow.artifacts.load_text(f"{folder}/uncommitted.diff.txt") if dirty else ""
+    return found | {
+        "commit": commit,
+        "uncommitted changes": hashlib.sha256(text.encode()).hexdigest()[:12] if text else "none",
+    }
 
 
 def load_checkpoint(source: Run) -> Checkpoint:

@@ -19,6 +19,7 @@ from exvo.networks import Checkpoint
 from exvo.training import apply
 
 ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
 BAR = 24  # characters of a full bar
 MOST_SHOWN = 50  # clips on the screen
 
@@ -106,6 +107,21 @@ def find_audio(text: str, option: str) -> list[Path]:
     if not found:
         raise InputError(f"{option} is empty; give an audio file, a folder or a glob such as 'clips/*.mp3'.")
     return list(dict.fromkeys(found))
+
+
+def for_spreadsheets(answers: pd.DataFrame) -> pd.DataFrame:
+    """The table for CSV, in which no text or title begins as a formula does: spreadsheets would compute it.
+
+    A file gets `./` before its name, which names the same file; other text an apostrophe.
+
+    >>> for_spreadsheets(pd.DataFrame({"file": ["=1.wav", "a.wav"], "=2": [-0.5, 1.0]})).to_dict("list")
+    {'file': ['./=1.wav', 'a.wav'], "'=2": [-0.5, 1.0]}
+    """
+    safe = answers.rename(columns=lambda name: f"'{name}" if name.startswith(FORMULA) else name)
+    for name in [name for name in safe if not pd.api.types.is_numeric_dtype(safe[name])]:
+        before = "./" if name == "file" else "'"
+        safe[name] = [f"{before}{text}" if text.startswith(FORMULA) else text for text in map(str, safe[name])]
+    return safe
 
 
 def chart(answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "█") -> str:

@@ -42,12 +42,14 @@ def code() -> tuple[str, str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """Hardware and library versions."""
+    """Hardware and library versions; instructions and threads are those that PyTorch uses: they order its sums."""
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": gpus,

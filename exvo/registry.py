@@ -124,15 +124,30 @@ def artifact(run: Run, name: str) -> str | None:
 
 
 def scores(run: Run, split: str) -> pd.DataFrame | None:
-    """The scores that a run has logged for a split, as `evaluation.score` gives them; None where it has none."""
+    """The scores that a run has logged for a split, as `evaluation.score` gives them; None where it has none.
+
+    Raises:
+        InputError: they are damaged.
+    """
     text = artifact(run, f"scores/{split}.csv")
-    return None if text is None else pd.read_csv(io.StringIO(text))
+    try:
+        return None if text is None else pd.read_csv(io.StringIO(text))
+    except ValueError:
+        raise InputError(
+            f"The scores/{split}.csv of the run {run.info.run_name} is damaged; evaluate it again."
+        ) from None
 
 
 def load_json(run: Run, name: str) -> dict[str, Any]:
-    """A JSON artifact of a run; empty where it has none of that name."""
-    loaded: dict[str, Any] = json.loads(artifact(run, name) or "{}")
-    return loaded
+    """A JSON artifact of a run; empty where it has none of that name.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        return dict(json.loads(artifact(run, name) or "{}"))
+    except (ValueError, TypeError, RecursionError):
+        raise InputError(f"The {name} of the run {run.info.run_name} is damaged; give another run.") from None
 
 
 def champion() -> ModelVersion | None:

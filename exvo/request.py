@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from exvo.config import MAX_SHOTS, FeatureConfig, InputError
 from exvo.features import AudioError, log_mel, read_audio
+from exvo.text import shown
 
 COLUMNS = ("audio", "enrolment", "profile")
 MODES = ("predict", "enrol")
@@ -26,8 +28,13 @@ MAX_CLIP_BYTES = 32 * 2**20
 MAX_SECONDS = 300.0
 """Of all clips of a request together: half a minute for CNN14 on two busy cores, where MLflow gives up after one."""
 
+MAX_BODY = 192 * 2**20
+"""Bytes of a request: 300 s of stereo at 48 kHz with 32 bits are 115 million, 154 million in base64."""
+
 NAMED = 10
 """Bad clips in a sentence; with so many, decoding ends."""
+
+NO_TABLE = 'The request is no table: send {"dataframe_records": [{"audio": "<base64>"}]}; in Python a DataFrame.'
 
 Payload = str | bytes
 
@@ -39,6 +46,38 @@ class Row:
     audio: Payload | None
     enrolment: tuple[Payload, ...]
     profile: np.ndarray | None
+
+
+def check_body(body: bytes | str) -> None:
+    """Refuses params that are not known, and JSON from which pandas would make far more cells than were sent.
+
+    What is no JSON, or no table, is left to MLflow and to `read_rows`.
+
+    Raises:
+        InputError: an unknown param, too many rows, or a row with too many columns.
+    """
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(request, dict):
+        return
+    if not request.keys().isdisjoint(("inputs", "instances")):
+        raise InputError(NO_TABLE)
+    params = request.get("params")
+    unknown = sorted(brief(name) for name in params if name != "mode") if isinstance(params, dict) else []
+    if unknown:
+        raise InputError(f"The request has unknown params ({listed(unknown, ', ')}): send mode.")
+    split = request.get("dataframe_split")
+    split = split if isinstance(split, dict) else {}
+    tables = (request.get("dataframe_records"), split.get("data"), split.get("index"))
+    for rows in (table for table in tables if isinstance(table, (list, dict))):
+        if len(rows) > MAX_CLIPS:
+            raise InputError(f"The request has {len(rows):,} rows: send 1 to {MAX_CLIPS}.")
+        own = list(rows.values()) if isinstance(rows, dict) else rows
+        for columns in [*own, split.get("columns")]:
+            if isinstance(columns, (list, dict)) and len(columns) > 2 * len(COLUMNS):
+                raise InputError(f"The request has {len(columns):,} columns: send {', '.join(COLUMNS)}.")
 
 
 def read_rows(request: Any, mode: str, size: int | None) -> list[Row]:
@@ -53,9 +92,7 @@ def read_rows(request: Any, mode: str, size: int | None) -> list[Row]:
         InputError: it is no table, has no rows or too many, has other columns, or its rows hold what they can't.
     """
     if not isinstance(request, pd.DataFrame):
-        raise InputError(
-            'The request is no table: send {"dataframe_records": [{"audio": "<base64>"}]}; in Python a DataFrame.'
-        )
+        raise InputError(NO_TABLE)
     if not 1 <= len(request) <= MAX_CLIPS:
         raise InputError(f"The request has {len(request):,} rows: send 1 to {MAX_CLIPS}.")
     names = list(request.columns)
@@ -204,6 +241,5 @@ def listed(items: list[str], separator: str) -> str:
 
 
 def brief(value: object) -> str:
-    """What a request holds, short enough to repeat."""
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
+    """What a request holds, fit to repeat."""
+    return shown(str(value))

@@ -21,7 +21,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,14 @@ from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, scoring_server
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from starlette.responses import Response
 
 from exvo.config import InputError
 from exvo.networks import Checkpoint, load
 from exvo.prediction import enrol, outputs
-from exvo.request import MODES, Payload, Row, decode, places, read_rows
+from exvo.request import MAX_BODY, MODES, Payload, Row, check_body, decode, places, read_rows
 from exvo.tasks import Task
+from exvo.text import shown
 from exvo.training import TrainingError
 
 WEIGHTS = "best.safetensors"
@@ -134,22 +136,58 @@ def guarded(invocations: Callable[..., Any]) -> Callable[..., Any]:
     """MLflow's function that answers a request, with a sentence and status 400 for whatever it raises.
 
     By itself (3.17) it answers a request without content type, JSON with a number of more than 4,300 digits or lists
-    nested too deep with status 500, and others with a traceback or all of what they sent.
+    nested too deep with status 500, and others with a traceback or all of what they sent. CSV and Parquet, which it
+    also reads, are refused: a short file of either can ask for any amount of memory.
     """
 
     @functools.wraps(invocations)
     def answer_or_refuse(data: bytes, content_type: str | None, *others: Any) -> Any:
+        kind = (content_type or "").split(";")[0].strip()
+        if kind in (scoring_server.CONTENT_TYPE_CSV, scoring_server.CONTENT_TYPE_PARQUET):
+            raise BadRequest(f"The request is {kind}: send {scoring_server.CONTENT_TYPE_JSON}.")
         try:
+            if kind == scoring_server.CONTENT_TYPE_JSON:
+                check_body(data)
             return invocations(data, content_type or "", *others)
         except BadRequest:
             raise
+        except InputError as error:
+            raise BadRequest(str(error)) from None
         except MlflowException as error:
             sentence = next(iter(error.message.rsplit("\nError: ", 1)[-1].splitlines()), "")
         except Exception as error:
             sentence = f"malformed JSON or table ({type(error).__name__})"
-        raise BadRequest(f"The request can't be read: {sentence if len(sentence) <= 200 else sentence[:200] + '...'}")
+        raise BadRequest(f"The request can't be read: {shown(sentence, 200).rstrip('.')}.")
 
     return answer_or_refuse
+
+
+def bounded(handled: Callable[..., Any]) -> Callable[..., Any]:
+    """MLflow's wrapper of the function that reads a request, so that a body is read up to `MAX_BODY` bytes.
+
+    A longer one gets status 413 and a sentence. By itself MLflow (3.17) keeps whatever is sent in memory.
+    """
+
+    @functools.wraps(handled)
+    def wrap(respond: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+        @functools.wraps(respond)
+        async def read_and_respond(request: Any) -> Any:
+            body, promised = bytearray(), request.headers.get("content-length", "0")
+            if promised.isdecimal() and int(promised[:20]) <= MAX_BODY:
+                async for part in request.stream():
+                    body += part
+                    if len(body) > MAX_BODY:
+                        break
+                else:
+                    request._body = bytes(body)  # what request.body() then gives
+                    return await respond(request)
+            told = BadRequest(f"The request is larger than {MAX_BODY // 2**20} MiB: send fewer clips.")
+            return Response(told.serialize_as_json(), status_code=413, media_type="application/json")
+
+        wrapped: Callable[[Any], Awaitable[Any]] = handled(read_and_respond)
+        return wrapped
+
+    return wrap
 
 
 class VocalBurstModel(PythonModel):  # type: ignore[misc]
@@ -161,6 +199,7 @@ class VocalBurstModel(PythonModel):  # type: ignore[misc]
         in_server = scoring_server._SERVER_MODEL_PATH in os.environ
         if in_server and not hasattr(scoring_server.invocations, "__wrapped__"):
             scoring_server.invocations = guarded(scoring_server.invocations)
+            scoring_server._async_catch_mlflow_exception = bounded(scoring_server._async_catch_mlflow_exception)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """See `answer`.

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from exvo.config import FeatureConfig
+from exvo.config import FeatureConfig, InputError
 
 SETTINGS = b"exvo.features"  # the key of the feature settings in a shard's metadata
 COLUMNS = {
@@ -64,6 +64,18 @@ class _Shard:
     batch: pa.RecordBatch
     offsets: np.ndarray  # int64 (clips + 1,)
     values: np.ndarray  # float32, the clips' log-mels one after the other
+    state: tuple[int, int, int]  # of the file when it was mapped, see `_state`
+
+    def changed(self) -> bool:
+        """Whether the mapped file was written to or cut short since: reading past its end would end this process.
+
+        A file that was deleted or replaced is not: the mapping keeps it.
+        """
+        try:
+            now = _state(self.path)
+        except OSError:
+            return False
+        return now[0] == self.state[0] and now != self.state
 
 
 class Store(Mapping[str, np.ndarray]):
@@ -72,7 +84,9 @@ class Store(Mapping[str, np.ndarray]):
     The shards of one `FeatureConfig` lie in one folder, whose name holds the settings' digest. A shard is written
     under a temporary name and renamed, so it is whole or absent, and several processes may write at the same time.
     A shard that was cut short or damaged since is left out with a warning. Opening doesn't read the log-mels; `intact`
-    tells whether one is still what was written.
+    tells whether one is still what was written. A shard may be deleted or replaced while it is mapped; one that is
+    written to in place is refused at the next clip that is asked for (in the microseconds before, the system would end
+    the process with SIGBUS).
     """
 
     def __init__(self, folder: str | Path, config: FeatureConfig) -> None:
@@ -95,8 +109,19 @@ class Store(Mapping[str, np.ndarray]):
         return content in self._index
 
     def __getitem__(self, content: str) -> np.ndarray:
+        """A clip's log-mel, (frames, bands), dB.
+
+        Raises:
+            KeyError: the store lacks the clip.
+            InputError: its shard was written to while it was in use.
+        """
         number, row = self._index[content]
         shard = self._shards[number]
+        if shard.changed():
+            raise InputError(
+                f"{shard.path} was changed while it was in use, though a shard is written once: delete it and run the "
+                "same command again, which extracts its clips anew."
+            )
         return shard.values[shard.offsets[row] : shard.offsets[row + 1]].reshape(-1, self.config.bands)
 
     def __iter__(self) -> Iterator[str]:
@@ -115,9 +140,10 @@ class Store(Mapping[str, np.ndarray]):
         if place is None:
             return False
         shard, row = self._shards[place[0]], place[1]
-        values = shard.values[shard.offsets[row] : shard.offsets[row + 1]]
-        if _checksum(values) == shard.batch.column("checksum")[row].as_py():
-            return True
+        if not shard.changed():
+            values = shard.values[shard.offsets[row] : shard.offsets[row + 1]]
+            if _checksum(values) == shard.batch.column("checksum")[row].as_py():
+                return True
         warnings.warn(f"{shard.path} is damaged in places, delete it", RuntimeWarning, stacklevel=2)
         self._index.pop(content, None)
         return False
@@ -140,7 +166,7 @@ class Store(Mapping[str, np.ndarray]):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         batch = self._batch(clips)
-        temporary = self.folder / f"{time.time_ns():020}-{uuid.uuid4().hex}.tmp"  # sorted: of two rows the newer counts
+        temporary = self.folder / f"{self._next():020}-{uuid.uuid4().hex}.tmp"  # sorted: of two rows the newer counts
         try:
             with open(temporary, "xb") as file:
                 with pa.ipc.new_file(file, batch.schema) as writer:
@@ -156,9 +182,14 @@ class Store(Mapping[str, np.ndarray]):
     def sweep(self) -> None:
         """Delete the temporary files of processes that were killed amid writing."""
         for temporary in self.folder.glob("*.tmp"):
-            with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            with contextlib.suppress(OSError):  # another process was quicker, or the folder is read-only
                 if time.time() - temporary.stat().st_mtime > STALE:
                     temporary.unlink()
+
+    def _next(self) -> int:
+        """The number of a new shard: the time, ns, or one more than the last shard's if the clock was set back."""
+        last = max((path.name[:20] for path in self.folder.glob("*.arrow")), default="")
+        return max(time.time_ns(), int(last) + 1 if last.isdecimal() else 0)
 
     def _settings(self) -> bytes:
         return json.dumps(asdict(self.config), sort_keys=True).encode()
@@ -177,18 +208,31 @@ class Store(Mapping[str, np.ndarray]):
 
     def _load(self, path: Path) -> None:
         """Map a shard and index its clips; the mapping outlives the file's descriptor."""
+        state = _state(path)
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
             if (reader.schema.metadata or {}).get(SETTINGS) != self._settings():
                 raise ValueError("its feature settings are not those of its folder")
+            if not reader.schema.equals(pa.schema(list(COLUMNS.items()))):
+                raise ValueError("its columns are not those of a shard")
+            if reader.num_record_batches != 1:
+                raise ValueError(f"it has {reader.num_record_batches} parts instead of one")
             batch = reader.get_batch(0)
         batch.validate(full=True)
+        if any(column.null_count for column in batch.columns) or batch.column("log_mel").values.null_count:
+            raise ValueError("it has gaps")
         log_mels = batch.column("log_mel")
-        shard = _Shard(path, batch, log_mels.offsets.to_numpy(), log_mels.values.to_numpy())
+        shard = _Shard(path, batch, log_mels.offsets.to_numpy(), log_mels.values.to_numpy(), state)
         if not np.array_equal(np.diff(shard.offsets), batch.column("frames").to_numpy() * self.config.bands):
             raise ValueError("its frames don't fit its log-mels")
         self._shards.append(shard)
         for row, content in enumerate(batch.column("content").to_pylist()):
             self._index[content] = (len(self._shards) - 1, row)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """The file's number on its disk, its size in bytes, and when it was last written to, ns."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _checksum(log_mel: np.ndarray) -> int:

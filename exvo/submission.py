@@ -17,6 +17,7 @@ import pandas as pd
 
 from exvo.config import EMOTIONS, InputError
 from exvo.corpora.base import named, read_csv
+from exvo.text import shown
 
 TITLES = {"fewshot": "ExVo-Few", "multitask": "ExVo-Multi"}
 COLUMNS = {"fewshot": ("File_ID", *EMOTIONS), "multitask": ("File_ID", "Country", "Age", *EMOTIONS)}
@@ -264,16 +265,6 @@ def count(items: Sequence[object] | pd.Series[str] | pd.Index[str], what: str) -
 def places(cells: pd.Series[str], limit: int = 10) -> str:
     """Where each cell stands and what it holds."""
     return named((f"{where} ({shown(text)})" if text else str(where) for where, text in cells.items()), limit)
-
-
-def shown(text: str, limit: int = 40) -> str:
-    """Text from a file, safe for a terminal: cut, and nothing in it that does not print.
-
-    >>> shown("a\\x1b[2Jb"), shown("x" * 50, 5)
-    ('a?[2Jb', 'xxxxx...')
-    """
-    cut = text[:limit] + "..." * (len(text) > limit)
-    return "".join(letter if letter.isprintable() else "?" for letter in cut)
 
 
 def problems_text(name: str, problems: Sequence[str]) -> str:

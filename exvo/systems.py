@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from exvo.config import InputError, SystemConfig, nearest
-from exvo.networks import PANNS_URL, load_panns
 from exvo.networks.cnn import PANN
 from exvo.networks.enrolment import Network
+from exvo.networks.panns import PANNS_URL, load_panns
 from exvo.tasks import Task
 
 

@@ -59,18 +59,27 @@ def reopen(settings: RunSettings | SubmitSettings, source: Run, options: dict[st
     Raises:
         InputError: the corpus has changed or can't be read.
     """
-    from exvo import lookup
-
     ready = read_corpus(corpus_settings(settings, options))
     log_corpus(ready)
+    require_same(ready, source)
+    require_readable(ready, options["skip_unreadable"])
+    return ready
+
+
+def require_same(ready: Ready, source: Run) -> None:
+    """Refuses another corpus than that of a training run.
+
+    Raises:
+        InputError: the digest is another one.
+    """
+    from exvo import lookup
+
     trained_on = source.data.tags[lookup.DIGEST_TAG]
     if ready.audit.digest != trained_on:
         raise InputError(
             f"The corpus has the digest {ready.audit.digest[:12]}, but the run {source.info.run_name} was trained "
             f"on {trained_on[:12]}: labels, audio or order differ. Give the folder that it was trained on as data."
         )
-    require_readable(ready, options["skip_unreadable"])
-    return ready
 
 
 def corpus_settings(settings: RunSettings | SubmitSettings, options: dict[str, Any]) -> ExtractSettings:

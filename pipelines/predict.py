@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def run(settings: PredictSettings) -> None:
     """Predicts in a run of its own, and tells of files that can't be used once the others are predicted."""
     from exvo import lookup, tracking
-    from exvo.prediction import chart, find_audio
+    from exvo.prediction import chart, find_audio, for_spreadsheets
     from exvo.training import resolve_device
 
     settings = replace(settings, device=resolve_device(settings.device))
@@ -37,7 +37,7 @@ def run(settings: PredictSettings) -> None:
         print(describe(checkpoint, len(enrolling)))
         found, problems = predict(checkpoint, files, enrolling, settings.device)
         if found is not None:
-            tracking.log_table(found, "predictions/audio.csv")
+            tracking.log_table(for_spreadsheets(found), "predictions/audio.csv")
             if settings.save:
                 save(found, Path(settings.save))
             print(f"\n{chart(found, checkpoint.task.targets, settings.top, bar())}\n")
@@ -115,9 +115,13 @@ def save(table: pd.DataFrame, path: Path) -> None:
         InputError: it can't be written.
     """
     from exvo.networks import write_atomically
+    from exvo.prediction import for_spreadsheets
 
     content = io.BytesIO()
-    table.to_csv(content, index=False) if path.suffix == ".csv" else table.to_parquet(content, index=False)
+    if path.suffix == ".csv":
+        for_spreadsheets(table).to_csv(content, index=False)
+    else:
+        table.to_parquet(content, index=False)
     write_atomically(path, content.getvalue())
     print(f"table  {path}")
 

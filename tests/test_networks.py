@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from exvo.config import FeatureConfig, InputError
-from exvo.networks import load, load_panns, load_parent, save
+from exvo.networks import load, load_parent, save
 from exvo.networks.cnn import PANN, ConvBlock, channels
 from exvo.networks.enrolment import Network, mean_of_others
+from exvo.networks.panns import load_panns
 from exvo.tasks import Task
 
 TASK = Task("fewshot", ("Awe", "Fear", "Horror"))

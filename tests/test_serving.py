@@ -214,12 +214,12 @@ def test_the_seconds_of_a_request_are_bounded(relative: Checkpoint, monkeypatch:
 @pytest.mark.parametrize(
     ("raised", "sentence"),
     [
-        (RecursionError("deep"), "The request can't be read: malformed JSON or table (RecursionError)"),
+        (RecursionError("deep"), "The request can't be read: malformed JSON or table (RecursionError)."),
         (
             MlflowException("Invalid input.\nInput:\nxxx", stack_trace="Traceback"),
             "The request can't be read: Invalid input.",
         ),
-        (MlflowException("Failed to predict data 'xxx'. \nError: no"), "The request can't be read: no"),
+        (MlflowException("Failed to predict data 'xxx'. \nError: no"), "The request can't be read: no."),
         (serving.BadRequest("row 0: no."), "row 0: no."),
     ],
 )

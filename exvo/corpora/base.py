@@ -16,6 +16,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from exvo.config import SPLITS, InputError
+from exvo.tables import MAX_BYTES, MAX_COLUMNS
+from exvo.text import LONGEST_NAME, is_name, reason, shown
 
 AGE_LIMITS = (0.0, 130.0)
 """Years."""
@@ -61,24 +63,30 @@ def named(items: Iterable[object], limit: int = 10) -> str:
 
 def refuse(source: Path, found: str, items: Iterable[object], remedy: str) -> Never:
     """Raise the InputError of a corpus: its file, what was found, where, and what to do."""
-    raise InputError(f"{source}: {found}: {named(items)}; {remedy}.")
+    raise InputError(f"{source}: {found}: {named(shown(str(item), 200) for item in items)}; {remedy}.")
 
 
 def read_csv(source: Path, layout: str) -> pd.DataFrame:
     """Read a CSV file (UTF-8, with or without BOM) as stripped text, (rows, columns), indexed by `line N`.
 
-    Raises InputError where the file is missing (`layout` then says what the folder should hold), is not UTF-8 CSV,
-    has a column without a name or twice, or has rows that are longer or shorter than the header.
+    Raises InputError where the file is missing (`layout` then says what the folder should hold), too large, is not
+    UTF-8 CSV, has a column without a name or twice, or has rows that are longer or shorter than the header.
     """
     if not source.is_file():
         raise InputError(f"{source} is not there: {layout}.")
+    if source.stat().st_size > MAX_BYTES:
+        raise InputError(f"{source} is larger than {MAX_BYTES // 2**20} MiB; is it the table of the clips?")
     try:
         with source.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)
             header = [name.strip() for name in next(reader, [])]
+            if len(header) > MAX_COLUMNS:
+                raise InputError(f"{source} has {len(header):,} columns, more than {MAX_COLUMNS:,}; leave some out.")
             rows = [(f"line {reader.line_num}", [cell.strip() for cell in row]) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{source} is not a CSV file in UTF-8 ({error}); save it as one.") from error
+        raise InputError(f"{source} is not a CSV file in UTF-8 ({reason(error)}); save it as one.") from error
+    except OSError as error:
+        raise InputError(f"{source} is not readable ({error.strerror}); look at its permissions.") from error
     unnamed = [f"column {place}" for place, name in enumerate(header, 1) if not name]
     if unnamed:
         refuse(source, "columns without a name", unnamed, "name or remove them (pandas: to_csv(index=False))")
@@ -95,7 +103,8 @@ def require(source: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
     """Raise InputError where columns are missing or the table has no rows."""
     missing = [column for column in columns if column not in rows.columns]
     if missing:
-        found = f"columns missing beside {named(rows.columns)}" if len(rows.columns) else "columns missing"
+        beside = named(shown(name) for name in rows.columns)
+        found = f"columns missing beside {beside}" if len(rows.columns) else "columns missing"
         refuse(source, found, missing, "add them")
     if rows.empty:
         raise InputError(f"{source} holds no clips; it needs at least two for train and two for val.")
@@ -122,6 +131,7 @@ def build(
     optional = [column for column in ("country", "age", "category") if column in rows.columns and column not in targets]
     require(source, rows, ["file", "split", "speaker", *targets])
     clips = rows[["file", "split", "speaker", *optional, *targets]].copy()
+    _check_names(source, clips, targets)
     clips["file"] = _files(source, folder, clips["file"])
     _check_splits(source, clips)
     if "age" in optional:
@@ -130,6 +140,18 @@ def build(
         clips[target] = _numbers(source, clips[target], limits)
     _check_labels(source, clips, list(targets))
     return Corpus(name, folder, clips.reset_index(drop=True), tuple(targets), categories=categories)
+
+
+def _check_names(source: Path, clips: pd.DataFrame, targets: Sequence[str]) -> None:
+    """Refuses names that would move a terminal's cursor or fill a page, those of targets and those in the rows."""
+    remedy = f"give names without control characters, of at most {LONGEST_NAME:,} characters"
+    bad = [repr(target) for target in targets if not is_name(target)]
+    if bad:
+        refuse(source, "targets whose names can't be shown", bad, remedy)
+    for name in [name for name in ("file", "speaker", "country", "category") if name in clips and name not in targets]:
+        bad = _quoted(clips[name][~clips[name].map(is_name)])
+        if bad:
+            refuse(source, f"{name} can't be shown", bad, remedy)
 
 
 def _files(source: Path, folder: Path, files: pd.Series) -> pd.Series:

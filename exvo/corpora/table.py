@@ -8,7 +8,9 @@ import pandas as pd
 import pyarrow as pa
 
 from exvo.config import InputError
-from exvo.corpora.base import ANY_NUMBER, Corpus, build, read_csv
+from exvo.corpora.base import ANY_NUMBER, Corpus, build, named, read_csv
+from exvo.tables import read_parquet
+from exvo.text import shown
 
 _PLAIN = ("file", "split", "speaker", "age", "country")
 _LAYOUT = (
@@ -33,16 +35,14 @@ def read(folder: Path) -> Corpus:
     rows = read_csv(source, _LAYOUT) if source.suffix == ".csv" else _read_parquet(source)
     targets = [column for column in rows.columns if column not in _PLAIN]
     if not targets:
-        raise InputError(f"{source} has no target; add at least one numeric column beside {', '.join(rows.columns)}.")
+        beside = named(shown(name) for name in rows.columns)
+        raise InputError(f"{source} has no target; add at least one numeric column beside {beside}.")
     return build("table", folder, source, rows, targets, limits=ANY_NUMBER)
 
 
 def _read_parquet(source: Path) -> pd.DataFrame:
     """A Parquet file as text, as `read_csv` gives it, (rows, columns), indexed by `row N`."""
-    try:
-        frame = pd.read_parquet(source, engine="pyarrow")
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"{source} can't be read as Parquet ({error}); write it again.") from error
-    frame.index = pd.Index([f"row {number}" for number in range(1, len(frame) + 1)], dtype=str)
-    text = frame.astype(str).fillna("")
-    return pd.DataFrame({name: column.str.strip() for name, column in text.items()})
+    table = read_parquet(source)
+    index = [f"row {number}" for number in range(1, len(table) + 1)]
+    cells = {name: table[name].cast(pa.string()).fill_null("").to_pandas() for name in table.column_names}
+    return pd.DataFrame({name: column.astype(str).str.strip() for name, column in cells.items()}).set_axis(index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _codecs
 import json
 import os
 from collections.abc import Mapping
@@ -10,29 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from exvo.config import FeatureConfig, InputError
-from exvo.networks.cnn import PANN
 from exvo.networks.enrolment import Network
+from exvo.networks.header import Header, read_header
 from exvo.tasks import Task
+from exvo.text import reason, shown
 
-PANNS_URL = "https://zenodo.org/records/3987831"
 FORMAT = "exvo-2"
-NUMPY_ARRAYS: list[Any] = [
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # type: ignore[attr-defined]
-    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
-    np.ndarray,
-    np.dtype,
-    type(np.dtype(np.int64)),
-    type(np.dtype(np.float64)),
-    _codecs.encode,
-]
-"""What the published files hold beside weights: the state of their sampler, plain NumPy arrays of numbers."""
+COUNTER = "num_batches_tracked"  # of batch norm: a whole number, all else is single precision
 
 
 @dataclass(frozen=True)
@@ -52,47 +41,6 @@ class Checkpoint:
     features: FeatureConfig
     fill: str
     notes: Mapping[str, Any]
-
-
-def load_panns(encoder: PANN, path: Path) -> None:
-    """Starts a CNN14 or CNN10 of width 1 from a file of PANNs weights (arXiv 1912.10211), by name.
-
-    All of the encoder's weights come from the file, in which only the waveform front end and AudioSet's output layer
-    are left over. Nothing in the file is executed (`weights_only`).
-
-    Raises:
-        InputError: the file is absent, is no file of weights, or its keys or shapes are not those of this network.
-    """
-    if not path.is_file():
-        raise InputError(
-            f"init={path} is not a file; download Cnn14_16k_mAP=0.438.pth from {PANNS_URL} and give its path as init."
-        )
-    try:
-        with torch.serialization.safe_globals(NUMPY_ARRAYS):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a file of unknown content makes the unpickler raise
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"init={path} can't be read as a file of weights ({type(error).__name__}: {reason})."
-        ) from None
-    given = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
-    left_over = {"spectrogram_extractor.stft.conv_real.weight", "spectrogram_extractor.stft.conv_imag.weight"}
-    left_over |= {"logmel_extractor.melW", "fc_audioset.weight", "fc_audioset.bias"}
-    own = encoder.state_dict()
-    missing, extra = sorted(set(own) - set(given)), sorted(set(given) - set(own) - left_over)
-    if missing or extra:
-        raise InputError(
-            f"init={path} holds other weights than this network's: it lacks {len(missing)} of {len(own)} "
-            f"({', '.join(missing[:3]) or '-'}) and has {len(extra)} unknown ones "
-            f"({', '.join(map(str, extra[:3])) or '-'})."
-        )
-    shapes = [key for key in sorted(own) if given[key].shape != own[key].shape]
-    if shapes:
-        found, needed = tuple(given[shapes[0]].shape), tuple(own[shapes[0]].shape)
-        raise InputError(
-            f"init={path}: {shapes[0]} is {found}, this network needs {needed}; PANNs weights need width=1."
-        )
-    encoder.load_state_dict({key: given[key] for key in own})
 
 
 def load_parent(network: Network, parent: Network, name: str) -> None:
@@ -165,23 +113,55 @@ def save(
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads what `save` wrote.
+    """Reads what `save` wrote. Nothing in the file is trusted: no weight is read unless all have this network's shapes.
 
     Raises:
         InputError: the file is absent, damaged or not a checkpoint of exvo.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["exvo"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not a whole checkpoint of exvo ({error}).") from None
-    if about.get("format") != FORMAT:
-        raise InputError(f"{path} has the format {about.get('format')}; this version of exvo reads {FORMAT}.")
-    task: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in about["task"].items()
-    }
-    network = Network(**about["network"])
-    network.load_state_dict(weights)
-    features = FeatureConfig(**about["features"])
-    return Checkpoint(network.eval(), Task(**task), features, about["fill"], about["notes"])
+            header = read_header((file.metadata() or {})["exvo"], FORMAT)
+            names = list(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            kinds = {name: file.get_slice(name).get_dtype() for name in names}
+            check_weights(header, shapes, kinds)
+            network = Network(**header.network)
+            network.load_state_dict({name: file.get_tensor(name) for name in names})
+    except InputError as error:
+        raise InputError(f"{path} {error}.") from None
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"{path} is not a whole checkpoint of exvo ({reason(error)}).") from None
+    return Checkpoint(network.eval(), header.task, header.features, header.fill, header.notes)
+
+
+def check_weights(header: Header, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, str]) -> None:
+    """Compares the weights of a file, by name, with those of its network, which takes no memory for it.
+
+    Args:
+        header: of the file.
+        shapes: of the weights.
+        kinds: their types, as safetensors names them.
+
+    Raises:
+        InputError: they differ; without the file's name and the full stop.
+    """
+    try:
+        with torch.device("meta"):
+            network = Network(**header.network).eval()
+            clip = torch.zeros(1, network.min_frames, header.features.bands)
+            network(clip, network.enrol(clip) if network.personalised else None)
+    except (AssertionError, RuntimeError, OverflowError) as error:
+        raise InputError(f"describes no network that can be built ({reason(error)})") from None
+    if header.task.outputs != header.network["outputs"]:
+        raise InputError(f"has {header.network['outputs']} outputs, but its task has {header.task.outputs}")
+    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    differing = sorted(name for name in own.keys() | shapes.keys() if own.get(name) != shapes.get(name))
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"holds other weights than its network's: {len(differing)} differ, the first being {shown(name)}, which is "
+            f"{shapes.get(name, 'missing')} and should be {own.get(name, 'absent')}"
+        )
+    odd = sorted(name for name, kind in kinds.items() if kind != ("I64" if name.endswith(COUNTER) else "F32"))
+    if odd:
+        raise InputError(f"holds {shown(odd[0])} as {kinds[odd[0]]}; networks are single precision")

@@ -290,7 +290,12 @@ def _state(trial: FrozenTrial) -> str:
 
 def _this_worker() -> dict[str, Any]:
     """This process, as others can recognise it."""
-    return {"host": platform.node(), "pid": os.getpid(), "began": psutil.Process().create_time()}
+    return {"host": platform.node(), "pid": os.getpid(), "began": _since_boot(psutil.Process())}
+
+
+def _since_boot(process: psutil.Process) -> float:
+    """Seconds from the machine's start to the process': setting the clock changes neither."""
+    return process.create_time() - psutil.boot_time()
 
 
 def _is_dead(trial: FrozenTrial) -> bool:
@@ -299,7 +304,7 @@ def _is_dead(trial: FrozenTrial) -> bool:
     if worker is not None and worker["host"] == platform.node():
         try:
             process = psutil.Process(worker["pid"])
-            return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - worker["began"]) > 1.0
+            return process.status() == psutil.STATUS_ZOMBIE or abs(_since_boot(process) - worker["began"]) > 1.0
         except psutil.NoSuchProcess:
             return True
     began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()

@@ -1,0 +1,133 @@
+"""Parquet files, from wherever they come, and the predictions table in one: read within limits, then checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from exvo.config import SPLITS, InputError
+from exvo.text import is_name, reason, shown
+
+MAX_COLUMNS = 1_000
+"""Of a table: a corpus' targets each take several metrics, and MLflow's pages stall over thousands of those."""
+
+MAX_BYTES = 256 * 2**20
+"""Of a Parquet file as it lies in memory: the predictions of 32,130 clips in 30 categories take 20 MiB."""
+
+TEXTS = ("category", "country", "speaker")
+"""What is predicted by name; all else is numbers."""
+
+ROWS = 4_096  # decoded at a time
+
+
+def read_parquet(path: Path, name: str = "") -> pa.Table:
+    """A table of numbers, texts and truth values, without what pandas may have written beside them.
+
+    It is decoded in parts, because a short file may hold the same long text millions of times.
+
+    Args:
+        path: the file.
+        name: what a sentence calls it; empty: the path.
+
+    Raises:
+        InputError: it is absent or damaged, has other columns than flat ones with different names, or is too large.
+    """
+    name = name or str(path)
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            schema = plain_schema(name, file.schema_arrow)
+            repeated = [field.name for field in schema if pa.types.is_string(field.type)]
+        with pq.ParquetFile(path, pre_buffer=False, read_dictionary=repeated) as file:
+            parts, size = [], 0
+            for batch in file.iter_batches(ROWS, use_threads=False):
+                size += sum(plain_bytes(column) for column in batch.columns)
+                if size > MAX_BYTES:
+                    raise InputError(f"{name} takes more than {MAX_BYTES // 2**20} MiB in memory; make it smaller.")
+                batch.validate(full=True)  # texts are UTF-8
+                parts.append(batch.cast(schema))
+            return pa.Table.from_batches(parts, schema)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise InputError(f"{name} can't be read as Parquet ({reason(error)}); write it again.") from None
+
+
+def plain_schema(name: str, schema: pa.Schema) -> pa.Schema:
+    """The columns with texts as plain texts, whether or not they were written as categories.
+
+    Raises:
+        InputError: columns without a name, with the same or of another kind, or too many.
+    """
+    names = schema.names
+    if len(names) > MAX_COLUMNS:
+        raise InputError(f"{name} has {len(names):,} columns, more than {MAX_COLUMNS:,}; leave some out.")
+    bad = [column for column in names if not column or not is_name(column)]
+    if bad or len(set(names)) < len(names):
+        found = f"a column named {shown(bad[0])!r}" if bad else "columns of the same name"
+        raise InputError(f"{name} has {found}; give each column a name of its own.")
+    fields = []
+    for field in schema:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            kind = pa.string()
+        elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            told = shown(str(kind), 100)
+            raise InputError(f"{name}: the column {shown(field.name)} is of {told}; save numbers or text.")
+        fields.append(pa.field(field.name, kind))
+    return pa.schema(fields)
+
+
+def plain_bytes(column: pa.Array) -> int:
+    """Bytes of a column once its categories are written out."""
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    lengths = pc.take(pc.binary_length(column.dictionary), column.indices)
+    return int(8 * len(column) + (pc.sum(lengths).as_py() or 0))
+
+
+def check_predictions(table: pa.Table, name: str) -> pd.DataFrame:
+    """A predictions table (see `Task.table`), checked.
+
+    Args:
+        table: as `read_parquet` gives it.
+        name: of the table, for a sentence.
+
+    Raises:
+        InputError: it lacks columns, has a clip twice, or columns hold what they can't.
+    """
+    again = "evaluate the run again"
+    kinds = {field.name: field.type for field in table.schema}
+    truths = {column.removeprefix("truth.") for column in kinds if column.startswith("truth.")}
+    answers = {column.removeprefix("prediction.") for column in kinds if column.startswith("prediction.")}
+    missing = [column for column in ("file", "split", "speaker", "scored") if column not in kinds]
+    missing += [f"prediction.{label}" for label in sorted(truths - answers)]
+    missing += [f"truth.{label}" for label in sorted(answers - truths)] or ["truth.<target>"] * (not truths)
+    if missing:
+        raise InputError(f"{name} has no column {shown(missing[0])}: {again}.")
+    for column, kind in kinds.items():
+        text = column in ("file", "split", "speaker", "country")
+        wrong = (text and not pa.types.is_string(kind)) or (column == "scored" and not pa.types.is_boolean(kind))
+        if wrong or (table[column].null_count and (text or column == "scored" or pa.types.is_string(kind))):
+            raise InputError(f"{name}: the column {shown(column)} has gaps or is of {kind}: {again}.")
+    for label in sorted(truths):
+        pair = [kinds[f"{side}.{label}"] for side in ("truth", "prediction")]
+        texts = [pa.types.is_string(kind) for kind in pair]
+        if texts not in ([False, False], [label in TEXTS] * 2):
+            raise InputError(f"{name}: truth and prediction of {shown(label)} are of {pair[0]} and {pair[1]}: {again}.")
+    frame: pd.DataFrame = table.to_pandas()
+    strange = frame.index[~frame["split"].isin(SPLITS) | frame["file"].duplicated()]
+    if len(strange):
+        raise InputError(f"{name}: row {strange[0] + 1} is a clip that was there before, or of no split: {again}.")
+    for label in sorted(truths):
+        for column in (f"truth.{label}", f"prediction.{label}"):
+            if pd.api.types.is_numeric_dtype(frame[column]):
+                frame[column] = values = frame[column].astype(np.float64)
+                wrong = values.abs() > np.finfo(np.float32).max
+                if wrong.any() or (column.startswith("p") and values.isna().any()):
+                    raise InputError(f"{name}: the column {shown(column)} holds numbers that are not finite: {again}.")
+    return frame

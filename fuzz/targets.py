@@ -1,0 +1,288 @@
+"""What is fuzzed: of each reader how an input is drawn, and what must hold of its answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pandas as pd
+import torch
+
+from exvo import corpora, submission
+from exvo.config import SPLITS, FeatureConfig, InputError
+from exvo.corpora.audit import audit
+from exvo.features import log_mel, read_audio
+from exvo.networks import load
+from exvo.networks.cnn import PANN
+from exvo.networks.panns import load_panns
+from exvo.store import Store
+from exvo.tables import check_predictions, read_parquet
+from exvo.tasks import make_task
+from exvo.text import is_name
+from fuzz import checkpoints, material, tables
+from fuzz.served import draw_request
+
+LONGEST_SENTENCE = 6_000
+"""Characters: ten clips or rows by name, each with up to 200 characters, and the path."""
+
+NO_MEMORY = ("malloc of", "realloc of", "bad_alloc", "can't allocate", "MemoryError")
+"""In a sentence: something has asked for more memory than there is, and its error was caught."""
+
+FEATURES = FeatureConfig()
+
+
+class Broken(AssertionError):
+    """What was promised does not hold."""
+
+
+def require(holds: bool, what: str) -> None:
+    """Raises Broken unless it holds."""
+    if not holds:
+        raise Broken(what)
+
+
+def clean(text: str) -> bool:
+    """Whether a text moves no terminal's cursor but to new lines."""
+    return all(is_name(letter) for letter in set(text) - {"\n"})
+
+
+def check_sentence(sentence: str, names: str = "") -> None:
+    """Raises Broken unless it is one sentence for people that names the file."""
+    require(sentence[-1:] in (".", "?"), f"no sentence: {sentence[:500]!r}")
+    require(clean(sentence) and "\n" not in sentence, f"not fit for a terminal: {sentence[:500]!r}")
+    require(len(sentence) <= LONGEST_SENTENCE, f"a sentence of {len(sentence)} characters: {sentence[:500]!r}")
+    require(names in sentence, f"does not name {names}: {sentence[:500]!r}")
+    require(not any(word in sentence for word in NO_MEMORY), f"asks for too much memory: {sentence[:500]!r}")
+
+
+class Target:
+    """A reader under attack. `draw` writes an input into `folder`, `run` reads it: true where it was accepted.
+
+    `run` raises for whatever should not happen.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def draw(self, random: Random) -> None:
+        """Writes an input, the same for the same state of `random`."""
+        raise NotImplementedError
+
+    def run(self) -> bool:
+        """Reads the input."""
+        try:
+            self.read()
+        except InputError as error:
+            check_sentence(str(error), self.named())
+            return False
+        return True
+
+    def read(self) -> None:
+        """Reads the input and checks what comes of it."""
+        raise NotImplementedError
+
+    def named(self) -> str:
+        """What a sentence must hold."""
+        return str(self.folder)
+
+
+class Audio(Target):
+    """`read_audio`, half of the time on bytes, then the log-mel."""
+
+    def draw(self, random: Random) -> None:
+        """A real file, damaged; several in one; or bytes."""
+        whole = random.choice(material.audio())
+        way = random.random()
+        if way < 0.02:
+            content = whole
+        elif way < 0.9:
+            content = material.damage(random, whole)
+        elif way < 0.95:
+            content = material.damage(random, whole[:200] + random.choice(material.audio()))
+        else:
+            content = whole[: random.choice([0, 4, 12])] + random.randbytes(random.choice([0, 1, 50, 5_000]))
+        (self.folder / "clip.audio").write_bytes(content)
+        self.in_memory = random.random() < 0.5
+
+    def read(self) -> None:
+        """A log-mel of finite numbers."""
+        path = self.folder / "clip.audio"
+        found = read_audio(path.read_bytes() if self.in_memory else path, FEATURES)
+        decibels = log_mel(torch.from_numpy(found.waveform), FEATURES)
+        require(bool(decibels.isfinite().all()), "a log-mel that is not finite")
+        require(found.seconds <= FEATURES.max_seconds, "too long")
+
+    def named(self) -> str:
+        """The file, or that it came as bytes."""
+        return "the audio" if self.in_memory else str(self.folder / "clip.audio")
+
+
+class Corpora(Target):
+    """The readers of `table`, `hume-vb` and `emogator`, then audit and task."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        (folder.parent / "outside.wav").write_bytes(b"secret")
+
+    def draw(self, random: Random) -> None:
+        """A folder with its table, and odd things where files should be."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        self.name = random.choice(["table", "table", "table", "hume-vb", "hume-vb", "emogator"])
+        draw = {"table": tables.draw_table, "hume-vb": tables.draw_hume, "emogator": tables.draw_emogator}
+        draw[self.name](random, self.folder)
+
+    def read(self) -> None:
+        """A corpus that keeps all the rules of `Corpus`."""
+        found = corpora.load(self.name, self.folder)
+        clips = found.clips
+        root = os.path.realpath(self.folder)
+        require(clips["file"].is_unique, "a file twice")
+        paths = [os.path.realpath(os.path.join(root, file)) for file in clips["file"]]
+        require(all(path.startswith(f"{root}/") for path in paths), "a file out of the folder")
+        require(set(clips["split"]) <= set(SPLITS), "a split")
+        labelled = clips.loc[clips["split"] != "test", list(found.targets)].to_numpy(np.float64)
+        require(bool(np.isfinite(labelled).all()), "labels that are not finite")
+        require(all(map(is_name, [*clips["speaker"], *clips["file"], *found.targets])), "a name with controls")
+        audio = pd.DataFrame({"file": clips["file"], "content": "", "seconds": 1.0, "rate": 16_000, "problem": ""})
+        told = audit(found, audio).text()
+        require(clean(told), "an audit with controls")
+        try:
+            make_task("fewshot", clips, found.targets, found.name, bool(found.categories))
+        except InputError as error:
+            check_sentence(str(error))
+
+
+class Checkpoints(Target):
+    """`networks.load`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.whole = checkpoints.write_whole(folder)
+
+    def draw(self, random: Random) -> None:
+        """A checkpoint whose header, weights or bytes are changed."""
+        (self.folder / "best.safetensors").write_bytes(checkpoints.draw(random, random.choice(self.whole)))
+
+    def read(self) -> None:
+        """A network that can be asked."""
+        found = load(self.folder / "best.safetensors")
+        network = found.network
+        clip = torch.zeros(1, network.min_frames, FEATURES.bands)
+        with torch.inference_mode():
+            require(network(clip).shape == (1, found.task.outputs), "outputs of another shape")
+
+
+class Panns(Target):
+    """`load_panns`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.encoder = PANN("cnn10", 0.02)
+        self.whole = checkpoints.write_panns(folder, self.encoder)
+
+    def draw(self, random: Random) -> None:
+        """A file of weights in one of torch's formats, damaged, or a pickle that would do harm."""
+        (self.folder / "executed").unlink(missing_ok=True)
+        content = checkpoints.draw_panns(random, random.choice(self.whole), self.folder / "executed")
+        (self.folder / "panns.pth").write_bytes(content)
+
+    def read(self) -> None:
+        """Weights; whatever the file says, nothing is executed."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own, of old formats
+                load_panns(self.encoder, self.folder / "panns.pth")
+        finally:
+            require(not (self.folder / "executed").exists(), "executed")
+
+
+class Predictions(Target):
+    """Predictions tables: Parquet, then the comparison with another and the scores."""
+
+    def draw(self, random: Random) -> None:
+        """A table with odd columns and values, or whose bytes are changed."""
+        (self.folder / "test.parquet").write_bytes(tables.draw_predictions(random))
+
+    def read(self) -> None:
+        """Scores, from a table that keeps its rules."""
+        path = self.folder / "test.parquet"
+        table = check_predictions(read_parquet(path), str(path))
+        tables.compare(table, str(path))
+
+
+class Submissions(Target):
+    """The check of submission files, against a plain one."""
+
+    def draw(self, random: Random) -> None:
+        """A right file, changed."""
+        tables.draw_submission(random, self.folder / "ExVo-Few_team_1.csv")
+
+    def read(self) -> None:
+        """All problems in sentences; none where the file is right."""
+        path = self.folder / "ExVo-Few_team_1.csv"
+        checked = submission.check(path, tables.IDS)
+        for sentence in [*checked.problems, *checked.notes]:
+            check_sentence(sentence)
+        right = not checked.problems
+        require(not right or tables.plainly_right(path), "passed a file that is wrong")
+        if not right:
+            raise InputError(f"{self.folder} {checked.problems[0]}")
+
+
+class Stores(Target):
+    """The feature store: shards that are damaged or of another make."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.shard = folder / f"log-mel-{FEATURES.digest()}" / "0.arrow"
+        self.whole = checkpoints.write_shard(folder)
+
+    def draw(self, random: Random) -> None:
+        """A shard."""
+        self.shard.unlink(missing_ok=True)  # a mapped file must not change
+        self.shard.write_bytes(checkpoints.draw_shard(random, self.whole))
+
+    def read(self) -> None:
+        """Log-mels of whole frames, or a warning that names the shard."""
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            store = Store(self.folder, FEATURES)
+            for content in list(store):
+                require(store[content].ndim == 2, "a log-mel of another shape")
+                np.isfinite(store[content]).all()
+                store.intact(content)
+            store.table()
+        sentences = sorted({f"{one.message}." for one in told})  # the same one Python shows once
+        require(len(sentences) <= 2, "a flood of warnings")
+        if sentences:
+            raise InputError(sentences[0])
+
+
+class Served(Target):
+    """The served model behind MLflow's function that answers requests."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.answer: Callable[[bytes, str | None], str] = checkpoints.serve(folder)
+
+    def draw(self, random: Random) -> None:
+        """A body and its content type."""
+        body, self.content_type = draw_request(random)
+        (self.folder / "body").write_bytes(body)
+
+    def read(self) -> None:
+        """An answer, or a sentence with status 400."""
+        told = self.answer((self.folder / "body").read_bytes(), self.content_type)
+        if told:
+            require(len(told) < 2_000, "a long answer")
+            raise InputError(told)
+
+    def named(self) -> str:
+        """Nothing: a request has no name."""
+        return ""
