@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from exvo.config import FeatureConfig, InputError
+from exvo.text import LONGEST_NAME, shown
 
 BLOCK = 2**20  # samples decoded at a time, over all channels: a header's promise is never allocated
 MAX_RATE = 1_000_000  # Hz; FLAC ends at 655,350, and soxr takes seconds to resample from billions
@@ -37,7 +38,7 @@ class AudioError(InputError):
         self.name = name
 
     def __str__(self) -> str:
-        return f"{self.name} can't be used: {self.problem}. Repair or replace it, or leave it out."
+        return f"{shown(self.name, LONGEST_NAME)} can't be used: {self.problem}. Repair or replace it, or leave it out."
 
 
 @dataclass(frozen=True, eq=False)
