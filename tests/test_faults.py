@@ -5,15 +5,18 @@ The full and the read-only disk are real: small file systems in memory, mounted 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import psutil
@@ -150,6 +153,33 @@ def rising(by: int = 1) -> Callable[..., pd.Series]:
     """Scores that are better each time (or worse, where `by` is negative)."""
     count = itertools.count(1, by)
     return lambda *_: pd.Series({"emotion_ccc": next(count) / 100})
+
+
+def test_a_tracking_store_without_space_is_said_at_the_start(
+    disk: Callable[[int], Disk],
+    empty_store: Path,
+    tiny_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small = disk(4_000_000)
+    database = Path(shutil.copy(empty_store, small.folder))
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{database}")
+    options = {"corpus": "table", "data": str(tiny_corpus)}
+    try:
+        small.fill(left=20_000)
+        assert run_here("extract", options, monkeypatch) == 2
+        told = capsys.readouterr().err
+        assert f"exvo: The tracking server sqlite:///{database} can't be used: database or disk is full\n" in told
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        small.free()
+        assert run_here("extract", options, monkeypatch) == 0
+        assert [run.info.status for run in MlflowClient().search_runs(["0"])] == ["FINISHED"]
+    finally:
+        mlflow.set_tracking_uri(None)
 
 
 # Read-only folders
