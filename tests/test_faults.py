@@ -31,6 +31,7 @@ from test_tuning import begin, study
 
 from exvo import extraction, training
 from exvo.config import InputError
+from exvo.corpora import sample
 from exvo.extraction import extract
 from exvo.networks import load
 from exvo.store import Store
@@ -120,6 +121,15 @@ def test_extraction_into_a_full_disk_goes_on_when_there_is_space(
     whole, same = extract(tmp_path / "corpus", files, tmp_path / "whole", CONFIG)
     pd.testing.assert_frame_equal(audio, same)
     assert all(np.array_equal(store[content], whole[content]) for content in whole)
+
+
+def test_the_sample_corpus_is_there_whole_or_not_at_all(disk: Callable[[int], Disk]) -> None:
+    small = disk(1_000_000)
+    with pytest.raises(InputError, match=r"the sample can't be written there \(.*No space left on device.*\); give"):
+        sample.read(small.folder / "sample")
+    assert list(small.folder.iterdir()) == []
+    small.remount("size=60m")
+    assert len(sample.read(small.folder / "sample").clips) == 600
 
 
 @pytest.mark.usefixtures("store")
