@@ -23,6 +23,9 @@ alone says how long it will be, takes up to 2 GiB more, the format's own limit."
 TEXTS = ("category", "country", "speaker")
 """What is predicted by name; all else is numbers."""
 
+MAX_CSV = 64 * 2**20
+"""Bytes of a CSV file, of which one takes up to thirty in memory; HUME-VB's table has 9 million."""
+
 ROWS = 4_096  # decoded at a time
 
 
