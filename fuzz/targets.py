@@ -191,6 +191,7 @@ class Panns(Target):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        torch.manual_seed(0)
         self.encoder = PANN("cnn10", 0.02)
         self.whole = checkpoints.write_panns(folder, self.encoder)
 
