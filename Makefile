@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo personalisation notebooks test fuzz audit lint ui bench systems lock
+.PHONY: demo personalisation notebooks test faults fuzz audit lint ui bench systems lock
 SMALL := --width 0.25 --epochs 16 --batch_size 8 --learning_rate 0.01
 
 demo: .venv/ready
@@ -22,6 +22,10 @@ notebooks: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+# What breaks in the middle, at length: the tests that `make test` leaves out because they take minutes.
+faults: .venv/ready
+	$(BIN)/python -m pytest -m long
 
 # Hostile input for everything that reads: 10,000 each, in some minutes on two cores.
 fuzz: .venv/ready

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from exvo.config import FeatureConfig, InputError
+from exvo.text import LONGEST_NAME, shown
 
 BLOCK = 2**20  # samples decoded at a time, over all channels: a header's promise is never allocated
 FRAMES = 256  # transformed at a time: their spectra fit a core's cache
@@ -38,7 +39,7 @@ class AudioError(InputError):
         self.name = name
 
     def __str__(self) -> str:
-        return f"{self.name} can't be used: {self.problem}. Repair or replace it, or leave it out."
+        return f"{shown(self.name, LONGEST_NAME)} can't be used: {self.problem}. Repair or replace it, or leave it out."
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,8 +73,10 @@ def check_store() -> None:
 
 
 def unusable(error: MlflowException) -> InputError:
-    """What to raise where the tracking server fails."""
-    return InputError(f"The tracking server {mlflow.get_tracking_uri()} can't be used: {first_line(error)}")
+    """What to raise where the tracking server fails; of a database's long message its own reason."""
+    own = re.search(r"\((?:sqlite3|psycopg)\.[\w.]+\) (.+)", str(error))
+    reason = own[1] if own else first_line(error)
+    return InputError(f"The tracking server {mlflow.get_tracking_uri()} can't be used: {reason}")
 
 
 def first_line(error: Exception) -> str:

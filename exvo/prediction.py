@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from exvo import text
 from exvo.batches import Clips
 from exvo.config import InputError
 from exvo.features import log_mel, read_audio
@@ -82,7 +83,7 @@ def outputs(
     return apply(answer, as_clips(log_mels, checkpoint), network.min_frames, device, progress=progress)
 
 
-def find_audio(text: str, option: str) -> list[Path]:
+def find_audio(given: str, option: str) -> list[Path]:
     """The files that an option names: files, folders (all audio beneath them) and globs, with commas between.
 
     A file that is not there is kept, so that its reader says so.
@@ -90,10 +91,10 @@ def find_audio(text: str, option: str) -> list[Path]:
     Raises:
         InputError: nothing is given, or a folder or glob holds no audio.
     """
-    if Path(text).is_file():
-        return [Path(text)]
+    if Path(given).is_file():
+        return [Path(given)]
     found: list[Path] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in filter(None, (part.strip() for part in given.split(","))):
         path = Path(part).expanduser()
         if path.is_dir():
             own = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
@@ -120,7 +121,7 @@ def for_spreadsheets(answers: pd.DataFrame) -> pd.DataFrame:
     safe = answers.rename(columns=lambda name: f"'{name}" if name.startswith(FORMULA) else name)
     for name in [name for name in safe if not pd.api.types.is_numeric_dtype(safe[name])]:
         before = "./" if name == "file" else "'"
-        safe[name] = [f"{before}{text}" if text.startswith(FORMULA) else text for text in map(str, safe[name])]
+        safe[name] = [f"{before}{cell}" if cell.startswith(FORMULA) else cell for cell in map(str, safe[name])]
     return safe
 
 
@@ -147,7 +148,7 @@ def chart(answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "
     scale = max(1.0, float(values.max(initial=0.0)))
     beside = [name for name in map(str, shown.columns) if name not in (*targets, "file")]
     folder = os.path.commonpath([Path(file).parent for file in shown["file"]])
-    files = [os.path.relpath(file, folder or ".") for file in shown["file"]]
+    files = [text.shown(os.path.relpath(file, folder or "."), 200) for file in shown["file"]]
     left = max(map(len, files))
     wide = max(map(len, (*targets, *beside)))
     lines = []
@@ -160,7 +161,7 @@ def chart(answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "
             value = f"{row[name]:.1f}" if isinstance(row[name], float) else row[name]
             told.append(f"{name:{wide}}  {value}")
         names = [files[clip], *[""] * (len(told) - 1)]
-        lines += [f"{name:{left}}  {text}" for name, text in zip(names, told, strict=True)]
+        lines += [f"{name:{left}}  {line}" for name, line in zip(names, told, strict=True)]
     if len(answers) > len(shown):
         lines.append(f"and {len(answers) - len(shown):,} more clips, in the run's artifact predictions/audio.csv")
     return "\n".join(lines)

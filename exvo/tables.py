@@ -17,10 +17,14 @@ MAX_COLUMNS = 1_000
 """Of a table: a corpus' targets each take several metrics, and MLflow's pages stall over thousands of those."""
 
 MAX_BYTES = 256 * 2**20
-"""Of a Parquet file as it lies in memory: the predictions of 32,130 clips in 30 categories take 20 MiB."""
+"""Of a table in memory: the predictions of 32,130 clips in 30 categories take 20 MiB. Decoding a page of Parquet, which
+alone says how long it will be, takes up to 2 GiB more, the format's own limit."""
 
 TEXTS = ("category", "country", "speaker")
 """What is predicted by name; all else is numbers."""
+
+MAX_CSV = 64 * 2**20
+"""Bytes of a CSV file, of which one takes up to thirty in memory; HUME-VB's table has 9 million."""
 
 ROWS = 4_096  # decoded at a time
 
@@ -40,6 +44,10 @@ def read_parquet(path: Path, name: str = "") -> pa.Table:
     name = name or str(path)
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
+            about = file.metadata
+            groups = [about.row_group(number) for number in range(about.num_row_groups)]
+            if any(group.total_byte_size > MAX_BYTES for group in groups):
+                raise InputError(f"{name} takes more than {MAX_BYTES // 2**20} MiB in memory; make it smaller.")
             schema = plain_schema(name, file.schema_arrow)
             repeated = [field.name for field in schema if pa.types.is_string(field.type)]
         with pq.ParquetFile(path, pre_buffer=False, read_dictionary=repeated) as file:

@@ -12,7 +12,6 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fuzz.child import MEMORY, SECONDS, WARM, work
+from fuzz.child import SECONDS, WARM, work
 
 TARGETS = {
     "audio": "Audio",
@@ -49,9 +48,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    tqdm.set_lock(threading.RLock())  # its own is shared by processes, and left behind
     print(f"seed {options.seed}, inputs {options.first} to {options.first + options.inputs - 1} of each target")
-    print(f"an input may take {SECONDS} s and {MEMORY // 2**20} MiB")
+    print(f"an input may take {SECONDS} s and 1 GiB, a Parquet file 3 GiB")
     failed = 0
     for name in options.targets.split(","):
         place = f"fuzz.targets:{TARGETS[name]}"
@@ -118,6 +116,7 @@ def outcomes(place: str, folder: Path, seed: int, numbers: range) -> Iterator[tu
                 if outcome == "grown":
                     yield number, outcome, why
                     left = range(0)
+                    process.join(GRACE)
                     break
                 begun = True
                 at = number

@@ -18,9 +18,6 @@ from typing import NoReturn
 SECONDS = int(os.environ.get("EXVO_FUZZ_SECONDS", "10"))
 """For an input. What hangs where Python's signals don't reach is killed later by the parent."""
 
-MEMORY = 2**30
-"""Bytes of address space that an input may add to what the process takes by itself."""
-
 FLOOD = 20_000
 """Bytes on the error stream for an input; libmpg123 writes a line for each damaged frame of an MP3."""
 
@@ -61,7 +58,7 @@ def work(target: str, folder: Path, seed: int, numbers: range, pipe: Connection)
             subject.draw(seed_of(target, seed, number))
             subject.run()
     before = peak()
-    limit = address_space() + MEMORY
+    limit = address_space() + subject.memory
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in numbers:

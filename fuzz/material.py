@@ -90,7 +90,7 @@ CELLS = (
 
 @cache
 def audio() -> tuple[bytes, ...]:
-    """A short tone in each format that libsndfile writes and people use."""
+    """A short tone in each format that libsndfile writes and people use; it draws the serial numbers of Ogg itself."""
     found = []
     for kind, subtype in KINDS:
         for rate, channels in ((16_000, 1), (48_000, 2)):

@@ -33,6 +33,9 @@ LONGEST_SENTENCE = 6_000
 NO_MEMORY = ("malloc of", "realloc of", "bad_alloc", "can't allocate", "MemoryError")
 """In a sentence: something has asked for more memory than there is, and its error was caught."""
 
+PARQUET = 3 * 2**30
+"""Bytes of address space: a page of Parquet may ask for 2 GiB, which nothing but its own length tells."""
+
 FEATURES = FeatureConfig()
 
 
@@ -65,6 +68,9 @@ class Target:
 
     `run` raises for whatever should not happen.
     """
+
+    memory = 2**30
+    """Bytes of address space that an input may add to what the process takes by itself."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -125,6 +131,8 @@ class Audio(Target):
 class Corpora(Target):
     """The readers of `table`, `hume-vb` and `emogator`, then audit and task."""
 
+    memory = PARQUET
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         (folder.parent / "outside.wav").write_bytes(b"secret")
@@ -183,6 +191,7 @@ class Panns(Target):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        torch.manual_seed(0)
         self.encoder = PANN("cnn10", 0.02)
         self.whole = checkpoints.write_panns(folder, self.encoder)
 
@@ -204,6 +213,8 @@ class Panns(Target):
 
 class Predictions(Target):
     """Predictions tables: Parquet, then the comparison with another and the scores."""
+
+    memory = PARQUET
 
     def draw(self, random: Random) -> None:
         """A table with odd columns and values, or whose bytes are changed."""

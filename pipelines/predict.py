@@ -75,6 +75,7 @@ def predict(
 
     from exvo.features import AudioError
     from exvo.prediction import enrol, outputs, read_log_mel
+    from exvo.text import LONGEST_NAME, shown
 
     network = checkpoint.network.to(device)
     profile = None
@@ -86,7 +87,7 @@ def predict(
         try:
             log_mels[file] = read_log_mel(file, checkpoint)
         except AudioError as error:
-            problems.append(f"{file}: {error.problem}")
+            problems.append(f"{shown(str(file), LONGEST_NAME)}: {error.problem}")
     if not log_mels:
         return None, problems
     profiles = None if profile is None else profile[None].repeat(len(log_mels), axis=0)

@@ -178,7 +178,7 @@ def run_trial(work: Work, trial: Trial) -> None:
         trial.report(epoch.number, epoch.score)
 
     settings, system = resolve(replace(work.base, **trial.options))
-    tags = {lookup.STUDY_TAG: work.study.name, lookup.TRIAL_TAG: trial.number, lookup.TRIAL_STATE_TAG: "running"}
+    tags = {lookup.STUDY_TAG: work.study.name, lookup.TRIAL_TAG: str(trial.number), lookup.TRIAL_STATE_TAG: "running"}
     with trial.alive(), tracking.run("train", parent=work.worker.parent, tags=tags) as run_id:
         try:
             trial.note(run_id)

@@ -13,6 +13,8 @@ from random import Random
 class Attacker:
     """The input with number 2 does harm, the others nothing."""
 
+    memory = 2**30
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.drawn = -1

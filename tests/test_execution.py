@@ -19,6 +19,7 @@ import soundfile
 import torch
 from conftest import run_here
 from mlflow import MlflowClient
+from optuna.storages.journal import JournalFileBackend
 
 from exvo.config import InputError
 from exvo.networks import load
@@ -169,6 +170,11 @@ def test_no_module_executes_what_it_reads(path: Path) -> None:
 )
 def test_the_search_for_what_executes_finds_it(source: str) -> None:
     assert len(wrongs(source)) == 1
+
+
+def test_the_studies_file_is_not_pickled() -> None:
+    """Optuna's journal pickles for backends that keep snapshots; the one for files keeps none."""
+    assert not hasattr(JournalFileBackend, "save_snapshot")
 
 
 HOSTILE = {

@@ -31,7 +31,7 @@ from exvo.features import MAX_PARTS, AudioError, read_audio
 from exvo.networks import FORMAT
 from exvo.networks.header import read_header
 from exvo.submission import check, file_ids
-from exvo.tables import check_predictions, read_parquet
+from exvo.tables import MAX_CSV, check_predictions, read_parquet
 from exvo.text import is_name
 from fuzz import __main__ as fuzzer
 from fuzz import targets
@@ -138,6 +138,17 @@ def test_a_parquet_file_that_grows_is_refused_in_parts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="takes more than 256 MiB in memory; make it smaller"):
         read_parquet(tmp_path / "clips.parquet")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+def test_limits_of_a_corpus_table(tmp_path: Path) -> None:
+    """Columns and bytes; a column more than allowed, and a file (with holes) of a byte more."""
+    path = tmp_path / "clips.csv"
+    path.write_text(",".join(f"t{number}" for number in range(1_001)))
+    with pytest.raises(InputError, match="has 1,001 columns, more than 1,000; leave some out"):
+        corpora.load("table", tmp_path)
+    os.truncate(path, MAX_CSV + 1)
+    with pytest.raises(InputError, match="is larger than 64 MiB"):
+        corpora.load("table", tmp_path)
 
 
 def test_audio_of_many_empty_parts_is_refused() -> None:

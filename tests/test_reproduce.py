@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -47,11 +48,25 @@ def histories(run: Run) -> dict[str, list[tuple[int, float]]]:
     return {name: [(point.step, point.value) for point in points] for name, points in every.items()}
 
 
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets PyTorch's threads; they are as before when the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 def test_a_run_is_repeated_bit_for_bit(
-    options: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: dict[str, str],
+    threads: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """With the threads that it had, by default those of the environment that the command is typed in."""
+    threads(2)
     assert run_here("main", options, monkeypatch) == 0
     first = newest()
+    threads(1)
     assert run_here("reproduce", {"run": first.info.run_id}, monkeypatch) == 0
     said = capsys.readouterr().out
     again = newest()
@@ -65,6 +80,7 @@ def test_a_run_is_repeated_bit_for_bit(
     assert again.data.params == params
     assert "Equal, bit for bit." in said
     assert "differs" not in said.lower()
+    assert mlflow.artifacts.load_dict(f"{again.info.artifact_uri}/environment.json")["threads"] == 2
     lines = mlflow.artifacts.download_artifacts(f"{again.info.artifact_uri}/repetition/outcome.csv")
     assert (pd.read_csv(lines)["difference"] == 0).all()
 

@@ -16,7 +16,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from exvo.config import SPLITS, InputError
-from exvo.tables import MAX_BYTES, MAX_COLUMNS
+from exvo.tables import MAX_COLUMNS, MAX_CSV
 from exvo.text import LONGEST_NAME, is_name, reason, shown
 
 AGE_LIMITS = (0.0, 130.0)
@@ -74,8 +74,8 @@ def read_csv(source: Path, layout: str) -> pd.DataFrame:
     """
     if not source.is_file():
         raise InputError(f"{source} is not there: {layout}.")
-    if source.stat().st_size > MAX_BYTES:
-        raise InputError(f"{source} is larger than {MAX_BYTES // 2**20} MiB; is it the table of the clips?")
+    if source.stat().st_size > MAX_CSV:
+        raise InputError(f"{source} is larger than {MAX_CSV // 2**20} MiB; is it the table of the clips?")
     try:
         with source.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, strict=True)

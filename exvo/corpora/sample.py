@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,7 +252,9 @@ def _write_clips(folder: Path) -> list[dict[str, object]]:
             file = f"wav/s{number:02}-{clip:02}.wav"
             intensities = draw_intensities(generator)
             wave = synthesise(draw_cues(intensities, voice, generator), voice, generator)
-            soundfile.write(folder / file, wave, RATE, subtype="PCM_16")
+            audio = io.BytesIO()  # a full disk is then the system's error, not libsndfile's, which has no words for it
+            soundfile.write(audio, wave, RATE, subtype="PCM_16", format="WAV")
+            (folder / file).write_bytes(audio.getvalue())
             row = {"file": file, "split": split, "speaker": f"s{number:02}", "age": voice.age, "country": voice.country}
             rows.append(row | dict(zip(EMOTIONS, intensities.tolist(), strict=True)))
     return rows
