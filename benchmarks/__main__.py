@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import platform
 import re
 import statistics
@@ -16,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -103,20 +103,20 @@ def extraction_rows(folder: Path, files: list[str], scratch: Path, kind: str) ->
 
         return work
 
-    def decode(name: str) -> None:
-        samples = torch.from_numpy(soundfile.read(wavs / name)[0])
-        torch.fft.rfft(torch.nn.functional.pad(samples, (256, 256)).unfold(0, FEATURES.window, FEATURES.hop))
-
     def floor() -> None:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(decode, names))
+        with multiprocessing.get_context("fork").Pool() as pool:
+            pool.map(plain.transform, [wavs / name for name in names])
 
     many = f"{len(files)} clips"
     yield compare(
         f"extraction, {many}, WAV at 16 kHz", ours(wavs, names), plainly(wavs, names), "one clip at a time", ">= 3"
     )
     yield compare(
-        f"extraction, {many}, WAV at 16 kHz", ours(wavs, names), floor, "decoding and FFT alone, in threads", ">= 0.67"
+        f"extraction, {many}, WAV at 16 kHz",
+        ours(wavs, names),
+        floor,
+        "decoding and FFT alone, in as many processes",
+        ">= 0.67",
     )
     if kind == "MP3 at 48 kHz":
         one, both = ours(folder, files, 1), ours(folder, files, 2)
@@ -355,7 +355,7 @@ def main() -> None:
                     flush=True,
                 )
 
-        add(extraction_rows(corpus.folder, files[:1000], scratch, kind))
+        add(extraction_rows(corpus.folder, files, scratch, kind))
         store, audio = extraction.extract(corpus.folder, files, scratch / "features", FEATURES)
         contents = list(dict.fromkeys(audio["content"][audio["problem"] == ""]))
         add(store_rows(store, contents, scratch))

@@ -45,6 +45,12 @@ def extract(folder: Path, files: Sequence[str], target: Path) -> None:
         np.save(target / f"{number}.npy", 10 * mel(waveform).clamp(min=FEATURES.floor).log10().T.numpy())
 
 
+def transform(path: Path) -> None:
+    """Decoding and one FFT a frame, float64 as in `exvo.features`: the least that a log-mel costs."""
+    padded = np.pad(soundfile.read(path)[0], FEATURES.window // 2, mode="reflect")
+    np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, FEATURES.window)[:: FEATURES.hop])
+
+
 class Files(dict[str, np.ndarray]):
     """content -> log-mel from one `.npy` a clip, read anew each time."""
 

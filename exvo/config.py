@@ -126,7 +126,7 @@ class ExtractSettings:
     corpus: str = option("sample", "the corpus to read", choices=CORPORA)
     data: str = option("", "the corpus' folder; empty for the sample corpus, which is synthesised")
     skip_unreadable: bool = option(False, "leave unreadable clips out instead of stopping")
-    workers: int | None = option(None, "threads that decode audio", low=1, auto="all cores")
+    workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features, checkpoints and the sample corpus")
 
 
@@ -195,7 +195,7 @@ class RunSettings:
     split: str = option("val", "the split of its corpus", choices=SPLITS)
     data: str = option("", "the corpus' folder; empty: where the run found it")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
-    workers: int | None = option(None, "threads that decode audio", low=1, auto="all cores")
+    workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features")
 
 
@@ -205,7 +205,7 @@ class ReproduceSettings:
 
     run: str = option("", "the training run: its id or name, or a system, whose newest finished run it is then")
     data: str = option("", "the corpus' folder; empty: where the run found it")
-    workers: int | None = option(None, "threads that decode audio", low=1, auto="all cores")
+    workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features, checkpoints and the sample corpus")
 
 
@@ -278,7 +278,7 @@ class SubmitSettings:
     check: str = option("", "a submission file to check against the run's corpus, instead of writing one")
     data: str = option("", "the corpus' folder; empty: where the run found it")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
-    workers: int | None = option(None, "threads that decode audio", low=1, auto="all cores")
+    workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features and, in submissions/, the file")
 
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
+from threadpoolctl import threadpool_limits
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from exvo.config import FeatureConfig, InputError
 from exvo.features import Audio, AudioError, log_mels, open_regular, os_problem, read_audio
 from exvo.store import Clip, Store
 
-SHARD_FRAMES = 100_000  # frames after which a shard is written: about 500 vocal bursts, 26 MB
-SHARD_SECONDS = 10.0  # ... or the time since the last one
-CHUNK = 16  # files a task
+SHARD = 128  # files a task at most; what a task extracts it writes as one shard: up to 8 MB of vocal bursts
+FEW = 16  # files a worker under which starting it isn't worth while
 SAMPLES = 2**21  # of decoded clips that wait for their log-mels, in each worker: 2 minutes, 17 MB
-AHEAD = 4  # tasks a worker has waiting: what is done and not yet written stays small
 COUNTS = ("rate", "channels", "frames")  # 0 where unknown; the other columns NaN
 
 
@@ -35,7 +31,6 @@ class _Found(NamedTuple):
 
     content: str  # SHA-256 of its bytes; '' if they can't be read
     problem: str  # '' if its log-mel is in the store or about to be
-    frames: int  # newly extracted
 
 
 def extract(
@@ -48,7 +43,7 @@ def extract(
         files: paths.
         store_folder: where the stores lie, one for each `FeatureConfig`.
         config: feature settings.
-        workers: threads; 0 is one a core.
+        workers: processes; 0 is one a core. A few files are done in this one.
 
     Returns:
         The store, and a table with one row a file, in the order given: file, content, seconds, rate (Hz), channels,
@@ -60,32 +55,21 @@ def extract(
     """
     if workers < 0:
         raise InputError(f"The number of workers must be 0 (one a core) or more, found {workers}.")
-    workers = workers or _cores()
     store = Store(store_folder, config)
     store.sweep()
-    done: dict[str, Clip] = {}
-
-    def process(chunk: Sequence[str]) -> list[_Found]:
-        return _process([Path(folder, file) for file in chunk], store, done)
-
-    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    shards = Shards(Path(folder), files, store, workers or _cores())
     found: list[_Found] = []
-    frames, written = 0, time.monotonic()
-    with _one_torch_thread(), tqdm(total=len(files), desc="features", unit="clip", disable=None) as bar:
-        try:
-            with contextlib.closing(_in_order(process, chunks, workers)) as stream:
-                for results in stream:
-                    found += results
-                    bar.update(len(results))
-                    frames += sum(result.frames for result in results)
-                    if frames >= SHARD_FRAMES or time.monotonic() - written > SHARD_SECONDS:
-                        _write(store, done)
-                        frames, written = 0, time.monotonic()
-        except InputError:  # the disk takes no more
-            done.clear()
-            raise
-        finally:
-            _write(store, done)
+    with tqdm(total=len(files), desc="features", unit="clip", disable=None) as bar:
+        for results, problem in shards.extracted():
+            if problem:
+                store.refresh()
+                raise InputError(
+                    f"The features can't be written to {store.folder}: {problem}. The {len(store)} clips written "
+                    "before are kept: free some space or choose another folder, and run again to go on from there."
+                )
+            found += results
+            bar.update(len(results))
+    store.refresh()
     return store, _table(store, files, found)
 
 
@@ -103,31 +87,81 @@ def check(audio: pd.DataFrame, skip_unreadable: bool) -> pd.DataFrame:
     raise InputError("\n".join([f"{len(bad)} of {len(audio)} audio files can't be used: {advice}.", *lines]))
 
 
+class Shards(Dataset[tuple[list[_Found], str]]):
+    """The files in tasks, each of which extracts what the store lacks of them and writes that as one shard.
+
+    Processes do them, as PyTorch's loaders have it. Threads don't help here: of a short WAV file's time most goes into
+    calls so small that the threads wait for the interpreter's lock (`make bench` has the figures).
+    """
+
+    def __init__(self, folder: Path, files: Sequence[str], store: Store, workers: int) -> None:
+        self.store = store
+        tasks = workers * math.ceil(len(files) / (workers * SHARD))  # as many for each worker
+        size = math.ceil(len(files) / max(tasks, 1)) or 1
+        self.tasks = [[folder / file for file in files[at : at + size]] for at in range(0, len(files), size)]
+        self.workers = min(workers, len(self.tasks)) if workers > 1 and len(files) > workers * FEW else 0
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, number: int) -> tuple[list[_Found], str]:
+        """What came of a task's files, and why it could not be written ('' if it was)."""
+        done: dict[str, Clip] = {}
+        try:
+            found = _process(self.tasks[number], self.store, done)
+        finally:  # interrupted, it keeps what it has
+            problem = _write(self.store, done)
+        return found, problem
+
+    def extracted(self) -> Iterator[tuple[list[_Found], str]]:
+        """All tasks, in order.
+
+        Raises:
+            InputError: a worker died.
+        """
+        with warnings.catch_warnings(), threadpool_limits(1):  # the threads of BLAS, forked, wait for each other
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores, if so wanted
+            try:
+                yield from DataLoader(self, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is)
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise InputError(
+                    f"A process that decodes audio has died ({str(error).splitlines()[0]}). What was extracted before "
+                    "is kept: run again to go on from there, with less memory in use or with workers=1."
+                ) from None
+
+
+def _as_it_is(task: Any) -> Any:
+    return task
+
+
 def _process(paths: Sequence[Path], store: Store, done: dict[str, Clip]) -> list[_Found]:
     """Hash files; decode those whose clips the store doesn't hold and leave their log-mels in `done`."""
     found: list[_Found] = []
     decoded: dict[str, Audio] = {}
-    for path in paths:
-        content, problem, frames = "", "", 0
-        try:
-            with open_regular(path) as file:
-                before = _state(os.fstat(file.fileno()))
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            if not store.intact(content) and content not in decoded:
-                audio = read_audio(path, store.config)
-                if _state(os.stat(path)) == before:
-                    decoded[content] = audio
-                    frames = 1 + len(audio.waveform) // store.config.hop
-                else:
-                    content, problem = "", "changed while it was read"
-        except OSError as error:
-            content, problem = "", os_problem(error)
-        except AudioError as error:
-            problem = error.problem
-        found.append(_Found(content, problem, frames))
-        if sum(len(audio.waveform) for audio in decoded.values()) > SAMPLES:
-            _finish(decoded, store, done)
-    _finish(decoded, store, done)
+    try:
+        for path in paths:
+            content, problem = "", ""
+            try:
+                with open_regular(path) as file:
+                    before = _state(os.fstat(file.fileno()))
+                    content = hashlib.file_digest(file, "sha256").hexdigest()
+                if not store.intact(content) and content not in decoded and content not in done:
+                    audio = read_audio(path, store.config)
+                    if _state(os.stat(path)) == before:
+                        decoded[content] = audio
+                    else:
+                        content, problem = "", "changed while it was read"
+            except OSError as error:
+                problem = os_problem(error)
+            except AudioError as error:
+                problem = error.problem
+            found.append(_Found(content, problem))
+            if sum(len(audio.waveform) for audio in decoded.values()) > SAMPLES:
+                _finish(decoded, store, done)
+    finally:
+        _finish(decoded, store, done)
     return found
 
 
@@ -147,36 +181,13 @@ def _state(found: os.stat_result) -> tuple[int, int, int, int]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _in_order(
-    process: Callable[[Sequence[str]], list[_Found]], chunks: Sequence[Sequence[str]], workers: int
-) -> Generator[list[_Found]]:
-    """The results in order. Threads do: decoding, resampling and the transforms all leave the interpreter's lock.
-
-    Left early, it drops what has not begun and waits for what has.
-    """
-    ahead: deque[Future[list[_Found]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for chunk in chunks:
-                ahead.append(pool.submit(process, chunk))
-                if len(ahead) > workers * AHEAD:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _write(store: Store, done: dict[str, Clip]) -> None:
-    """Move what is done into the store; the same audio may have been done twice, under two names."""
-    clips = [done.popitem()[1] for _ in range(len(done))]
+def _write(store: Store, done: Mapping[str, Clip]) -> str:
+    """Write what is done as a shard; '' or why it can't be."""
     try:
-        store.add([clip for clip in clips if clip.content not in store])
+        store.add(list(done.values()))
     except OSError as error:
-        raise InputError(
-            f"The features can't be written to {store.folder}: {error.strerror or error}. The {len(store)} clips "
-            "written before are kept: free some space or choose another folder, and run again to go on from there."
-        ) from error
+        return error.strerror or str(error)
+    return ""
 
 
 def _table(store: Store, files: Sequence[str], found: Sequence[_Found]) -> pd.DataFrame:
@@ -190,14 +201,3 @@ def _table(store: Store, files: Sequence[str], found: Sequence[_Found]) -> pd.Da
 def _cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """The clips run in parallel, so each alone must not."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -143,7 +143,7 @@ def log_mel(waveform: Tensor, config: FeatureConfig) -> Tensor:
 
 
 def log_mels(waveforms: Sequence[np.ndarray], config: FeatureConfig) -> list[np.ndarray]:
-    """`log_mel` of several clips on the CPU, in fewer and larger operations, so that threads wait less for each other.
+    """`log_mel` of several clips on the CPU, in few and large operations of NumPy, which a forked process may use.
 
     The transform is float64 as there; the powers, which are sums of squares, are float32. It gives what `log_mel` does
     within 1e-4 dB.
@@ -161,16 +161,17 @@ def log_mels(waveforms: Sequence[np.ndarray], config: FeatureConfig) -> list[np.
         padded[start : start + half] = waveform[half:0:-1]
         padded[start + half : start + half + len(waveform)] = waveform
         padded[start + half + len(waveform) : start + config.window + len(waveform)] = waveform[-2 : -half - 2 : -1]
-    framed = torch.from_numpy(padded).unfold(0, config.window, hop)  # those that reach into the next clip are left out
-    window, filterbank = _tables(config, torch.device("cpu"))
-    bands = filterbank.float()
-    found = torch.empty(int(starts[-1]), config.bands)
-    with torch.inference_mode():
-        for first in range(0, len(found), FRAMES):
-            block = slice(first, min(first + FRAMES, len(found)))
-            real, imag = torch.view_as_real(torch.fft.rfft(framed[block] * window)).float().unbind(-1)
-            torch.mm(torch.addcmul(real.square(), imag, imag), bands, out=found[block])
-        decibels = found.clamp_(min=config.floor).log10_().mul_(10.0).numpy()
+    framed = np.lib.stride_tricks.sliding_window_view(padded, config.window)[::hop]  # some reach into the next clip
+    window, bands = (table.numpy() for table in _tables(config, torch.device("cpu")))
+    bands = bands.astype(np.float32)
+    decibels = np.empty((int(starts[-1]), config.bands), np.float32)
+    for first in range(0, len(decibels), FRAMES):
+        block = slice(first, min(first + FRAMES, len(decibels)))
+        spectrum = np.fft.rfft(framed[block] * window)
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        np.matmul(power.astype(np.float32), bands, out=decibels[block])
+    np.log10(np.maximum(decibels, np.float32(config.floor), out=decibels), out=decibels)
+    decibels *= np.float32(10.0)
     frames = [1 + len(waveform) // hop for waveform in waveforms]
     return [decibels[start : start + count] for start, count in zip(starts, frames, strict=False)]
 

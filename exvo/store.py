@@ -95,11 +95,16 @@ class Store(Mapping[str, np.ndarray]):
         self.folder = self.root / f"log-mel-{config.digest()}"
         self._shards: list[_Shard] = []
         self._index: dict[str, tuple[int, int]] = {}
-        for path in sorted(self.folder.glob("*.arrow")):
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Map what was written since, by other processes too."""
+        known = {shard.path for shard in self._shards}
+        for path in sorted(set(self.folder.glob("*.arrow")) - known):
             try:
                 self._load(path)
             except (pa.ArrowException, ValueError, OSError) as error:
-                warnings.warn(f"{path} is left out, delete it: {_one_line(error)}", RuntimeWarning, stacklevel=2)
+                warnings.warn(f"{path} is left out, delete it: {_one_line(error)}", RuntimeWarning, stacklevel=3)
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path, FeatureConfig]]:
         """Another process maps the files itself."""

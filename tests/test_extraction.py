@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import soundfile
 import torch
+from threadpoolctl import threadpool_info
 
 from exvo import extraction
 from exvo.config import FeatureConfig, InputError
@@ -43,7 +46,7 @@ def corpus(tmp_path: Path) -> tuple[Path, list[str]]:
 
 
 def count_decoding(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None] = lambda number: None) -> list[Path]:
-    """The files decoded from now on; `before` runs ahead of each, with its number."""
+    """The files that this process decodes from now on; `before` runs ahead of each, with its number."""
     decoded: list[Path] = []
 
     def counting(path: Path, config: FeatureConfig) -> Audio:
@@ -63,9 +66,9 @@ def no_temporary_files(store_folder: Path) -> bool:
 def test_every_clip_in_order(corpus: tuple[Path, list[str]], tmp_path: Path, workers: int) -> None:
     folder, files = corpus
     shuffled = files[::-1]
-    threads = torch.get_num_threads()
+    threads = threadpool_info()
     store, audio = extract(folder, shuffled, tmp_path / "store", CONFIG, workers)
-    assert torch.get_num_threads() == threads
+    assert threadpool_info() == threads
     assert list(audio["file"]) == shuffled
     assert (audio["problem"] == "").all()
     assert len(store) == 60
@@ -138,9 +141,9 @@ def test_a_second_run_decodes_nothing(
     corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, files = corpus
-    _, first = extract(folder, files, tmp_path / "store", CONFIG)
+    _, first = extract(folder, files, tmp_path / "store", CONFIG, workers=1)
     decoded = count_decoding(monkeypatch)
-    store, second = extract(folder, files, tmp_path / "store", CONFIG)
+    store, second = extract(folder, files, tmp_path / "store", CONFIG, workers=1)
     assert decoded == []
     assert len(store) == 60
     pd.testing.assert_frame_equal(first, second)
@@ -150,11 +153,11 @@ def test_only_changed_audio_is_extracted_again(
     corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, files = corpus
-    _, first = extract(folder, files, tmp_path / "store", CONFIG)
+    _, first = extract(folder, files, tmp_path / "store", CONFIG, workers=1)
     soundfile.write(folder / files[5], np.sin(np.arange(9_000) / 9), 16_000)
     (folder / files[6]).rename(folder / "renamed.wav")
     decoded = count_decoding(monkeypatch)
-    _, second = extract(folder, [*files[:6], "renamed.wav", *files[7:]], tmp_path / "store", CONFIG)
+    _, second = extract(folder, [*files[:6], "renamed.wav", *files[7:]], tmp_path / "store", CONFIG, workers=1)
     assert decoded == [folder / files[5]]
     assert list(np.flatnonzero(first["content"] != second["content"])) == [5]
     assert second["seconds"][5] == 9_000 / 16_000
@@ -174,8 +177,7 @@ def test_damaged_clips_are_extracted_again(
     corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, files = corpus
-    monkeypatch.setattr(extraction, "SHARD_FRAMES", 300)
-    monkeypatch.setattr(extraction, "AHEAD", 0)  # no chunk is done before the one before it is written
+    monkeypatch.setattr(extraction, "SHARD", 10)
     store, first = extract(folder, files, tmp_path / "store", CONFIG)
     shards = sorted(store.folder.iterdir())
     assert len(shards) > 1
@@ -192,28 +194,26 @@ def test_an_interrupted_run_keeps_what_is_done(
     corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, files = corpus
+    monkeypatch.setattr(extraction, "SHARD", 25)
 
     def interrupt(number: int) -> None:
         if number == 40:
             raise KeyboardInterrupt
 
     decoded = count_decoding(monkeypatch, interrupt)
-    threads = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
-        extract(folder, files, tmp_path / "store", CONFIG)
-    assert torch.get_num_threads() == threads
+        extract(folder, files, tmp_path / "store", CONFIG, workers=1)
     kept = len(Store(tmp_path / "store", CONFIG))
-    assert kept >= 39
+    assert kept == 39
     decoded.clear()
-    store, audio = extract(folder, files, tmp_path / "store", CONFIG)
+    store, audio = extract(folder, files, tmp_path / "store", CONFIG, workers=1)
     assert len(decoded) == 60 - kept
     assert len(store) == len(check(audio, skip_unreadable=False)) == 60
 
 
 def test_a_full_disk(corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, files = corpus
-    monkeypatch.setattr(extraction, "SHARD_FRAMES", 300)
-    monkeypatch.setattr(extraction, "AHEAD", 0)  # no chunk is done before the one before it is written
+    monkeypatch.setattr(extraction, "SHARD", 10)
     written = []
 
     def fsync(descriptor: int) -> None:
@@ -226,12 +226,12 @@ def test_a_full_disk(corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch
         with pytest.raises(
             InputError, match=r"No space left on device\. The \d+ clips written before are kept"
         ) as error:
-            extract(folder, files, tmp_path / "store", CONFIG)
+            extract(folder, files, tmp_path / "store", CONFIG, workers=1)
     kept = len(Store(tmp_path / "store", CONFIG))
     assert kept > 0
     assert f"The {kept} clips written before are kept: free some space" in str(error.value)
     assert no_temporary_files(tmp_path)
-    assert len(extract(folder, files, tmp_path / "store", CONFIG)[0]) == 60
+    assert len(extract(folder, files, tmp_path / "store", CONFIG, workers=1)[0]) == 60
 
 
 def test_a_store_that_cannot_be_made(corpus: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -253,17 +253,18 @@ def slow(path, config):
     time.sleep(float(sys.argv[3]))
     return read_audio(path, config)
 extraction.read_audio = slow
-extraction.SHARD_FRAMES = 200
+extraction.SHARD = 10
 folder = Path(sys.argv[1])
 files = sorted(path.name for path in folder.iterdir())
-store, audio = extraction.extract(folder, files, sys.argv[2], FeatureConfig(), 2)
+store, audio = extraction.extract(folder, files, sys.argv[2], FeatureConfig(), int(sys.argv[4]))
 print(len(store), (audio["problem"] == "").sum())
 """
 
 
-def start(folder: Path, store_folder: Path, seconds_a_clip: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SLOW, str(folder), str(store_folder), str(seconds_a_clip)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(folder: Path, store_folder: Path, seconds_a_clip: float, workers: int = 1) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SLOW, str(folder), str(store_folder), str(seconds_a_clip), str(workers)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def wait_for_a_shard(store_folder: Path) -> None:
@@ -283,18 +284,42 @@ def test_a_killed_run_keeps_its_shards(
     kept = len(Store(tmp_path / "store", CONFIG))
     assert 0 < kept < 60
     decoded = count_decoding(monkeypatch)
-    store, audio = extract(folder, files, tmp_path / "store", CONFIG)
+    store, audio = extract(folder, files, tmp_path / "store", CONFIG, workers=1)
     assert len(decoded) == 60 - kept
     assert len(store) == len(check(audio, skip_unreadable=False)) == 60
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_run(corpus: tuple[Path, list[str]], tmp_path: Path, number: signal.Signals) -> None:
+    folder, files = corpus
+    process = start(folder, tmp_path / "store", 0.1, workers=2)
+    wait_for_a_shard(tmp_path / "store")
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    process.send_signal(number) if number == signal.SIGKILL else os.killpg(process.pid, number)
+    process.communicate(timeout=60)
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert no_temporary_files(tmp_path)
+    store, audio = extract(folder, files, tmp_path / "store", CONFIG)
+    assert len(store) == len(check(audio, skip_unreadable=False)) == 60
+
+
+def test_a_worker_that_dies_is_told(
+    corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, files = corpus
+    count_decoding(monkeypatch, lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == 20 else None)
+    with pytest.raises(InputError, match=r"A process that decodes audio has died .*run again to go on"):
+        extract(folder, files, tmp_path / "store", CONFIG, workers=2)
 
 
 def test_two_processes_at_once(corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, files = corpus
     process = start(folder, tmp_path / "store", 0.05)
     wait_for_a_shard(tmp_path / "store")
-    monkeypatch.setattr(extraction, "SHARD_FRAMES", 200)
+    monkeypatch.setattr(extraction, "SHARD", 10)
     decoded = count_decoding(monkeypatch, lambda number: time.sleep(0.02))
-    store, audio = extract(folder, files[::-1], tmp_path / "store", CONFIG)
+    store, audio = extract(folder, files[::-1], tmp_path / "store", CONFIG, workers=1)
     output, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
     assert output.split() == ["60", "60"]
@@ -303,7 +328,7 @@ def test_two_processes_at_once(corpus: tuple[Path, list[str]], tmp_path: Path, m
     assert len(store) == len(check(audio, skip_unreadable=False)) == 60
     assert no_temporary_files(tmp_path)
     decoded.clear()
-    store, audio = extract(folder, files, tmp_path / "store", CONFIG)
+    store, audio = extract(folder, files, tmp_path / "store", CONFIG, workers=1)
     assert decoded == []
     assert len(store) == len(store.table()) == 60
 

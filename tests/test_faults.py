@@ -104,8 +104,7 @@ def test_extraction_into_a_full_disk_goes_on_when_there_is_space(
     disk: Callable[[int], Disk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = write_clips(tmp_path / "corpus", 40, seconds=1.0)  # 26 kB of log-mel each
-    monkeypatch.setattr(extraction, "SHARD_FRAMES", 800)
-    monkeypatch.setattr(extraction, "AHEAD", 0)
+    monkeypatch.setattr(extraction, "SHARD", 10)
     small = disk(700_000)
     with pytest.raises(InputError, match=r"No space left on device\. The \d+ clips written before are kept") as error:
         extract(tmp_path / "corpus", files, small.folder / "features", CONFIG, 2)
@@ -116,7 +115,7 @@ def test_extraction_into_a_full_disk_goes_on_when_there_is_space(
     assert no_temporary_files(small.folder)
     small.remount("size=8m")
     decoded = count_decoding(monkeypatch)
-    store, audio = extract(tmp_path / "corpus", files, small.folder / "features", CONFIG)
+    store, audio = extract(tmp_path / "corpus", files, small.folder / "features", CONFIG, 1)
     assert len(decoded) == 40 - len(kept)
     whole, same = extract(tmp_path / "corpus", files, tmp_path / "whole", CONFIG)
     pd.testing.assert_frame_equal(audio, same)
