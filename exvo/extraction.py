@@ -22,7 +22,7 @@ from exvo.store import Clip, Store
 
 SHARD = 128  # files a task at most; what a task extracts it writes as one shard: up to 8 MB of vocal bursts
 FEW = 16  # files a worker under which starting it isn't worth while
-SAMPLES = 2**21  # of decoded clips that wait for their log-mels, in each worker: 2 minutes, 17 MB
+SAMPLES = 2**19  # of decoded clips that wait for their log-mels, in each worker: half a minute, 2 MB
 COUNTS = ("rate", "channels", "frames")  # 0 where unknown; the other columns NaN
 
 
