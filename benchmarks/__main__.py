@@ -141,10 +141,10 @@ def store_rows(store: Store, contents: list[str], scratch: Path) -> Iterator[Row
     found["also"] = {"milliseconds a batch (target 1)": milliseconds}
     yield found | {"met": milliseconds < 1}
     if Path("/proc/self/status").is_file():
-        sizes = [memory.fill(scratch / str(count), count) for count in (1_500, 7_500)]
+        sizes = [memory.fill(scratch / str(count), count) for count in (1_000, 5_000)]
         grown = []
         for _ in tqdm(range(REPEATS), "memory", leave=False, disable=None):
-            peaks = [float(module("benchmarks.memory", str(scratch / str(count)))) for count in (1_500, 7_500)]
+            peaks = [float(module("benchmarks.memory", str(scratch / str(count)))) for count in (1_000, 5_000)]
             grown.append(100 * (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]))
         against = f"% of what the store grows by, from {sizes[0]:.0f} to {sizes[1]:.0f} MB of noise"
         yield row("growth of a training run's peak memory, mapped files left out", against, grown, "<= 1")
