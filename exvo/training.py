@@ -309,10 +309,10 @@ def fit(
         began = time.perf_counter()
         loss = train_epoch(network, task, optimizer, clips, config, number)
         seconds = time.perf_counter() - began
-        score = validate(network)
+        score = float(validate(network))
         is_best = best is None or score > best.score or (math.isnan(best.score) and not math.isnan(score))
         epoch = Epoch(number, loss, rate, seconds, score, is_best)
-        if is_best:
+        if is_best or best is None:
             best = epoch
             save_best(network.state_dict(), epoch)
         on_epoch(epoch)
