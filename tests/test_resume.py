@@ -124,10 +124,10 @@ def kept(folder: Path) -> list[str]:
 
 def test_the_last_two_states_are_kept_with_their_best_weights(tmp_path: Path) -> None:
     fitted(tmp_path, config(epochs=10), until=5)
-    assert kept(tmp_path) == [f"{name}.safetensors" for name in ("best", "best-000002", "epoch-000003", "epoch-000004")]
+    assert kept(tmp_path) == [f"{name}.safetensors" for name in ("best-000002", "best", "epoch-000003", "epoch-000004")]
     (tmp_path / ".epoch-000005.safetensors.1.tmp").touch()  # a killed process'
     fitted(tmp_path, config(epochs=10), until=10)
-    names = ("best", "best-000002", "best-000009", "epoch-000008", "epoch-000009")
+    names = ("best-000002", "best-000009", "best", "epoch-000008", "epoch-000009")
     assert kept(tmp_path) == [f"{name}.safetensors" for name in names]
     (tmp_path / "journal.jsonl").touch()  # not ours
     States(tmp_path / "best.safetensors", "settings").clear()
@@ -362,7 +362,7 @@ def test_a_stopped_training_says_how_to_go_on(
 def test_a_stopped_extraction_keeps_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_table_corpus(tmp_path / "corpus", speakers=40)
+    write_table_corpus(tmp_path / "corpus", speakers=32)
     options = SMALL | {"data": "corpus", "workers": "1"}
     true, count = extraction.read_audio, itertools.count(1)
 
@@ -377,7 +377,7 @@ def test_a_stopped_extraction_keeps_what_is_done(
     assert "exvo: Stopped; the same command goes on in the same run, from the beginning.\n" in capsys.readouterr().err
     run, done = newest(), next(count)
     assert run.info.status == "KILLED"
-    assert 60 < done < 160
+    assert 60 < done < 128
     assert list(Path("output/features").rglob("*.arrow"))
 
 
@@ -407,8 +407,8 @@ def test_a_command_that_does_not_end_by_itself_is_ended(monkeypatch: pytest.Monk
 def killed_until_done(options: dict[str, str], store: str, kills: int, draw: random.Random, tmp_path: Path) -> int:
     """Types `train` again and again, with so many kills at random moments; returns how many were in mid-training.
 
-    A fifth of the moments are anywhere from the start of the process, the last three after the last epoch, while scores
-    and model are logged, and the others anywhere in the next epochs.
+    A fifth of the moments are anywhere from the start of the process, the last three (or fewer, where one comes too
+    late) after the last epoch, while scores and model are logged, and the others anywhere in the next epochs.
     """
     done, moments, last = 0, [], f"epoch {int(options['epochs']):3d}/"
     while True:
@@ -418,7 +418,7 @@ def killed_until_done(options: dict[str, str], store: str, kills: int, draw: ran
             if len(moments) < kills:
                 early = not at_end and draw.random() < 0.2
                 lines = draw.randrange(3)
-                wait = draw.uniform(0, 8) if early else draw.uniform(0, 2.5) if at_end else draw.expovariate(5)
+                wait = draw.uniform(0, 8) if early else draw.uniform(0, 1.5) if at_end else draw.expovariate(5)
                 if not early:
                     for line in one.stdout:
                         log.write(line)
@@ -431,9 +431,9 @@ def killed_until_done(options: dict[str, str], store: str, kills: int, draw: ran
                 time.sleep(wait)
                 one.kill()
                 one.communicate()
-                if one.returncode == 0:
-                    break
                 done += one.returncode == -signal.SIGKILL
+                if len(MlflowClient().search_runs(["0"], "attributes.status = 'FINISHED'")) == 2:
+                    break  # beside the undisturbed run: it was killed too late
             else:
                 said = one.communicate(timeout=200)[0]
                 assert one.returncode == 0, said
@@ -449,7 +449,7 @@ def check_kills(kills: int, epochs: int, seed: int, store: str, corpus: Path, tm
         said = one.communicate(timeout=200)[0]
         assert one.returncode == 0, said
     whole = newest()
-    assert killed_until_done(options, store, kills, random.Random(seed), tmp_path) >= kills - 1
+    assert killed_until_done(options, store, kills, random.Random(seed), tmp_path) >= kills - 3
     runs = [run for run in MlflowClient().search_runs(["0"]) if run.info.run_id != whole.info.run_id]
     assert len(runs) == 1, (tmp_path / "said").read_text()
     check_equal(runs[0], whole)
@@ -469,7 +469,7 @@ def test_a_training_killed_at_random_moments_gives_what_an_undisturbed_one_gives
 @pytest.mark.timeout(1800)
 def test_a_training_killed_at_20_random_moments(store: str, tiny_corpus: Path, tmp_path: Path) -> None:
     seed = int(os.environ.get("EXVO_SEED", "0"))
-    check_kills(20, 100, seed, store, tiny_corpus, tmp_path)
+    check_kills(23, 100, seed, store, tiny_corpus, tmp_path)
 
 
 def check_study(kills: int, seed: int, store: str, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
