@@ -171,6 +171,9 @@ class TrainSettings(ExtractSettings):
         "again); auto: zero on hume-vb, else repeat",
         choices=("auto", "zero", "floor", "repeat"),
     )
+    resume: bool = option(
+        True, "go on with the unfinished run of the same command, where there is one; false: begin anew"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,8 @@ TRIAL_TAG = "exvo.trial"
 TRIAL_STATE_TAG = "exvo.trial_state"
 NO_TRIAL = f"tags.`{TRIAL_TAG}` IS NULL"
 CONTINUES_TAG = "exvo.continues"
+COMMAND_TAG = "exvo.command"
+CODE_TAG = "exvo.code"
 REPEATS_TAG = "exvo.repeats"
 EQUAL_TAG = "exvo.equal"
 RESULT_TAGS = {
@@ -121,15 +123,41 @@ def find_run(name: str, option: str = "run_id") -> Run:
     return found[0]
 
 
+def unfinished_runs(command: str) -> list[Run]:
+    """The runs of a command, by its digest, that have not finished: killed, stopped, failed; the newest first.
+
+    Raises:
+        InputError: the store can't be used.
+    """
+    quiet()
+    check_store()
+    client = MlflowClient()
+    query = f"tags.`{COMMAND_TAG}` = '{command}' and attributes.status != 'FINISHED'"
+    try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
+    except MlflowException as error:
+        raise unusable(error) from None
+
+
+def logged(run_id: str) -> frozenset[tuple[str, int]]:
+    """The metrics of a run with the steps at which it has logged them, but for those of the system."""
+    client = MlflowClient()
+    names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("system/")]
+    return frozenset((name, point.step) for name in names for point in client.get_metric_history(run_id, name))
+
+
 def parent_run(system: str, width: float, score: str) -> Run | None:
     """The finished training run of a system with the best `score` on val, of the present run's corpus, task, protocol.
 
-    None where there is none of that width.
+    None where there is none of that width. A run that goes on keeps the one that it has started from.
     """
     active = mlflow.active_run()
     assert active is not None
     client = MlflowClient()
     tags = client.get_run(active.info.run_id).data.tags
+    if PARENT_TAG in tags:
+        return client.get_run(tags[PARENT_TAG])
     wanted = {SYSTEM_TAG: system} | {name: tags[name] for name in (DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
     query += f" and {DONE}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -39,6 +40,15 @@ def code() -> tuple[str, str, str]:
     if commit is None:
         return "none", "", ""
     return commit.strip(), git("status", "--porcelain") or "", git("diff", "HEAD") or ""
+
+
+def source_digest() -> str:
+    """SHA-256, in hexadecimal, of the Python files of `exvo`: their names and contents."""
+    total = hashlib.sha256()
+    for path in sorted((PROJECT / "exvo").rglob("*.py")):
+        content = path.read_bytes()
+        total.update(f"{path.relative_to(PROJECT).as_posix()} {len(content)}\n".encode() + content)
+    return total.hexdigest()
 
 
 def environment() -> dict[str, Any]:

@@ -27,12 +27,16 @@ from exvo.provenance import PROJECT, code, environment
 SERVED = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
 
 
+EARLIER: dict[str, frozenset[tuple[str, int]]] = {}
+"""What earlier processes have logged of the runs that this one goes on with: metrics and steps."""
+
+
 @contextmanager
 def run(entry_point: str, run_id: str = "", parent: str = "", tags: Mapping[str, Any] | None = None) -> Iterator[str]:
     """A run on the tracking server: the one that `mlflow run` made, or a new one; gives its id.
 
-    It ends as finished, or as failed when an error passes through. Logs commit, uncommitted changes, hardware and
-    library versions.
+    It ends as finished, as killed when the user stops it, or as failed when an error passes through. Logs commit,
+    uncommitted changes, hardware and library versions.
 
     Args:
         entry_point: what makes it.
@@ -53,11 +57,17 @@ def run(entry_point: str, run_id: str = "", parent: str = "", tags: Mapping[str,
     except MlflowException as error:
         raise lookup.unusable(error) from None
     with active:
-        mlflow.set_tag(lookup.ENTRY_TAG, entry_point)
-        name_run()
-        log_code()
-        log_json("environment.json", environment())
-        yield active.info.run_id
+        try:
+            if run_id and entry_point != "tune":  # whose counts change
+                EARLIER[run_id] = lookup.logged(run_id)
+            mlflow.set_tag(lookup.ENTRY_TAG, entry_point)
+            name_run()
+            log_code()
+            log_json("environment.json", environment())
+            yield active.info.run_id
+        except KeyboardInterrupt:
+            mlflow.end_run("KILLED")
+            raise
 
 
 def name_run(system: str = "") -> None:
@@ -126,11 +136,12 @@ def log_evaluated(source: Run, protocol: str) -> None:
 
 
 def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:
-    """Metrics in one request; an undefined one is logged as NaN."""
+    """Metrics in one request, those that an earlier process has logged at that step left out; undefined ones as NaN."""
     active = mlflow.active_run()
     assert active is not None
     now = int(np.datetime64("now", "ms").astype(np.int64))
-    entries = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+    earlier = EARLIER.get(active.info.run_id, ())
+    entries = [Metric(name, float(value), now, step) for name, value in metrics.items() if (name, step) not in earlier]
     for start in range(0, len(entries), 1000):
         MlflowClient().log_batch(active.info.run_id, metrics=entries[start : start + 1000])
 
@@ -166,6 +177,18 @@ def log_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
     )
     mlflow.set_tag(lookup.MODEL_TAG, info.model_uri)
     return str(info.model_uri)
+
+
+def drop_models() -> None:
+    """Deletes the models that earlier processes have logged in the present run, perhaps by halves."""
+    active = mlflow.active_run()
+    assert active is not None
+    if active.info.run_id not in EARLIER:
+        return
+    client = MlflowClient()
+    query = f"source_run_id = '{active.info.run_id}'"
+    for model in client.search_logged_models([active.info.experiment_id], query):
+        client.delete_logged_model(model.model_id)
 
 
 def set_tags(tags: Mapping[str, Any]) -> None:

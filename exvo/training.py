@@ -1,4 +1,4 @@
-"""Training: one step, the loop over epochs, the best epoch on disk. Knows neither MLflow nor Optuna."""
+"""Training: one step, the loop over epochs, best epoch and last state on disk. Knows neither MLflow nor Optuna."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from exvo.batches import Batch, Clips, evaluation_batches, training_batches
+from exvo.checkpoints import Epoch, State, States
 from exvo.config import InputError
 from exvo.enrolment import Draw
 from exvo.losses import gradient_factor, total_objective
@@ -51,27 +52,6 @@ class TrainingConfig:
     precision: str
     draw: Draw | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What an epoch gave.
-
-    Attributes:
-        number: 1 is the first.
-        loss: mean over the training clips of their batch's objective.
-        learning_rate: of the epoch's steps.
-        seconds: of training alone.
-        score: that chooses the best epoch, on validation clips; NaN where it is undefined.
-        best: whether no epoch before it had a better score.
-    """
-
-    number: int
-    loss: float
-    learning_rate: float
-    seconds: float
-    score: float
-    best: bool
 
 
 def resolve_device(device: str) -> str:
@@ -292,8 +272,9 @@ def fit(
     validate: Callable[[Network], float],
     save_best: Callable[[Mapping[str, Tensor], Epoch], None],
     on_epoch: Callable[[Epoch], None],
+    states: States | None = None,
 ) -> Epoch:
-    """Trains, validates, reports, keeps the best epoch on disk.
+    """Trains, validates, reports, keeps the best epoch on disk, and after each epoch all that the next depends on.
 
     Args:
         network: the network to train, in place.
@@ -303,29 +284,40 @@ def fit(
         validate: the score that chooses the best epoch (higher is better; NaN, where undefined, is never better).
         save_best: writes the weights of an epoch that is the best so far.
         on_epoch: told of each epoch once its weights, if best, are written.
+        states: where a training that was killed goes on, bit for bit on the CPU; None: it begins, and keeps none.
 
     Returns:
         The best epoch.
 
     Raises:
+        InputError: a state can't be written.
         TrainingError: the objective or an output is not finite.
     """
     network.to(config.device)
     optimizer = make_optimizer(network, config)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.9, patience=5)
     best: Epoch | None = None
-    for number in range(1, config.epochs + 1):
+    done = 0
+    if states is not None and (state := states.latest()) is not None:
+        network.load_state_dict(state.weights)
+        optimizer.load_state_dict(dict(state.optimizer))
+        scheduler.load_state_dict(dict(state.scheduler))
+        best, done = state.best, state.epoch
+        del state
+    for number in range(done + 1, config.epochs + 1):
         rate = optimizer.param_groups[0]["lr"]
         began = time.perf_counter()
         loss = train_epoch(network, task, optimizer, clips, config, number)
         seconds = time.perf_counter() - began
-        score = validate(network)
+        score = float(validate(network))
         is_best = best is None or score > best.score or (math.isnan(best.score) and not math.isnan(score))
         epoch = Epoch(number, loss, rate, seconds, score, is_best)
-        if is_best:
+        if is_best or best is None:
             best = epoch
             save_best(network.state_dict(), epoch)
         on_epoch(epoch)
         scheduler.step(score)
+        if states is not None:
+            states.write(State(number, best, network.state_dict(), optimizer.state_dict(), scheduler.state_dict()))
     assert best is not None
     return best

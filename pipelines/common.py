@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from exvo.config import ExtractSettings, FeatureConfig, InputError
 from exvo.options import parse
+from pipelines.process import stoppable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,13 +74,17 @@ class Ready:
 
 
 def command(entry_point: str, run: Callable[[Any], None]) -> None:
-    """Runs an entry point from its command line: a user's mistake is one sentence and exit status 2."""
+    """Runs an entry point from its command line: a user's mistake is one sentence and exit status 2.
+
+    Ctrl-C and SIGTERM are one sentence, and status 130 or 143.
+    """
     try:
-        run(parse(entry_point, description=sys.modules[run.__module__].__doc__))
+        with stoppable():
+            run(parse(entry_point, description=sys.modules[run.__module__].__doc__))
     except InputError as error:
         sys.exit(fail(str(error), 2))
-    except KeyboardInterrupt:
-        sys.exit(fail("Stopped.", 130))
+    except KeyboardInterrupt as stop:
+        sys.exit(fail(str(stop) or "Stopped.", getattr(stop, "status", 130)))
     except RuntimeError as error:
         from exvo.training import TrainingError
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from exvo.config import TrainSettings
 from pipelines.common import command
 from pipelines.evaluate import evaluate
+from pipelines.resume import resumable
 from pipelines.train import resolve, start, train
 
 
@@ -16,9 +17,10 @@ def run(given: TrainSettings) -> None:
     from exvo import lookup, networks, serving, tracking
 
     settings, system = resolve(given)
-    with tracking.run("main") as run_id:
-        ready = start(settings, system)
-        train(settings, system, ready, run_id)
+    with resumable("main", settings, system) as begun:
+        run_id = begun.run_id
+        ready = start(settings, system, begun.ready)
+        train(settings, system, ready, run_id, states=begun.states)
         if settings.task == "speaker":
             print("The test split has other people than a speaker recogniser knows; the score above is all there is.")
         elif ready.rows("test").empty:

@@ -17,6 +17,7 @@ from pipelines.common import (
     report,
     require_readable,
 )
+from pipelines.resume import resumable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from exvo.batches import Clips
+    from exvo.checkpoints import Epoch, States
     from exvo.networks.enrolment import Network
     from exvo.tasks import Task
-    from exvo.training import Epoch, TrainingConfig
+    from exvo.training import TrainingConfig
 
     Watch = Callable[[Epoch], None]
 
@@ -65,10 +67,10 @@ def run(given: TrainSettings) -> None:
     from exvo import tracking
 
     settings, system = resolve(given)
-    with tracking.run("train") as run_id:
-        ready = start(settings, system)
-        train(settings, system, ready, run_id)
-        print(tracking.where_to_look(run_id))
+    with resumable("train", settings, system) as begun:
+        ready = start(settings, system, begun.ready)
+        train(settings, system, ready, begun.run_id, states=begun.states)
+        print(tracking.where_to_look(begun.run_id))
 
 
 def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = None) -> Ready:
@@ -84,11 +86,16 @@ def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = N
 
 
 def train(
-    settings: TrainSettings, system: SystemConfig, ready: Ready, run_id: str, watch: Watch = lambda epoch: None
+    settings: TrainSettings,
+    system: SystemConfig,
+    ready: Ready,
+    run_id: str,
+    watch: Watch = lambda epoch: None,
+    states: States | None = None,
 ) -> Epoch:
     """Trains, then scores the best epoch, which it returns, on the validation split and logs its model.
 
-    `watch` is told of each epoch once it is logged; what it raises stops the training.
+    `watch` is told of each epoch once it is logged; what it raises stops the training. `states` is where it goes on.
     """
     from exvo import evaluation, networks, serving, tracking
     from exvo.tasks import make_task
@@ -131,13 +138,14 @@ def train(
         print(describe_enrolment(ready, "val", settings.protocol, settings.shots), end="")
     print(describe(settings, network, len(clips), corpus.synthetic), flush=True)
     try:
-        best = fit(network, task, clips, training_config(settings, system), validate, save_best, on_epoch)
+        best = fit(network, task, clips, training_config(settings, system), validate, save_best, on_epoch, states)
     except TrainingError as error:
         kept = f" The best weights before it are in {best_file}." if best_file.exists() else ""
         raise TrainingError(f"{error}{kept}") from None
     tracking.log_metrics({"best_epoch": best.number})
     checkpoint = networks.load(best_file)
     report(predictions(checkpoint.network), task, "val", settings.model, ready)
+    tracking.drop_models()
     tracking.log_checkpoint(best_file, checkpoint)
     return best
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
@@ -20,6 +18,8 @@ from typing import TYPE_CHECKING
 from exvo.config import InputError, SystemConfig, TrainSettings, TuneSettings, default_text
 from exvo.options import command_line
 from pipelines.common import FEATURES, Ready, command, log_corpus, log_page, read_corpus, require_readable
+from pipelines.process import hold
+from pipelines.resume import going_on
 from pipelines.train import resolve
 from pipelines.trials import POLL, WORKER, Work, Worker, do_trials, run_trials
 
@@ -31,16 +31,14 @@ def run(given: TuneSettings) -> None:
     """Runs the study, or in a worker process its trials alone."""
     from exvo.tuning.storage import kept_in, shown_storage
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
     told = json.loads(os.environ[WORKER]) if WORKER in os.environ else None
     given = TuneSettings(**told["settings"]) if told else given
     base, search = check(given)
     settings, system = resolve(base)
     shown = shown_storage(given.storage, Path(given.output))
-    ready = read_corpus(settings)
-    require_readable(ready, settings.skip_unreadable)
-    with kept_in(shown):
+    with contextlib.nullcontext() if told else hold("tune", given.output), kept_in(shown):
+        ready = read_corpus(settings)
+        require_readable(ready, settings.skip_unreadable)
         study = open_study(given, settings, system, search, ready.audit.digest)
         if told:
             do_trials(Work(given, base, ready, study, Worker(**told)))
@@ -66,9 +64,8 @@ def tune(given: TuneSettings, base: TrainSettings, ready: Ready, study: Study, s
         work = Work(given, base, ready, study, Worker(asdict(given), run_id, len(study.table()), os.getpid()))
         try:
             run_trials(work)
-        except KeyboardInterrupt:
-            tracking.end_run("KILLED")
-            print("Stopped; the same command goes on where this one was.", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            stop.args = ("Stopped; the same command goes on where this one was.",)
             raise
         conclude(work, settings, system, shown)
         print(tracking.where_to_look(run_id))
@@ -85,6 +82,8 @@ def check(given: TuneSettings) -> tuple[TrainSettings, tuple[str, ...]]:
     from exvo.tuning.space import parse_search
     from exvo.tuning.storage import has_password
 
+    if not given.resume:
+        raise InputError("resume=false: a study always goes on; another seed, or another storage, begins a new one.")
     search = parse_search(given.search)
     options = {field.name: getattr(given, field.name) for field in fields(TrainSettings)}
     defaults = {field.name: field.default for field in fields(TrainSettings)}
@@ -126,7 +125,7 @@ def open_study(
     from exvo.tuning.study import Study
 
     name = systems.full_name(settings.model)
-    elsewhere = {"data", "workers", "output", "device", *search}  # may differ from machine to machine
+    elsewhere = {"data", "workers", "output", "device", "resume", *search}  # may differ from machine to machine
     equal = {option: value for option, value in asdict(settings).items() if option not in elsewhere}
     init = settings.init if settings.init.startswith("runs:/") else Path(settings.init).name
     equal |= {"model": name, "digest": digest, "precision": given.precision, "init": init, "system": asdict(system)}
@@ -141,21 +140,14 @@ def open_study(
 
 @contextlib.contextmanager
 def study_run(study: Study) -> Iterator[str]:
-    """The study's run on the tracking server, the same in all commands; gives its id.
-
-    `mlflow run` has made a run of its own, which is then tagged with the one that it continues.
-    """
-    from exvo import lookup, tracking
+    """The study's run on the tracking server, the same in all commands; gives its id."""
+    from exvo import lookup
 
     patience = time.monotonic() + 30  # seconds: whoever has made the study is about to make its run
     while not study.created and not study.run_id and time.monotonic() < patience:
         time.sleep(POLL)
     known = study.run_id if lookup.known_run(study.run_id) else ""
-    with contextlib.ExitStack() as stack:
-        if known and os.environ.get("MLFLOW_RUN_ID", known) != known:
-            stack.enter_context(tracking.run("tune", tags={lookup.CONTINUES_TAG: known}))
-            print(f"goes on in the study's run {known}; the run that MLflow has just made is tagged with it")
-        run_id = stack.enter_context(tracking.run("tune", run_id=known))
+    with going_on("tune", known) as run_id:
         if not known:
             study.note(run_id)
         yield run_id

@@ -71,10 +71,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(
             f"{path} can't be written ({error.strerror}); free space or choose another output folder."
         ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def save(

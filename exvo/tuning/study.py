@@ -147,6 +147,10 @@ def _end(study: optuna.Study, trial: optuna.Trial | FrozenTrial, state: str, pro
         for name, text in (("state", state), ("problem", problem)):
             study._storage.set_trial_user_attr(trial._trial_id, name, text)
     study.tell(trial.number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+    cut = study._storage.get_trial(trial._trial_id)
+    wanted = cut.system_attrs.get("fixed_params") or cut.params
+    if state == "killed" and wanted and not cut.user_attrs.get("again"):  # once: they may be what kills the process
+        study.enqueue_trial(wanted, user_attrs={"again": True})
 
 
 class Study:

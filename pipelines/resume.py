@@ -1,0 +1,123 @@
+"""The run of a command: a new one, or the unfinished one of the same command, which goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exvo.config import SystemConfig, TrainSettings
+from pipelines.common import FEATURES, Ready, read_corpus
+from pipelines.process import hold
+
+if TYPE_CHECKING:
+    from exvo.checkpoints import States
+
+FREE = ("workers", "resume", "output")
+"""Options that may differ between a command and the one that goes on with its run; the folder is known by its id."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that has begun, now or before.
+
+    Attributes:
+        run_id: on the tracking server.
+        states: of its training.
+        ready: its corpus, where that had to be read to find the run.
+    """
+
+    run_id: str
+    states: States
+    ready: Ready | None
+
+
+@contextlib.contextmanager
+def resumable(entry_point: str, settings: TrainSettings, system: SystemConfig) -> Iterator[Begun]:
+    """The run of a training: where the same command was killed, stopped or failed before, its run; else a new one.
+
+    It is the same command if it has the same entry point, resolved options, system and features, in the same output
+    folder, for the same corpus, tracking store and Python files of `exvo`.
+
+    Args:
+        entry_point: train or main.
+        settings: without `auto`.
+        system: that they train.
+
+    Raises:
+        InputError: the output folder is in use by another command, or the store can't be used.
+    """
+    from exvo import lookup, provenance, serving
+    from exvo.checkpoints import States
+
+    with hold(entry_point, settings.output):
+        options = {name: value for name, value in asdict(settings).items() if name not in FREE}
+        computed = [entry_point, options, asdict(system), asdict(FEATURES), folder_id(Path(settings.output))]
+        command = hashlib.sha256(json.dumps(computed, sort_keys=True).encode()).hexdigest()
+        tags = {lookup.COMMAND_TAG: command, lookup.CODE_TAG: provenance.source_digest()}
+        known, ready = unfinished(settings, tags) if settings.resume else ("", None)
+        with going_on(entry_point, known, tags) as run_id:
+            states = States(Path(settings.output) / "runs" / run_id / serving.WEIGHTS, command)
+            try:
+                yield Begun(run_id, states, ready)
+            except KeyboardInterrupt as stop:
+                place = (
+                    f"from epoch {states.epoch + 1}" if states.epoch < (settings.epochs or 0) else "after its epochs"
+                )
+                place = place if states.epoch else "from the beginning"
+                stop.args = (f"Stopped; the same command goes on in the same run, {place}.",)
+                raise
+        states.clear()
+
+
+def folder_id(output: Path) -> str:
+    """What tells an output folder from others that go by the same path elsewhere."""
+    from exvo.networks import write_atomically
+
+    path = output / "id"
+    if not path.exists():
+        write_atomically(path, uuid.uuid4().hex.encode())
+    return path.read_text(encoding="ascii", errors="replace")
+
+
+def unfinished(settings: TrainSettings, tags: Mapping[str, str]) -> tuple[str, Ready | None]:
+    """The id of the newest unfinished run of a command, or an empty text; and the corpus, if it was read for that."""
+    from exvo import lookup
+
+    found = lookup.unfinished_runs(tags[lookup.COMMAND_TAG])
+    same = [run for run in found if run.data.tags.get(lookup.CODE_TAG) == tags[lookup.CODE_TAG]]
+    if not same:
+        for run in found[:1]:
+            print(
+                f"A new run begins: the unfinished run {run.info.run_name} of this command was begun by other code; "
+                f"`git checkout {run.data.tags.get('git.commit', '<its commit>')}` goes on with it."
+            )
+        return "", None
+    ready = read_corpus(settings)
+    for run in same:
+        if run.data.tags.get(lookup.DIGEST_TAG, ready.audit.digest) == ready.audit.digest:
+            print(f"goes on with the unfinished run {run.info.run_name} ({run.info.run_id}); resume=false begins anew")
+            return run.info.run_id, ready
+    print(f"A new run begins: the corpus has changed since the unfinished run {same[0].info.run_name} of this command.")
+    return "", ready
+
+
+@contextlib.contextmanager
+def going_on(entry_point: str, known: str, tags: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A run that goes on, or a new one where `known` is empty; gives its id.
+
+    `mlflow run` has made a run of its own, which is then tagged with the one that it continues.
+    """
+    from exvo import lookup, tracking
+
+    with contextlib.ExitStack() as stack:
+        if known and os.environ.get("MLFLOW_RUN_ID", known) != known:
+            stack.enter_context(tracking.run(entry_point, tags={lookup.CONTINUES_TAG: known}))
+            print(f"goes on in the run {known}; the run that MLflow has just made is tagged with it")
+        yield stack.enter_context(tracking.run(entry_point, run_id=known, tags=tags))
