@@ -1,6 +1,9 @@
-"""The peak of a training run's own memory in MB, files mapped left out: one epoch over a whole store, in this process.
+"""The peak of a training run's own memory in MB, files mapped left out: epochs over a whole store, in this process.
 
-python -m benchmarks.memory <folder of stores>
+python -m benchmarks.memory <folder of a store> <epochs>
+
+Memory that is given back is not always given back to the system, so a longer training has a higher peak: runs to be
+compared see the same number of clips.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from exvo.batches import Clips
 from exvo.config import EMOTIONS, FeatureConfig
 from exvo.store import Clip, Store
 from exvo.tasks import Task
-from exvo.training import TrainingConfig, make_optimizer, predict, train_epoch
+from exvo.training import TrainingConfig, make_optimizer, predict, resolve_precision, train_epoch
 
 FRAMES = 240  # of a clip: what EmoGator's have on average
 
@@ -56,8 +59,10 @@ def main() -> None:
     clips = Clips(contents, contents, store, labels, "repeat")
     task = Task("fewshot", EMOTIONS)
     network = systems.build(systems.find("cnn10"), task, 0.05, 0, "", labels, 0)
-    config = TrainingConfig(1, 32, 0.001, "sgd", 0, "cpu", "float32")
-    train_epoch(network, task, make_optimizer(network, config), clips, config, 1)
+    config = TrainingConfig(1, 32, 0.001, "sgd", 0, "cpu", resolve_precision("auto", "cpu"))
+    optimizer = make_optimizer(network, config)
+    for epoch in range(1, int(sys.argv[2]) + 1):
+        train_epoch(network, task, optimizer, clips, config, epoch)
     predict(network, clips.take(np.arange(200)), "cpu")
     done.set()
     watcher.join()

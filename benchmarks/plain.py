@@ -102,7 +102,7 @@ def epoch(network: CNN, files: Files, training: Sequence[str], held_out: Sequenc
             log_mel = files[training[clip]]
             first = generator.integers(max(len(log_mel) - CROP_FRAMES, 0) + 1)
             crops.append(np.resize(log_mel[first:], (CROP_FRAMES, FEATURES.bands)))
-        loss = ccc_loss(labels[chosen], network(torch.from_numpy(np.stack(crops))))
+        loss = ccc_loss(labels[chosen], network(torch.from_numpy(np.stack(crops)))).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

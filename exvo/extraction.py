@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from exvo.config import FeatureConfig, InputError
-from exvo.features import Audio, AudioError, log_mels, open_regular, os_problem, read_audio
+from exvo.containers import AudioError, open_regular, os_problem
+from exvo.features import Audio, log_mels, read_audio
 from exvo.store import Clip, Store
 
 SHARD = 128  # files a task at most; what a task extracts it writes as one shard: up to 8 MB of vocal bursts

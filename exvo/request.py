@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 
 from exvo.config import MAX_SHOTS, FeatureConfig, InputError
-from exvo.features import AudioError, log_mel, read_audio
+from exvo.containers import AudioError
+from exvo.features import log_mel, read_audio
 from exvo.text import shown
 
 COLUMNS = ("audio", "enrolment", "profile")

@@ -73,7 +73,7 @@ def predict(
     """
     from tqdm import tqdm
 
-    from exvo.features import AudioError
+    from exvo.containers import AudioError
     from exvo.prediction import enrol, outputs, read_log_mel
     from exvo.text import LONGEST_NAME, shown
 

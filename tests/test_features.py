@@ -18,7 +18,8 @@ import torch
 from scipy.signal import resample_poly
 
 from exvo.config import FeatureConfig, InputError
-from exvo.features import AudioError, log_mel, mel_filterbank, prepare, read_audio
+from exvo.containers import AudioError
+from exvo.features import log_mel, mel_filterbank, prepare, read_audio
 
 CONFIG = FeatureConfig()
 FORMATS = {

@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 
 from exvo import corpora, request, serving
 from exvo.config import EMOTIONS, FeatureConfig, InputError
-from exvo.features import MAX_PARTS, AudioError, read_audio
+from exvo.containers import MAX_PARTS, AudioError
+from exvo.features import read_audio
 from exvo.networks import FORMAT
 from exvo.networks.header import read_header
 from exvo.submission import check, file_ids
