@@ -300,6 +300,13 @@ class PredictSettings:
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class SyncSettings:
+    """Options of `sync`."""
+
+    output: str = option("output", "the output folder of the runs")
+
+
 ENTRY_POINTS: dict[str, type[Any]] = {
     "main": TrainSettings,
     "extract": ExtractSettings,
@@ -313,6 +320,7 @@ ENTRY_POINTS: dict[str, type[Any]] = {
     "register": RegisterSettings,
     "predict": PredictSettings,
     "submit": SubmitSettings,
+    "sync": SyncSettings,
 }
 """The options of each MLflow entry point; the MLproject is tested against this table."""
 

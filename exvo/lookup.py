@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 import re
 import tempfile
-import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from exvo import serving
+from exvo import server, serving
 from exvo.config import InputError
 from exvo.networks import Checkpoint, load
 from exvo.systems import SHORT_NAMES
 from exvo.tables import check_predictions, read_parquet
+from exvo.text import first_line
+
+EPOCH = "epoch/"
+"""How the names of metrics of an epoch begin."""
 
 MODEL_TAG = "exvo.model_uri"
 DIGEST_TAG = "exvo.corpus_digest"
@@ -53,39 +56,6 @@ RESULT_TAGS = {
 }
 
 
-def quiet() -> None:
-    """MLflow's and its database's own messages only from warnings on, and no bars of single downloads."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    warnings.filterwarnings("ignore", "The specified dataset source can be interpreted in multiple ways")
-
-
-def check_store() -> None:
-    """Refuses a folder in which MLflow's default store can't work.
-
-    Raises:
-        InputError: runs of an old file store lie in ./mlruns.
-    """
-    if mlflow.get_tracking_uri().startswith("sqlite") and any(Path("mlruns").glob("*/meta.yaml")):
-        raise InputError(
-            "The folder mlruns holds runs of MLflow's old file store, which MLflow 3 no longer reads; move them with "
-            "`mlflow migrate-filestore`, or move the folder away."
-        )
-
-
-def unusable(error: MlflowException) -> InputError:
-    """What to raise where the tracking server fails; of a database's long message its own reason."""
-    own = re.search(r"\((?:sqlite3|psycopg)\.[\w.]+\) (.+)", str(error))
-    reason = own[1] if own else first_line(error)
-    return InputError(f"The tracking server {mlflow.get_tracking_uri()} can't be used: {reason}")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def find_run(name: str, option: str = "run_id") -> Run:
     """The run with that id, else the newest of that name, else the newest finished training run of that system.
 
@@ -98,8 +68,8 @@ def find_run(name: str, option: str = "run_id") -> Run:
     Raises:
         InputError: there is none.
     """
-    quiet()
-    check_store()
+    server.quiet()
+    server.check_store()
     if not name:
         raise InputError(f"{option} is empty; give the id or the name of a run, as `train` prints it, or a system.")
     client = MlflowClient()
@@ -107,7 +77,10 @@ def find_run(name: str, option: str = "run_id") -> Run:
         return client.get_run(name)
     except MlflowException:
         pass
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    try:
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    except MlflowException as error:
+        raise server.unusable(error) from None
     quoted = name.replace("'", "")
     queries = [
         f"attributes.run_name = '{quoted}'",
@@ -117,7 +90,7 @@ def find_run(name: str, option: str = "run_id") -> Run:
     found = [run for query in queries for run in client.search_runs(experiments, query, max_results=1, order_by=newest)]
     if not found:
         raise InputError(
-            f"{option}={name}: the tracking server {mlflow.get_tracking_uri()} has no run of that id or name, and no "
+            f"{option}={name}: the tracking server {server.shown_uri()} has no run of that id or name, and no "
             "finished training run of a system of that name; `make personalisation` makes some to begin with."
         )
     return found[0]
@@ -129,22 +102,23 @@ def unfinished_runs(command: str) -> list[Run]:
     Raises:
         InputError: the store can't be used.
     """
-    quiet()
-    check_store()
+    server.quiet()
+    server.check_store()
     client = MlflowClient()
     query = f"tags.`{COMMAND_TAG}` = '{command}' and attributes.status != 'FINISHED'"
     try:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
     except MlflowException as error:
-        raise unusable(error) from None
+        raise server.unusable(error) from None
 
 
-def logged(run_id: str) -> frozenset[tuple[str, int]]:
-    """The metrics of a run with the steps at which it has logged them, but for those of the system."""
+def logged(run_id: str, begins: str = "") -> dict[tuple[str, int], float]:
+    """What a run has logged, by metric and step, but for metrics of the system; `begins`: how their names begin."""
     client = MlflowClient()
-    names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("system/")]
-    return frozenset((name, point.step) for name in names for point in client.get_metric_history(run_id, name))
+    names = [name for name in client.get_run(run_id).data.metrics if name.startswith(begins) and name[:7] != "system/"]
+    points = [(name, point) for name in names for point in client.get_metric_history(run_id, name)]
+    return {(name, point.step): point.value for name, point in points}
 
 
 def parent_run(system: str, width: float, score: str) -> Run | None:
@@ -168,16 +142,11 @@ def parent_run(system: str, width: float, score: str) -> Run | None:
 
 def known_run(run_id: str) -> bool:
     """Whether the server has this run, and it is not deleted."""
-    quiet()
+    server.quiet()
     try:
         return bool(run_id) and MlflowClient().get_run(run_id).info.lifecycle_stage == "active"
     except MlflowException:
         return False
-
-
-def tracking_uri() -> str:
-    """The address of the tracking server."""
-    return str(mlflow.get_tracking_uri())
 
 
 def finished_runs(trials: bool = True) -> pd.DataFrame:
@@ -190,13 +159,13 @@ def finished_runs(trials: bool = True) -> pd.DataFrame:
     Raises:
         InputError: the store can't be used.
     """
-    quiet()
-    check_store()
+    server.quiet()
+    server.check_store()
     query = f"attributes.status = 'FINISHED' and tags.`{SYSTEM_TAG}` LIKE '%'{'' if trials else f' and {NO_TRIAL}'}"
     try:
         found = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
     except MlflowException as error:
-        raise unusable(error) from None
+        raise server.unusable(error) from None
     rows = []
     for one in found:
         tags = [one.data.tags.get(tag, "") for tag in RESULT_TAGS.values()]
@@ -221,17 +190,43 @@ def load_table(run_id: str, name: str) -> pd.DataFrame | None:
 
 
 def history(run_id: str) -> pd.DataFrame:
-    """The metrics of each epoch of a training run: one row an epoch, in the index, and a column a metric (`loss`, ...).
+    """The metrics of each epoch of a training run, see `epochs`."""
+    return epochs(logged(run_id, EPOCH))
 
-    Empty where the run has logged none.
+
+def epochs(points: Mapping[tuple[str, int], float]) -> pd.DataFrame:
+    """What `logged` gives, of each epoch: one row an epoch, in the index, and a column a metric (`loss`, ...).
+
+    Empty where there is none.
     """
-    client = MlflowClient()
-    logged = [name for name in client.get_run(run_id).data.metrics if name.startswith("epoch/")]
-    columns = {
-        name.removeprefix("epoch/"): {point.step: point.value for point in client.get_metric_history(run_id, name)}
-        for name in logged
-    }
+    columns: dict[str, dict[int, float]] = {}
+    for (name, step), value in points.items():
+        if name.startswith(EPOCH):
+            columns.setdefault(name.removeprefix(EPOCH), {})[step] = value
     return pd.DataFrame(columns).sort_index().rename_axis("epoch")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an evaluation tells of the training run.
+
+    Attributes:
+        run_id, name, tags: on the tracking server.
+        options: with which it trained.
+        epochs: see `epochs`.
+    """
+
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+    options: Mapping[str, Any]
+    epochs: pd.DataFrame
+
+
+def trained(source: Run) -> Trained:
+    """The same, of a run that has ended."""
+    run_id, options = source.info.run_id, load_settings(source)["options"]
+    return Trained(run_id, source.info.run_name, source.data.tags, options, history(run_id))
 
 
 def load_settings(source: Run) -> dict[str, Any]:
@@ -300,14 +295,14 @@ def load_model(uri: str) -> Checkpoint:
     """
     if not uri.startswith("models:/"):
         return load_checkpoint(find_run(uri.removeprefix("runs:/").removesuffix("/model"), "model_uri"))
-    quiet()
-    check_store()
+    server.quiet()
+    server.check_store()
     if not re.fullmatch(r"models:/(m-[0-9a-f]+|[^/@]+[/@][^/]+)", uri):
         raise InputError(f"model_uri={uri} lacks a version: give models:/<name>@<alias> or models:/<name>/<version>.")
     try:
         return load_weights(uri)
     except (MlflowException, OSError) as error:
         raise InputError(
-            f"model_uri={uri}: {mlflow.get_tracking_uri()} gives no model of exvo by that name "
+            f"model_uri={uri}: {server.shown_uri()} gives no model of exvo by that name "
             f"({first_line(error)}); register one with `mlflow run . -e register`, or give a run."
         ) from None

@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from exvo import lookup
+from exvo import lookup, server
 from exvo.comparison import Scored
 from exvo.config import InputError
 from exvo.results import Condition, numbers
@@ -37,13 +37,13 @@ def candidates() -> list[Run]:
     Raises:
         InputError: the store can't be used.
     """
-    lookup.quiet()
-    lookup.check_store()
+    server.quiet()
+    server.check_store()
     query = f"tags.`{lookup.TASK_TAG}` = 'fewshot' and {lookup.DONE}"
     try:
         found = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
     except MlflowException as error:
-        raise lookup.unusable(error) from None
+        raise server.unusable(error) from None
     return [run for run in found if not math.isnan(score(run))]
 
 
@@ -161,7 +161,7 @@ def champion() -> ModelVersion | None:
     except MlflowException as error:
         if error.error_code in NOT_THERE:
             return None
-        raise lookup.unusable(error) from None
+        raise server.unusable(error) from None
 
 
 def run_of(version: ModelVersion) -> Run:
@@ -193,7 +193,7 @@ def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion
         client.create_registered_model(MODEL, description="Emotions of vocal bursts. Each version has its model card.")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise lookup.unusable(error) from None
+            raise server.unusable(error) from None
     version = version_of(run)
     known = version is not None
     if version is None:

@@ -37,3 +37,8 @@ def reason(error: Exception) -> str:
     'two lines'
     """
     return shown(" ".join(str(error).split()), 200).rstrip(".") or type(error).__name__
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -23,7 +23,7 @@ def run(settings: EmbedSettings) -> None:
     options = lookup.load_settings(source)["options"]
     checkpoint = lookup.load_checkpoint(source)
     embeddings.check_embedding(checkpoint.network, settings.embedding)
-    with tracking.run("embed") as run_id:
+    with tracking.run("embed", output=settings.output) as run_id:
         tracking.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         tracking.log_evaluated(source, options["protocol"])
         embed(checkpoint, reopen(settings, source, options), settings, options)

@@ -24,7 +24,7 @@ def run(settings: CurveSettings) -> None:
             f"The run {source.info.run_name} trained {options['model']}, which takes no enrolment clips; choose a run "
             "of a personalised system, such as cnn14-relative."
         )
-    with tracking.run("enrolment-curve") as run_id:
+    with tracking.run("enrolment-curve", output=settings.output) as run_id:
         tracking.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         tracking.log_evaluated(source, options["protocol"])
         ready = reopen(settings, source, options)

@@ -21,6 +21,7 @@ from pipelines.common import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from exvo.lookup import Trained
     from exvo.networks import Checkpoint
     from exvo.tracking import Run
 
@@ -45,11 +46,11 @@ def run(settings: EvaluateSettings) -> None:
         protocol=options["protocol"] if settings.protocol == "auto" else settings.protocol,
         shots=settings.shots or options["shots"],
     )
-    with tracking.run("evaluate") as run_id:
+    with tracking.run("evaluate", output=settings.output) as run_id:
         tracking.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         tracking.log_evaluated(source, settings.protocol)
         ready = reopen(settings, source, options)
-        evaluate(checkpoint, ready, settings.split, device, options | asdict(settings), source)
+        evaluate(checkpoint, ready, settings.split, device, options | asdict(settings), lookup.trained(source))
         print(tracking.where_to_look(run_id))
 
 
@@ -91,7 +92,7 @@ def corpus_settings(settings: RunSettings | SubmitSettings, options: dict[str, A
 
 
 def evaluate(
-    checkpoint: Checkpoint, ready: Ready, split: str, device: str, options: dict[str, Any], trained: Run
+    checkpoint: Checkpoint, ready: Ready, split: str, device: str, options: dict[str, Any], trained: Trained
 ) -> None:
     """Predicts and scores one split; logs predictions, scores and the report.
 
@@ -137,10 +138,9 @@ def write_report(
     checkpoint: Checkpoint,
     ready: Ready,
     options: dict[str, Any],
-    trained: Run,
+    trained: Trained,
 ) -> None:
     """Logs the report of a split and prints where it is."""
-    from exvo import lookup
     from exvo.report import About, report
 
     split = predictions["split"].iloc[0]
@@ -149,29 +149,29 @@ def write_report(
         corpus=ready.corpus.name,
         synthetic=ready.corpus.synthetic,
         split=split,
-        run=f"{trained.info.run_name} ({trained.info.run_id})",
+        run=f"{trained.name} ({trained.run_id})",
         digest=ready.audit.digest,
         warnings=ready.audit.warnings,
         options=options,
         commands=commands(trained, split, options),
-        epochs=lookup.history(trained.info.run_id),
+        epochs=trained.epochs,
         enrolled=enrolled,
     )
     log_page(f"report/{split}", report(predictions, scores, checkpoint.task, about))
     print(f"report of the run: the artifact report/{split}.html")
 
 
-def commands(trained: Run, split: str, options: dict[str, Any]) -> str:
+def commands(trained: Trained, split: str, options: dict[str, Any]) -> str:
     """What repeats a training run and the scoring of one split."""
-    from exvo import lookup
+    from exvo.lookup import ENTRY_TAG
 
-    tags = trained.data.tags
-    entry_point = tags[lookup.ENTRY_TAG]
+    tags = trained.tags
+    entry_point = tags[ENTRY_TAG]
     commit = tags.get("git.commit", "none")
     lines = [] if commit == "none" else [f"git checkout {commit}"]
     if tags.get("git.dirty") == "true":
         lines.append("git apply uncommitted.diff.txt   # an artifact of the training run; new files are not in it")
-    lines.append(command_line(entry_point, lookup.load_settings(trained)["options"]))
+    lines.append(command_line(entry_point, trained.options))
     if (entry_point, split) != ("main", "test"):
         chosen = {"run_id": "<that run>", "split": split, "protocol": options["protocol"], "shots": options["shots"]}
         lines.append(command_line("evaluate", chosen))

@@ -12,7 +12,7 @@ def run(settings: ExtractSettings) -> None:
 
     from exvo import tracking
 
-    with tracking.run("extract") as run_id:
+    with tracking.run("extract", output=settings.output) as run_id:
         tracking.log_settings(asdict(settings), {})
         ready = read_corpus(settings)
         log_corpus(ready)

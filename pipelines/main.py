@@ -14,7 +14,7 @@ from pipelines.train import resolve, start, train
 
 def run(given: TrainSettings) -> None:
     """Does all in one run."""
-    from exvo import lookup, networks, serving, tracking
+    from exvo import networks, serving, tracking
 
     settings, system = resolve(given)
     with resumable("main", settings, system) as begun:
@@ -27,7 +27,7 @@ def run(given: TrainSettings) -> None:
             print("The corpus has no test split; the validation score above is all there is.")
         else:
             checkpoint = networks.load(Path(settings.output) / "runs" / run_id / serving.WEIGHTS)
-            evaluate(checkpoint, ready, "test", settings.device, asdict(settings), lookup.find_run(run_id))
+            evaluate(checkpoint, ready, "test", settings.device, asdict(settings), tracking.trained(asdict(settings)))
         print(tracking.where_to_look(run_id))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from exvo.config import InputError
+from exvo.locks import lock, unlock
 
 SECOND = 1.0
 """Seconds after which a second signal is meant as one: `timeout` and terminals may send the first one twice."""
@@ -74,8 +74,9 @@ def hold(entry_point: str, output: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(path.open("a+", encoding="utf-8"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = stack.enter_context(path.open("a+b", buffering=0))
+            lock(file)
+            stack.callback(unlock, file)
             file.truncate(0)
             since = datetime.now().astimezone().isoformat(" ", "seconds")
             holder = {
@@ -84,8 +85,7 @@ def hold(entry_point: str, output: str) -> Iterator[None]:
                 "host": platform.node(),
                 "since": since,
             }
-            file.write(json.dumps(holder))
-            file.flush()
+            file.write(json.dumps(holder).encode())
         except BlockingIOError:
             raise InputError(
                 f"The output folder {output} is in use by {described(path)}; wait until that has ended, or choose "

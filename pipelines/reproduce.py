@@ -6,6 +6,7 @@ Exit status: 0 where all is equal, bit for bit; 1 where something differs; 2 whe
 from __future__ import annotations
 
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exvo.config import InputError, ReproduceSettings, SystemConfig, TrainSettings
@@ -37,7 +38,7 @@ def run(given: ReproduceSettings) -> None:
     require_same(ready, source)
     torch.set_num_threads(environment.get("threads") or torch.get_num_threads())  # they order the sums
     entry_point = source.data.tags[lookup.ENTRY_TAG]
-    with tracking.run(entry_point, tags={lookup.REPEATS_TAG: source.info.run_id}) as run_id:
+    with tracking.run(entry_point, tags={lookup.REPEATS_TAG: source.info.run_id}, output=given.output) as run_id:
         print(f"repeats the run {source.info.run_name} ({source.info.run_id})")
         start(settings, system, ready)
         train(settings, system, ready, run_id)
@@ -133,10 +134,10 @@ def outcome(source: Run, checkpoint: Checkpoint) -> Outcome:
 
 def score_test(settings: TrainSettings, ready: Ready, run_id: str) -> None:
     """Scores the test split, as `main` does."""
-    from exvo import lookup
+    from exvo import networks, serving, tracking
 
-    trained = lookup.find_run(run_id)
-    evaluate(lookup.load_checkpoint(trained), ready, "test", settings.device, asdict(settings), trained)
+    checkpoint = networks.load(Path(settings.output) / "runs" / run_id / serving.WEIGHTS)
+    evaluate(checkpoint, ready, "test", settings.device, asdict(settings), tracking.trained(asdict(settings)))
 
 
 if __name__ == "__main__":

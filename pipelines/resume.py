@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exvo.config import SystemConfig, TrainSettings
+from exvo.config import InputError, SystemConfig, TrainSettings
 from pipelines.common import FEATURES, Ready, read_corpus
 from pipelines.process import hold
 
@@ -61,8 +61,10 @@ def resumable(entry_point: str, settings: TrainSettings, system: SystemConfig) -
         computed = [entry_point, options, asdict(system), asdict(FEATURES), folder_id(Path(settings.output))]
         command = hashlib.sha256(json.dumps(computed, sort_keys=True).encode()).hexdigest()
         tags = {lookup.COMMAND_TAG: command, lookup.CODE_TAG: provenance.source_digest()}
+        if settings.resume:
+            deliver(settings.output)
         known, ready = unfinished(settings, tags) if settings.resume else ("", None)
-        with going_on(entry_point, known, tags) as run_id:
+        with going_on(entry_point, known, settings.output, tags) as run_id:
             states = States(Path(settings.output) / "runs" / run_id / serving.WEIGHTS, command)
             try:
                 yield Begun(run_id, states, ready)
@@ -73,7 +75,8 @@ def resumable(entry_point: str, settings: TrainSettings, system: SystemConfig) -
                 place = place if states.epoch else "from the beginning"
                 stop.args = (f"Stopped; the same command goes on in the same run, {place}.",)
                 raise
-        states.clear()
+        if not (states.best_file.parent / "journal").exists():  # else the run has not ended on the server
+            states.clear()
 
 
 def folder_id(output: Path) -> str:
@@ -109,7 +112,7 @@ def unfinished(settings: TrainSettings, tags: Mapping[str, str]) -> tuple[str, R
 
 
 @contextlib.contextmanager
-def going_on(entry_point: str, known: str, tags: Mapping[str, str] | None = None) -> Iterator[str]:
+def going_on(entry_point: str, known: str, output: str, tags: Mapping[str, str] | None = None) -> Iterator[str]:
     """A run that goes on, or a new one where `known` is empty; gives its id.
 
     `mlflow run` has made a run of its own, which is then tagged with the one that it continues.
@@ -118,6 +121,22 @@ def going_on(entry_point: str, known: str, tags: Mapping[str, str] | None = None
 
     with contextlib.ExitStack() as stack:
         if known and os.environ.get("MLFLOW_RUN_ID", known) != known:
-            stack.enter_context(tracking.run(entry_point, tags={lookup.CONTINUES_TAG: known}))
+            stack.enter_context(tracking.run(entry_point, tags={lookup.CONTINUES_TAG: known}, output=output))
             print(f"goes on in the run {known}; the run that MLflow has just made is tagged with it")
-        yield stack.enter_context(tracking.run(entry_point, run_id=known, tags=tags))
+        yield stack.enter_context(tracking.run(entry_point, run_id=known, tags=tags, output=output))
+
+
+def deliver(output: str) -> list[str]:
+    """Delivers what the tracking server did not take of the runs in an output folder; returns what is in the way."""
+    from exvo.checkpoints import States
+    from exvo.delivery import deliver
+    from exvo.serving import WEIGHTS
+
+    problems = []
+    for folder in sorted((Path(output) / "runs").glob("*/journal")):
+        try:
+            if deliver(folder) == "FINISHED":
+                States(folder.parent / WEIGHTS, "").clear()
+        except InputError as error:
+            problems.append(str(error))
+    return problems

@@ -39,7 +39,7 @@ def run(settings: SubmitSettings) -> None:
     settings = replace(settings, device=resolve_device(settings.device))
     corpus = load_corpus(corpus_settings(settings, options))
     submission.require_emotions(corpus.targets)
-    with tracking.run("submit") as run_id:
+    with tracking.run("submit", output=settings.output) as run_id:
         tracking.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         tracking.log_evaluated(source, options["protocol"])
         write(Path(settings.output) / "submissions" / name, corpus, predictions(source, settings, options), task)

@@ -145,8 +145,7 @@ def train(
     tracking.log_metrics({"best_epoch": best.number})
     checkpoint = networks.load(best_file)
     report(predictions(checkpoint.network), task, "val", settings.model, ready)
-    tracking.drop_models()
-    tracking.log_checkpoint(best_file, checkpoint)
+    tracking.log_checkpoint(best_file)
     return best
 
 

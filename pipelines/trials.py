@@ -34,6 +34,9 @@ GIVE_UP = 3
 RESTARTS = 5
 """Workers that a command replaces after they were killed."""
 
+SERVER_SECONDS = 600.0
+"""What a trial waits for a tracking server that is away; then the study stops."""
+
 STOP_SECONDS = 8.0
 """What workers are given to end their trials."""
 
@@ -96,6 +99,7 @@ def do_trials(work: Work) -> None:
     """
     study, shown, waits = work.study, ended(work.study), False
     while os.getpid() == work.worker.pid or os.getppid() == work.worker.pid:
+        await_server()
         bury(study)
         give_up(work)
         trial = study.begin(work.given.trials)
@@ -109,6 +113,27 @@ def do_trials(work: Work) -> None:
         else:
             return
         shown = tell(work, shown)
+
+
+def await_server() -> None:
+    """Waits until the tracking server answers, so that the next trial can begin its run.
+
+    Raises:
+        InputError: it does not answer for `SERVER_SECONDS`.
+    """
+    from exvo import server
+
+    since, told = time.monotonic(), False
+    while not server.answers():
+        if not told:
+            print(f"waits for the tracking server {server.shown_uri()}, which does not answer", flush=True)
+        if time.monotonic() - since > SERVER_SECONDS:
+            raise InputError(
+                f"The tracking server {server.shown_uri()} has not answered for {SERVER_SECONDS / 60:.0f} minutes; "
+                "start it, and the same command goes on."
+            )
+        told = True
+        time.sleep(POLL)
 
 
 def ended(study: Study) -> set[int]:
@@ -179,7 +204,7 @@ def run_trial(work: Work, trial: Trial) -> None:
 
     settings, system = resolve(replace(work.base, **trial.options))
     tags = {lookup.STUDY_TAG: work.study.name, lookup.TRIAL_TAG: str(trial.number), lookup.TRIAL_STATE_TAG: "running"}
-    with trial.alive(), tracking.run("train", parent=work.worker.parent, tags=tags) as run_id:
+    with trial.alive(), tracking.run("train", parent=work.worker.parent, tags=tags, output=settings.output) as run_id:
         try:
             trial.note(run_id)
             start(settings, system, work.ready)
@@ -199,6 +224,7 @@ def run_trial(work: Work, trial: Trial) -> None:
 def end_trial(trial: Trial, error: BaseException, checkpoints: Path) -> None:
     """Ends a trial that has not finished, and its run: pruned, failed or killed."""
     from exvo import lookup, serving, tracking
+    from exvo.text import first_line
     from exvo.training import TrainingError
     from exvo.tuning.study import Lost, Pruned
 
@@ -206,7 +232,7 @@ def end_trial(trial: Trial, error: BaseException, checkpoints: Path) -> None:
     if isinstance(error, Pruned):
         state, problem = "pruned", ""
     elif isinstance(error, Exception):
-        state, problem = "killed" if isinstance(error, Lost) else "failed", lookup.first_line(error)
+        state, problem = "killed" if isinstance(error, Lost) else "failed", first_line(error)
     else:
         state, problem = "killed", "Stopped."
     if state == "failed" and not isinstance(error, TrainingError | InputError):
@@ -262,12 +288,12 @@ def start_worker(work: Work, log: Path) -> subprocess.Popen[bytes]:
 
     It has a session of its own, so that Ctrl-C reaches it through this process alone.
     """
-    from exvo import lookup
+    from exvo import server
 
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     environment = os.environ | {
         WORKER: json.dumps(asdict(work.worker)),
-        "MLFLOW_TRACKING_URI": lookup.tracking_uri(),
+        "MLFLOW_TRACKING_URI": server.tracking_uri(),
         "OMP_NUM_THREADS": str(max(1, threads // work.given.workers)),
     }
     environment.pop("MLFLOW_RUN_ID", None)

@@ -19,7 +19,7 @@ from exvo.config import InputError, SystemConfig, TrainSettings, TuneSettings, d
 from exvo.options import command_line
 from pipelines.common import FEATURES, Ready, command, log_corpus, log_page, read_corpus, require_readable
 from pipelines.process import hold
-from pipelines.resume import going_on
+from pipelines.resume import deliver, going_on
 from pipelines.train import resolve
 from pipelines.trials import POLL, WORKER, Work, Worker, do_trials, run_trials
 
@@ -37,6 +37,8 @@ def run(given: TuneSettings) -> None:
     settings, system = resolve(base)
     shown = shown_storage(given.storage, Path(given.output))
     with contextlib.nullcontext() if told else hold("tune", given.output), kept_in(shown):
+        if not told:
+            deliver(given.output)
         ready = read_corpus(settings)
         require_readable(ready, settings.skip_unreadable)
         study = open_study(given, settings, system, search, ready.audit.digest)
@@ -59,7 +61,7 @@ def tune(given: TuneSettings, base: TrainSettings, ready: Ready, study: Study, s
     from exvo import tracking
 
     settings, system = resolve(base)
-    with study_run(study) as run_id:
+    with study_run(study, given.output) as run_id:
         log_start(given, settings, system, ready, study, shown)
         work = Work(given, base, ready, study, Worker(asdict(given), run_id, len(study.table()), os.getpid()))
         try:
@@ -139,7 +141,7 @@ def open_study(
 
 
 @contextlib.contextmanager
-def study_run(study: Study) -> Iterator[str]:
+def study_run(study: Study, output: str) -> Iterator[str]:
     """The study's run on the tracking server, the same in all commands; gives its id."""
     from exvo import lookup
 
@@ -147,7 +149,7 @@ def study_run(study: Study) -> Iterator[str]:
     while not study.created and not study.run_id and time.monotonic() < patience:
         time.sleep(POLL)
     known = study.run_id if lookup.known_run(study.run_id) else ""
-    with going_on("tune", known) as run_id:
+    with going_on("tune", known, output) as run_id:
         if not known:
             study.note(run_id)
         yield run_id

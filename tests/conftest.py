@@ -6,8 +6,12 @@ import contextlib
 import importlib
 import os
 import shutil
+import signal
 import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +24,8 @@ import pytest
 import soundfile
 from mlflow import MlflowClient
 
+from exvo import tracking
+from exvo.delivery import Record
 from pipelines.common import command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +47,62 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+class Server:
+    """A real `mlflow server` on this machine, with its own store and artifacts, which can be stopped and started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        words += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        words += ["--artifacts-destination", str(self.folder / "kept")]
+        with (self.folder / "server.log").open("a") as log:
+            self._process = subprocess.Popen(words, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
+        for _ in range(240):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{self.uri}/health", timeout=1)
+                return
+            time.sleep(0.5)
+        pytest.fail((self.folder / "server.log").read_text())
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to all its processes."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
+    def stop(self) -> None:
+        """Ends it, if it runs; a second call does nothing."""
+        if self._process is not None:
+            self.send(signal.SIGCONT)
+            self.send(signal.SIGKILL)
+            self._process.wait(30)
+            self._process = None
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server that runs; it is the tracking server of this process."""
+    one = Server(tmp_path)
+    try:
+        one.start()
+        mlflow.set_tracking_uri(one.uri)
+        yield one
+    finally:
+        mlflow.set_tracking_uri(None)
+        one.stop()
+
+
+@pytest.fixture
+def server(own_server: Server) -> str:
+    """Its address."""
+    return own_server.uri
 
 
 def write_table_corpus(folder: Path, speakers: int = 6, clips: int = 4, seconds: float = 0.4) -> pd.DataFrame:
@@ -80,6 +142,18 @@ def run_here(entry_point: str, options: dict[str, str], monkeypatch: pytest.Monk
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
+
+
+@contextlib.contextmanager
+def run_by_hand(name: str | None = None, run_id: str | None = None) -> Iterator[mlflow.ActiveRun]:
+    """A run that a test logs with the functions of `tracking`, without what an entry point logs of its own."""
+    with mlflow.start_run(run_name=name, run_id=run_id) as active:
+        record = Record(active, Path("output") / "runs" / active.info.run_id / "journal")
+        tracking.RECORDS.append(record)
+        try:
+            yield active
+        finally:
+            tracking.RECORDS.remove(record)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_here
+from conftest import run_by_hand, run_here
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -49,7 +49,7 @@ def make_run(name: str, noise: float = 0.3, seed: int = 2, split: str = "val", *
     if tags["entry_point"] == "evaluate":
         options = {"shots": options["shots"], "split": split}
     table = different.get("predictions", predictions(noise, seed))
-    with mlflow.start_run(run_name=name) as active:
+    with run_by_hand(name) as active:
         mlflow.set_tags({f"exvo.{tag}": value for tag, value in tags.items()})
         tracking.log_settings(options, {})
         tracking.log_table(table, f"predictions/{split}.parquet")

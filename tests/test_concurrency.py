@@ -16,7 +16,6 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file
 from test_pipelines import environment
-from test_pipelines import server as server  # a fixture
 
 from exvo.config import TrainSettings, TuneSettings
 

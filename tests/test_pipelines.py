@@ -8,9 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -19,7 +16,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, free_port, run_here, write_table_corpus
+from conftest import ROOT, run_here, write_table_corpus
 from mlflow import MlflowClient
 
 from exvo.losses import ccc_loss
@@ -204,38 +201,6 @@ def test_training_never_looks_at_the_test_split(tmp_path: Path, monkeypatch: pyt
     assert len(kept) > 10
     assert not [name for name in metrics[0] if name.startswith("test/")]
     assert {name: metrics[0][name] for name in kept} == {name: metrics[1][name] for name in kept}
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """A real `mlflow server` on this machine, with its own store and artifacts."""
-    port = free_port()
-    words = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    words += [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        str(tmp_path / "kept"),
-    ]
-    uri = f"http://127.0.0.1:{port}"
-    log = (tmp_path / "server.log").open("w")
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(240):
-            try:
-                urllib.request.urlopen(f"{uri}/health", timeout=1)
-                break
-            except OSError:
-                time.sleep(0.5)
-        else:
-            pytest.fail((tmp_path / "server.log").read_text())
-        mlflow.set_tracking_uri(uri)
-        yield uri
-    finally:
-        mlflow.set_tracking_uri(None)
-        os.killpg(process.pid, 15)
-        process.wait(30)
-        log.close()
 
 
 def test_the_main_job_against_a_real_server(server: str, tiny_corpus: Path, tmp_path: Path) -> None:

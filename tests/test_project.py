@@ -18,6 +18,8 @@ from exvo.config import ENTRY_POINTS, default_text
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path for folder in ("exvo", "pipelines") for path in (ROOT / folder).rglob("*.py"))
 
+TRACKED = ("exvo/server.py", "exvo/lookup.py", "exvo/delivery.py", "exvo/tracking.py", "exvo/registry.py")
+
 
 def test_mlproject_has_the_options_and_defaults_of_the_code() -> None:
     project = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))
@@ -66,10 +68,10 @@ def test_modules_import_only_whom_they_may(path: Path) -> None:
         assert not imports(path, "exvo")
     if name.startswith("exvo/"):
         assert not imports(path, "pipelines")
-    if name not in ("exvo/tracking.py", "exvo/lookup.py", "exvo/registry.py", "exvo/serving.py"):
+    if name not in (*TRACKED, "exvo/serving.py"):
         assert not imports(path, "mlflow")
-    if name.startswith("exvo/") and name not in ("exvo/tracking.py", "exvo/lookup.py", "exvo/registry.py"):
-        tracked = ("exvo.tracking", "exvo.lookup", "exvo.registry", "exvo.serving")
+    if name.startswith("exvo/") and name not in TRACKED:
+        tracked = ("exvo.server", "exvo.tracking", "exvo.lookup", "exvo.delivery", "exvo.registry", "exvo.serving")
         assert not any(used.startswith(tracked) for used in imports(path, "exvo"))
     if not name.startswith("exvo/tuning/"):
         assert not imports(path, "optuna")

@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
-from conftest import run_here
+from conftest import run_by_hand, run_here
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from test_card import AUDIT, ENROLLED, TASK, predictions
@@ -40,7 +40,7 @@ def log_scores(table: pd.DataFrame, split: str) -> None:
 
 def make_run(name: str, noise: float = 0.3, model: bool = True, **different: Any) -> str:
     """A finished run as train logs it, with a logged model that has no files; returns its id."""
-    with mlflow.start_run(run_name=name) as active:
+    with run_by_hand(name) as active:
         mlflow.set_tags({f"exvo.{tag}": different.get(tag, value) for tag, value in TAGS.items()})
         system = {"enrolment": different.get("enrolment", "none")}
         options = {option: different.get(option, value) for option, value in OPTIONS.items()}
@@ -60,7 +60,7 @@ def make_run(name: str, noise: float = 0.3, model: bool = True, **different: Any
 
 def evaluate(trained: str, noise: float, **tags: str) -> None:
     """An evaluation of a run on the test split, as evaluate logs it."""
-    with mlflow.start_run():
+    with run_by_hand():
         every = TAGS | {"entry_point": "evaluate", "evaluated_run": trained} | tags
         mlflow.set_tags({f"exvo.{tag}": value for tag, value in every.items()})
         tracking.log_settings({"split": "test", "shots": 2}, {})
@@ -315,7 +315,7 @@ def test_the_card_takes_what_enrolment_is_worth_from_the_report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = make_run("best", enrolment="shared", protocol="strict")
-    with mlflow.start_run(run_id=run):
+    with run_by_hand(run_id=run):
         tracking.log_table(ENROLLED, "report/val/enrolment.parquet")
     register(monkeypatch, capsys)
     assert "On val, emotion_ccc with the speaker's own clips is +0.100 [0.050, 0.150] over another's" in description(

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlflow
 import pytest
+from conftest import run_by_hand
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -20,7 +21,7 @@ def make_run(name: str, status: str = "FINISHED", metric: float = 0.5, **tags: s
     """A run with the tags of a few-shot training run; a tag given as '' is left out."""
     every = {"entry_point": "train", "system": "cnn14-random-init", "task": "fewshot", "protocol": "published"}
     every |= {"corpus": "sample", "corpus_digest": "a1" * 32, "model_uri": "models:/m-1"} | tags
-    with mlflow.start_run(run_name=name) as active:
+    with run_by_hand(name) as active:
         mlflow.set_tags({f"exvo.{tag}": value for tag, value in every.items() if value})
         mlflow.log_metric(registry.SCORE, metric)
         split = "test" if every["entry_point"] == "evaluate" else "val"

@@ -1,0 +1,26 @@
+"""Delivers what the tracking server did not take, while it was away, of the runs in an output folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exvo.config import InputError, SyncSettings
+from pipelines.common import command
+from pipelines.resume import deliver
+
+
+def run(settings: SyncSettings) -> None:
+    """Delivers in no run of its own.
+
+    Raises:
+        InputError: something could not be delivered; it is still kept.
+    """
+    found = len(list((Path(settings.output) / "runs").glob("*/journal")))
+    problems = deliver(settings.output)
+    print(f"runs in {settings.output} with something to deliver: {found}; delivered: {found - len(problems)}")
+    if problems:
+        raise InputError(" ".join(problems))
+
+
+if __name__ == "__main__":
+    command("sync", run)
