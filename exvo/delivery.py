@@ -99,10 +99,9 @@ class Record:
                 send(self.run_id, entry, self._journal.artifact(entry) if entry["kind"] == "artifact" else None)
                 self._journal.done(number)
             except Exception as error:
-                if not away(entry, error):
-                    raise
-                closed.add(entry["kind"] in FILES)
                 problem = problem or server.why(error)
+                if away(entry, error):
+                    closed.add(entry["kind"] in FILES)
         self._again = time.monotonic() + max(PATIENCE, SHARE * (time.monotonic() - began) if problem else 0)
         if self._journal and not self._journal.pending:
             self._journal.close()

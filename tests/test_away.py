@@ -437,6 +437,7 @@ def test_a_database_that_is_locked_holds_up_and_loses_nothing(
     store: str, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """MLflow waits 20 seconds for a lock; what then can't be written is kept."""
+    monkeypatch.setattr(delivery, "PATIENCE", 5.0)
     options = SMALL | {"data": str(tiny_corpus)}
     whole = undisturbed(options, monkeypatch)
     other = sqlite3.connect(store.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from exvo.config import InputError
 from exvo.study_page import About, best, study_page
+from exvo.tuning import storage as storage_module
 from exvo.tuning import study as module
 from exvo.tuning.space import SPACE, options, parse_search, study_name
 from exvo.tuning.storage import has_password, open_storage, shown_storage
@@ -94,6 +95,21 @@ def test_storages_by_their_text(tmp_path: Path) -> None:
     assert not has_password("a:b@c.journal")
     open_storage("journal:" + str(tmp_path / "new" / "file"), tmp_path)
     assert (tmp_path / "new" / "file").is_file()
+
+
+def test_a_killed_process_lock_on_the_journal_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Optuna leaves it when it is killed between taking the lock and letting go of it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(storage_module, "LOCK_SECONDS", 3)
+    Path("output").mkdir()
+    Path("output/studies.journal").touch()
+    Path("output/studies.journal.lock").touch()
+    storage = open_storage("", Path("output"))
+    optuna.create_study(study_name="one", storage=storage)
+    assert [study.study_name for study in storage.get_all_studies()] == ["one"]
+    assert not Path("output/studies.journal.lock").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,14 @@ from typing import Any
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from exvo.config import InputError
+
+LOCK_SECONDS = 30
+"""Seconds after which the lock on a journal file is taken for that of a killed process; it is held for milliseconds."""
 
 
 def has_password(storage: str) -> bool:
@@ -64,7 +67,8 @@ def open_storage(storage: str, output: Path) -> BaseStorage:
     try:
         if "://" not in storage:
             Path(shown).parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(shown))
+            # Optuna's default lock is a link; where a killed process left one to a relative path, it waits for ever.
+            return JournalStorage(JournalFileBackend(shown, JournalFileOpenLock(shown, LOCK_SECONDS)))
         url = _url(storage)
         wait: dict[str, Any] = {"connect_timeout": 10} if url.drivername.startswith("postgresql") else {}  # seconds
         text = url.render_as_string(hide_password=False)
