@@ -21,7 +21,7 @@ notebooks: .venv/ready
 	$(BIN)/jupyter-nbconvert --execute --to html --output-dir output/notebooks --log-level ERROR --KernelManager.transport_encryption=auto notebooks/*.ipynb
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What breaks in the middle, at length: the tests that `make test` leaves out because they take minutes.
 faults: .venv/ready
