@@ -207,11 +207,8 @@ def log_model(run_id: str, weights: Path) -> None:
     client.set_tag(run_id, lookup.MODEL_TAG, info.model_uri)
 
 
-def deliver(folder: Path) -> str:
-    """Delivers the journal of a run that has ended, in `<output>/runs/<run_id>/journal`.
-
-    Returns:
-        The status with which the run has now ended on the server; empty where it has not, because it was killed.
+def deliver(folder: Path) -> None:
+    """Delivers the journal of a run that has ended or was killed, in `<output>/runs/<run_id>/journal`.
 
     Raises:
         InputError: something is in the way; what is not delivered is still kept.
@@ -224,7 +221,7 @@ def deliver(folder: Path) -> str:
         kinds = {entry["kind"]: entry for entry in journal.pending.values()}
         journal.close()
         if not kinds:
-            return ""
+            return
         if "model" in kinds:
             mlflow.start_run(run_id, log_system_metrics=False)
         record = Record(run, folder)
@@ -250,4 +247,3 @@ def deliver(folder: Path) -> str:
             f"What {folder} keeps of the run {run_id} could not all be delivered ({problem}); it is still kept."
         )
     shutil.rmtree(folder, ignore_errors=True)
-    return str(kinds.get("end", {"status": ""})["status"])

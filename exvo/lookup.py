@@ -149,6 +149,15 @@ def known_run(run_id: str) -> bool:
         return False
 
 
+def has_finished(run_id: str) -> bool:
+    """Whether the server has this run, and it has ended well."""
+    server.quiet()
+    try:
+        return bool(MlflowClient().get_run(run_id).info.status == "FINISHED")
+    except MlflowException:
+        return False
+
+
 def finished_runs(trials: bool = True) -> pd.DataFrame:
     """The finished runs that train or evaluate a system, newest first; with the trials of studies, or without.
 

@@ -127,7 +127,11 @@ def going_on(entry_point: str, known: str, output: str, tags: Mapping[str, str] 
 
 
 def deliver(output: str) -> list[str]:
-    """Delivers what the tracking server did not take of the runs in an output folder; returns what is in the way."""
+    """Delivers what the tracking server did not take of the runs in an output folder; returns what is in the way.
+
+    Also removes the states of runs that have finished, where a kill came between the two.
+    """
+    from exvo import lookup
     from exvo.checkpoints import States
     from exvo.delivery import deliver
     from exvo.serving import WEIGHTS
@@ -135,8 +139,10 @@ def deliver(output: str) -> list[str]:
     problems = []
     for folder in sorted((Path(output) / "runs").glob("*/journal")):
         try:
-            if deliver(folder) == "FINISHED":
-                States(folder.parent / WEIGHTS, "").clear()
+            deliver(folder)
         except InputError as error:
             problems.append(str(error))
+    for folder in {state.parent for state in (Path(output) / "runs").glob("*/epoch-*.safetensors")}:
+        if not (folder / "journal").exists() and lookup.has_finished(folder.name):
+            States(folder / WEIGHTS, "").clear()
     return problems

@@ -433,7 +433,9 @@ def killed_until_done(options: dict[str, str], store: str, kills: int, draw: ran
                 one.communicate()
                 done += one.returncode == -signal.SIGKILL
                 if len(MlflowClient().search_runs(["0"], "attributes.status = 'FINISHED'")) == 2:
-                    break  # beside the undisturbed run: it was killed too late
+                    with started("sync", {}, store) as last:  # beside the undisturbed run: it was killed too late
+                        assert "delivered: 0" in last.communicate(timeout=200)[0]
+                    break
             else:
                 said = one.communicate(timeout=200)[0]
                 assert one.returncode == 0, said
