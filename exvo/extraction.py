@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import warnings
@@ -18,12 +19,12 @@ from tqdm import tqdm
 
 from exvo.config import FeatureConfig, InputError
 from exvo.containers import AudioError, open_regular, os_problem
-from exvo.features import Audio, log_mels, read_audio
+from exvo.features import Audio, LogMel, read_audio
 from exvo.store import Clip, Store
 
 SHARD = 128  # files a task at most; what a task extracts it writes as one shard: up to 8 MB of vocal bursts
 FEW = 16  # files a worker under which starting it isn't worth while
-SAMPLES = 2**19  # of decoded clips that wait for their log-mels, in each worker: half a minute, 2 MB
+READ = 2**16  # bytes hashed at a time
 COUNTS = ("rate", "channels", "frames")  # 0 where unknown; the other columns NaN
 
 
@@ -138,43 +139,43 @@ def _as_it_is(task: Any) -> Any:
 
 
 def _process(paths: Sequence[Path], store: Store, done: dict[str, Clip]) -> list[_Found]:
-    """Hash files; decode those whose clips the store doesn't hold and leave their log-mels in `done`."""
+    """Hash files; decode those whose clips the store doesn't hold and leave them in `done`."""
     found: list[_Found] = []
-    decoded: dict[str, Audio] = {}
-    try:
-        for path in paths:
-            content, problem = "", ""
-            try:
-                with open_regular(path) as file:
-                    before = _state(os.fstat(file.fileno()))
-                    content = hashlib.file_digest(file, "sha256").hexdigest()
-                if not store.intact(content) and content not in decoded and content not in done:
-                    audio = read_audio(path, store.config)
-                    if _state(os.stat(path)) == before:
-                        decoded[content] = audio
-                    else:
-                        content, problem = "", "changed while it was read"
-            except OSError as error:
-                problem = os_problem(error)
-            except AudioError as error:
-                problem = error.problem
-            found.append(_Found(content, problem))
-            if sum(len(audio.waveform) for audio in decoded.values()) > SAMPLES:
-                _finish(decoded, store, done)
-    finally:
-        _finish(decoded, store, done)
+    log_mel = LogMel(store.config)
+    for path in paths:
+        content, problem = "", ""
+        try:
+            with open_regular(path) as file:
+                before = _state(os.fstat(file.fileno()))
+                content = _digest(file)
+            if content not in done and not store.intact(content):
+                audio = read_audio(path, store.config)
+                if _state(os.stat(path)) == before:
+                    done[content] = _clip(content, audio, log_mel)
+                else:
+                    content, problem = "", "changed while it was read"
+        except OSError as error:
+            problem = os_problem(error)
+        except AudioError as error:
+            problem = error.problem
+        found.append(_Found(content, problem))
     return found
 
 
-def _finish(decoded: dict[str, Audio], store: Store, done: dict[str, Clip]) -> None:
-    """Move decoded clips into `done`, with their log-mels and levels."""
-    mels = log_mels([audio.waveform for audio in decoded.values()], store.config) if decoded else []
-    for (content, audio), log_mel in zip(decoded.items(), mels, strict=True):
-        peak = float(np.abs(audio.waveform).max())
-        scaled = audio.waveform / peak  # so that no square vanishes
-        rms_db = 20.0 * math.log10(peak) + 10.0 * math.log10(float(np.dot(scaled, scaled)) / len(scaled))
-        done[content] = Clip(content, log_mel, audio.seconds, audio.rate, audio.channels, peak, rms_db)
-    decoded.clear()
+def _digest(file: io.FileIO) -> str:
+    """SHA-256. `hashlib.file_digest` clears a quarter of a megabyte first, which for short clips takes a while."""
+    digest = hashlib.sha256()
+    while block := file.read(READ):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _clip(content: str, audio: Audio, log_mel: LogMel) -> Clip:
+    """A clip with its log-mel and levels."""
+    peak = float(np.abs(audio.waveform).max())
+    scaled = audio.waveform / peak  # so that no square vanishes
+    rms_db = 20.0 * math.log10(peak) + 10.0 * math.log10(float(np.dot(scaled, scaled)) / len(scaled))
+    return Clip(content, log_mel(audio.waveform), audio.seconds, audio.rate, audio.channels, peak, rms_db)
 
 
 def _state(found: os.stat_result) -> tuple[int, int, int, int]:
