@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import math
+import multiprocessing
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from exvo.config import FeatureConfig, InputError
 from exvo.containers import AudioError, open_regular, os_problem
-from exvo.features import Audio, log_mels, read_audio
+from exvo.features import Audio, LogMel, read_audio
 from exvo.store import Clip, Store
 
-SHARD = 128  # files a task at most; what a task extracts it writes as one shard: up to 8 MB of vocal bursts
+SHARD = 256  # files a task at most; what a task extracts it writes as one shard: up to 16 MB of vocal bursts
 FEW = 16  # files a worker under which starting it isn't worth while
-SAMPLES = 2**19  # of decoded clips that wait for their log-mels, in each worker: half a minute, 2 MB
+READ = 2**16  # bytes hashed at a time
+PATIENCE = 5.0  # seconds that a worker has to end its task when the run is stopped
 COUNTS = ("rate", "channels", "frames")  # 0 where unknown; the other columns NaN
 
 
@@ -32,6 +36,9 @@ class _Found(NamedTuple):
 
     content: str  # SHA-256 of its bytes; '' if they can't be read
     problem: str  # '' if its log-mel is in the store or about to be
+
+
+_Done = tuple[list[_Found], str]  # what came of a task's files, and why its shard couldn't be written
 
 
 def extract(
@@ -88,11 +95,11 @@ def check(audio: pd.DataFrame, skip_unreadable: bool) -> pd.DataFrame:
     raise InputError("\n".join([f"{len(bad)} of {len(audio)} audio files can't be used: {advice}.", *lines]))
 
 
-class Shards(Dataset[tuple[list[_Found], str]]):
+class Shards:
     """The files in tasks, each of which extracts what the store lacks of them and writes that as one shard.
 
-    Processes do them, as PyTorch's loaders have it. Threads don't help here: of a short WAV file's time most goes into
-    calls so small that the threads wait for the interpreter's lock (`make bench` has the figures).
+    Processes do them. Threads don't help here: of a short WAV file's time most goes into calls so small that the
+    threads wait for the interpreter's lock (`make bench` has the figures).
     """
 
     def __init__(self, folder: Path, files: Sequence[str], store: Store, workers: int) -> None:
@@ -102,10 +109,7 @@ class Shards(Dataset[tuple[list[_Found], str]]):
         self.tasks = [[folder / file for file in files[at : at + size]] for at in range(0, len(files), size)]
         self.workers = min(workers, len(self.tasks)) if workers > 1 and len(files) > workers * FEW else 0
 
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def __getitem__(self, number: int) -> tuple[list[_Found], str]:
+    def task(self, number: int) -> _Done:
         """What came of a task's files, and why it could not be written ('' if it was)."""
         done: dict[str, Clip] = {}
         try:
@@ -114,67 +118,111 @@ class Shards(Dataset[tuple[list[_Found], str]]):
             problem = _write(self.store, done)
         return found, problem
 
-    def extracted(self) -> Iterator[tuple[list[_Found], str]]:
+    def extracted(self) -> Iterator[_Done]:
         """All tasks, in order.
 
         Raises:
             InputError: a worker died.
         """
-        with warnings.catch_warnings(), threadpool_limits(1):  # the threads of BLAS, forked, wait for each other
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores, if so wanted
+        with threadpool_limits(1):  # the threads of BLAS, forked, wait for each other
+            if self.workers:
+                yield from self._by_workers()
+            else:
+                yield from map(self.task, range(len(self.tasks)))
+
+    def _by_workers(self) -> Iterator[_Done]:
+        """Each worker has its tasks from the start, so it begins while the next is being forked, and ends by itself."""
+        stop = multiprocessing.Event()
+        workers: list[tuple[multiprocessing.Process, Connection]] = []
+        try:
+            for first in range(self.workers):
+                results, sender = multiprocessing.Pipe(duplex=False)
+                worker = multiprocessing.Process(
+                    target=_work, args=(self, first, sender, stop, os.getpid()), daemon=True
+                )
+                worker.start()
+                sender.close()  # so that the worker's end is the only one
+                workers.append((worker, results))
+            for number in range(len(self.tasks)):
+                yield _receive(*workers[number % self.workers])
+        finally:
+            stop.set()
+            for worker, results in workers:
+                results.close()
+                worker.join(PATIENCE)
+                worker.terminate()
+                worker.join()
+
+
+def _work(shards: Shards, first: int, results: Connection, stop: Event, parent: int) -> None:
+    """A worker's tasks, as long as somebody waits for them."""
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        for number in range(first, len(shards.tasks), shards.workers):
+            if stop.is_set() or os.getppid() != parent:
+                return
             try:
-                yield from DataLoader(self, batch_size=None, num_workers=self.workers, collate_fn=_as_it_is)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise InputError(
-                    f"A process that decodes audio has died ({str(error).splitlines()[0]}). What was extracted before "
-                    "is kept: run again to go on from there, with less memory in use or with workers=1."
-                ) from None
+                results.send(shards.task(number))
+            except Exception as error:
+                results.send(error)
 
 
-def _as_it_is(task: Any) -> Any:
-    return task
+def _receive(worker: multiprocessing.Process, results: Connection) -> _Done:
+    """What a worker sends next; its exceptions are raised here."""
+    try:
+        done: _Done | Exception = results.recv()
+    except (EOFError, OSError):
+        worker.join()
+        raise InputError(
+            f"A process that decodes audio has died ({_end(worker.exitcode)}). What was extracted before is kept: run "
+            "again to go on from there, with less memory in use or with workers=1."
+        ) from None
+    if isinstance(done, Exception):
+        raise done
+    return done
+
+
+def _end(code: int | None) -> str:
+    return f"killed by signal {-code}" if code is not None and code < 0 else f"status {code}"
 
 
 def _process(paths: Sequence[Path], store: Store, done: dict[str, Clip]) -> list[_Found]:
-    """Hash files; decode those whose clips the store doesn't hold and leave their log-mels in `done`."""
+    """Hash files; decode those whose clips the store doesn't hold and leave them in `done`."""
     found: list[_Found] = []
-    decoded: dict[str, Audio] = {}
-    try:
-        for path in paths:
-            content, problem = "", ""
-            try:
-                with open_regular(path) as file:
-                    before = _state(os.fstat(file.fileno()))
-                    content = hashlib.file_digest(file, "sha256").hexdigest()
-                if not store.intact(content) and content not in decoded and content not in done:
-                    audio = read_audio(path, store.config)
-                    if _state(os.stat(path)) == before:
-                        decoded[content] = audio
-                    else:
-                        content, problem = "", "changed while it was read"
-            except OSError as error:
-                problem = os_problem(error)
-            except AudioError as error:
-                problem = error.problem
-            found.append(_Found(content, problem))
-            if sum(len(audio.waveform) for audio in decoded.values()) > SAMPLES:
-                _finish(decoded, store, done)
-    finally:
-        _finish(decoded, store, done)
+    log_mel = LogMel(store.config)
+    for path in paths:
+        content, problem = "", ""
+        try:
+            with open_regular(path) as file:
+                before = _state(os.fstat(file.fileno()))
+                content = _digest(file)
+            if content not in done and not store.intact(content):
+                audio = read_audio(path, store.config)
+                if _state(os.stat(path)) == before:
+                    done[content] = _clip(content, audio, log_mel)
+                else:
+                    content, problem = "", "changed while it was read"
+        except OSError as error:
+            problem = os_problem(error)
+        except AudioError as error:
+            problem = error.problem
+        found.append(_Found(content, problem))
     return found
 
 
-def _finish(decoded: dict[str, Audio], store: Store, done: dict[str, Clip]) -> None:
-    """Move decoded clips into `done`, with their log-mels and levels."""
-    mels = log_mels([audio.waveform for audio in decoded.values()], store.config) if decoded else []
-    for (content, audio), log_mel in zip(decoded.items(), mels, strict=True):
-        peak = float(np.abs(audio.waveform).max())
-        scaled = audio.waveform / peak  # so that no square vanishes
-        rms_db = 20.0 * math.log10(peak) + 10.0 * math.log10(float(np.dot(scaled, scaled)) / len(scaled))
-        done[content] = Clip(content, log_mel, audio.seconds, audio.rate, audio.channels, peak, rms_db)
-    decoded.clear()
+def _digest(file: io.FileIO) -> str:
+    """SHA-256. `hashlib.file_digest` clears a quarter of a megabyte first, which for short clips takes a while."""
+    digest = hashlib.sha256()
+    while block := file.read(READ):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _clip(content: str, audio: Audio, log_mel: LogMel) -> Clip:
+    """A clip with its log-mel and levels."""
+    peak = float(np.abs(audio.waveform).max())
+    scaled = audio.waveform / peak  # so that no square vanishes
+    rms_db = 20.0 * math.log10(peak) + 10.0 * math.log10(float(np.dot(scaled, scaled)) / len(scaled))
+    return Clip(content, log_mel(audio.waveform), audio.seconds, audio.rate, audio.channels, peak, rms_db)
 
 
 def _state(found: os.stat_result) -> tuple[int, int, int, int]:

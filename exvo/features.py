@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +15,13 @@ import torch
 from torch import Tensor
 
 from exvo.config import FeatureConfig, InputError
-from exvo.containers import UNKNOWN_LENGTH, AudioError, check_mp3, check_size, open_audio, os_problem
+from exvo.containers import UNKNOWN_LENGTH, AudioError, check_mp3, check_size, open_audio, os_problem, read_plain
 
 BLOCK = 2**20  # samples decoded at a time, over all channels: a header's promise is never allocated
 GROUP = 16  # bands weighted at a time: most of the filterbank is zeros
 FRAMES = 256  # transformed at a time: their spectra fit a core's cache
 MAX_RATE = 1_000_000  # Hz; FLAC ends at 655,350, and soxr takes seconds to resample from billions
+SCALE = np.float32(2.0**-15)  # of 16-bit samples
 LOUDEST = 100.0  # full scale is 1; MP3 overshoots it a little, integers taken for floats by far
 
 
@@ -44,8 +44,12 @@ def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
     name = "the audio" if isinstance(source, bytes) else str(source)
     try:
         with open_audio(source) as file:
-            check_size(file)
-            mono, rate, channels = _decode(file, config)
+            if plain := read_plain(file):
+                samples, rate = plain
+                mono, channels = _mix(np.multiply(samples, SCALE, dtype=np.float32)), samples.shape[1]
+            else:
+                check_size(file)
+                mono, rate, channels = _decode(file, config)
         return Audio(prepare(mono, rate, config), rate, channels, len(mono) / rate)
     except AudioError as error:
         raise AudioError(error.problem, name) from None
@@ -89,12 +93,12 @@ def prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> np.ndar
         raise AudioError(f"longer than {config.max_seconds:g} s")
     mono = _mix(waveform if waveform.ndim == 2 else waveform[:, None]).astype(np.float32, copy=False)
     _check_samples(mono)
-    if rate != config.sample_rate:
-        mono = soxr.resample(mono, rate, config.sample_rate, quality="HQ")
-    if len(mono) < config.min_samples:
+    resampled = mono if rate == config.sample_rate else soxr.resample(mono, rate, config.sample_rate, quality="HQ")
+    if len(resampled) < config.min_samples:
         raise AudioError(f"shorter than {config.min_samples / config.sample_rate:.3f} s")
-    _check_samples(mono)
-    return mono
+    if resampled is not mono:
+        _check_samples(resampled)
+    return resampled
 
 
 def log_mel(waveform: Tensor, config: FeatureConfig) -> Tensor:
@@ -125,42 +129,48 @@ def log_mel(waveform: Tensor, config: FeatureConfig) -> Tensor:
     return decibels.reshape(*waveform.shape[:-1], *decibels.shape[-2:])
 
 
-def log_mels(waveforms: Sequence[np.ndarray], config: FeatureConfig) -> list[np.ndarray]:
-    """`log_mel` of several clips on the CPU, in few and large operations of NumPy, which a forked process may use.
+class LogMel:
+    """`log_mel` of one clip after the other on the CPU, in NumPy alone, which a forked process may use.
 
     The transform is float64 as there; the powers, which are sums of squares, are float32. It gives what `log_mel` does
-    within 1e-4 dB.
-
-    Args:
-        waveforms: float32 (samples,) each, at `config.sample_rate`, as `read_audio` gives them.
-
-    Returns:
-        float32 (frames, bands) of each.
+    within 1e-4 dB. It keeps its buffers, so each thread needs its own.
     """
-    half, hop = config.window // 2, config.hop
-    starts = np.cumsum([0] + [-(-(len(waveform) + config.window) // hop) for waveform in waveforms])  # frames
-    padded = np.zeros(starts[-1] * hop + config.window, np.float32)
-    for waveform, start in zip(waveforms, starts * hop, strict=False):
-        padded[start : start + half] = waveform[half:0:-1]
-        padded[start + half : start + half + len(waveform)] = waveform
-        padded[start + half + len(waveform) : start + config.window + len(waveform)] = waveform[-2 : -half - 2 : -1]
-    framed = np.lib.stride_tricks.sliding_window_view(padded, config.window)[::hop]  # some reach into the next clip
-    window = _tables(config, torch.device("cpu"))[0].numpy()
-    windowed, spectrum = np.empty((FRAMES, config.window)), np.empty((FRAMES, half + 1), np.complex128)
-    decibels = np.empty((int(starts[-1]), config.bands), np.float32)
-    for first in range(0, len(decibels), FRAMES):
-        block = slice(first, min(first + FRAMES, len(decibels)))
-        count = block.stop - first
-        np.fft.rfft(np.multiply(framed[block], window, out=windowed[:count]), out=spectrum[:count])
-        squares = spectrum[:count].view(np.float64).astype(np.float32)
+
+    def __init__(self, config: FeatureConfig) -> None:
+        self.config = config
+        self._window = _tables(config, torch.device("cpu"))[0].numpy()
+        bins = config.window // 2 + 1
+        self._windowed = np.empty((FRAMES, config.window))
+        self._spectrum = np.empty((FRAMES, bins), np.complex128)
+        self._squares = np.empty((FRAMES, 2 * bins), np.float32)  # of real and imaginary parts in turn
+        self._power = np.empty((FRAMES, bins), np.float32)
+
+    def __call__(self, waveform: np.ndarray) -> np.ndarray:
+        """float32 (samples,) at `config.sample_rate`, as `read_audio` gives it -> float32 (frames, bands), dB."""
+        half, hop = self.config.window // 2, self.config.hop
+        padded = np.empty(len(waveform) + 2 * half)
+        padded[:half], padded[half:-half], padded[-half:] = waveform[half:0:-1], waveform, waveform[-2 : -half - 2 : -1]
+        shape = 1 + (len(padded) - self.config.window) // hop, self.config.window
+        framed = np.ndarray(shape, padded.dtype, padded, strides=(hop * padded.itemsize, padded.itemsize))
+        decibels = np.empty((len(framed), self.config.bands), np.float32)
+        for first in range(0, len(framed), FRAMES):
+            block = slice(first, first + FRAMES)
+            self._mel(framed[block], decibels[block])
+        np.log10(np.maximum(decibels, np.float32(self.config.floor), out=decibels), out=decibels)
+        decibels *= np.float32(10.0)
+        return decibels
+
+    def _mel(self, framed: np.ndarray, mel: np.ndarray) -> None:
+        """(frames, window) -> the power of each band, into `mel` (frames, bands); at most `FRAMES`."""
+        count = len(framed)
+        windowed, spectrum = self._windowed[:count], self._spectrum[:count]
+        np.fft.rfft(np.multiply(framed, self._window, out=windowed), out=spectrum)
+        squares = self._squares[:count]
+        squares[:] = spectrum.view(np.float64)
         np.square(squares, out=squares)
-        power = squares[:, ::2] + squares[:, 1::2]
-        for bins, bands, weights in _groups(config):
-            decibels[block, bands] = power[:, bins] @ weights
-    np.log10(np.maximum(decibels, np.float32(config.floor), out=decibels), out=decibels)
-    decibels *= np.float32(10.0)
-    frames = [1 + len(waveform) // hop for waveform in waveforms]
-    return [decibels[start : start + count] for start, count in zip(starts, frames, strict=False)]
+        power = np.add(squares[:, ::2], squares[:, 1::2], out=self._power[:count])
+        for bins, bands, weights in _groups(self.config):
+            mel[:, bands] = power[:, bins] @ weights
 
 
 @lru_cache(maxsize=8)

@@ -313,6 +313,30 @@ def test_a_worker_that_dies_is_told(
         extract(folder, files, tmp_path / "store", CONFIG, workers=2)
 
 
+def test_what_a_worker_raises_is_raised_here(
+    corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(number: int) -> None:
+        if number == 20:
+            raise ZeroDivisionError("in a worker")
+
+    count_decoding(monkeypatch, fail)
+    children = set(psutil.Process().children())
+    with pytest.raises(ZeroDivisionError, match="in a worker"):
+        extract(*corpus, tmp_path / "store", CONFIG, workers=2)
+    assert set(psutil.Process().children()) == children
+    assert len(Store(tmp_path / "store", CONFIG)) >= 19
+
+
+def test_odd_windows_and_clips_longer_than_a_block(tmp_path: Path) -> None:
+    other = dataclasses.replace(CONFIG, window=401, hop=100, bands=40)
+    names = write_clips(tmp_path / "corpus", 2, seconds=4.0)
+    store, audio = extract(tmp_path / "corpus", names, tmp_path / "store", other, workers=1)
+    for file, content in zip(audio["file"], audio["content"], strict=True):
+        waveform = torch.from_numpy(read_audio(tmp_path / "corpus" / file, other).waveform)
+        np.testing.assert_allclose(store[content], log_mel(waveform, other).numpy(), rtol=0, atol=1e-4)
+
+
 def test_two_processes_at_once(corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, files = corpus
     process = start(folder, tmp_path / "store", 0.05)

@@ -18,7 +18,7 @@ import torch
 from scipy.signal import resample_poly
 
 from exvo.config import FeatureConfig, InputError
-from exvo.containers import AudioError
+from exvo.containers import AudioError, read_plain
 from exvo.features import log_mel, mel_filterbank, prepare, read_audio
 
 CONFIG = FeatureConfig()
@@ -201,6 +201,47 @@ def test_wav_at_16_khz_is_read_to_the_bit(tmp_path: Path) -> None:
     path = tmp_path / "cl\N{LATIN SMALL LETTER I WITH DIAERESIS}p.raw"  # the name doesn't matter
     path.write_bytes(encode(samples, 16_000, subtype="FLOAT"))
     np.testing.assert_array_equal(read_audio(path, CONFIG).waveform, samples)
+
+
+def with_chunk(wav: bytes, chunk: bytes, place: int = 36) -> bytes:
+    """A WAV with another chunk at that byte: 36 is before the data."""
+    return wav[:place] + chunk + wav[place:]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_plain_wav_is_read_as_libsndfile_reads_it(channels: int, rate: int) -> None:
+    full = np.random.default_rng(0).integers(-32_768, 32_768, (5_000, channels), np.int16)
+    wav = encode(full, rate)
+    tagged = with_chunk(wav, b"LIST" + struct.pack("<I", 5) + b"INFOx\0")
+    for content in (wav, tagged):
+        samples, found = read_plain(io.BytesIO(content)) or pytest.fail("not plain")
+        assert found == rate
+        np.testing.assert_array_equal(samples, full)
+        expected = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)[0]
+        np.testing.assert_array_equal(read_audio(content, CONFIG).waveform, prepare(expected, rate, CONFIG))
+
+
+@pytest.mark.parametrize("limit", [100, 2**21])
+def test_other_wavs_are_left_to_libsndfile(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    wav = encode(burst(4_000), 16_000)
+    others = [
+        *(encode(burst(4_000), 16_000, subtype=subtype) for subtype in ("PCM_24", "FLOAT", "ULAW")),
+        encode(np.stack([burst(4_000)] * 3, axis=1), 16_000),
+        *(encode(burst(4_000), 16_000, kind) for kind in ("flac", "mp3")),
+        wav[:-2],
+        wav + b"LIST\0\0\0\0",
+        with_chunk(wav, b"junk\4\0\0\0\0\0\0\0"),
+        *(wav[:cut] for cut in (0, 8, 12, 20, 30, 40, 44)),
+        wav[:20] + b"\3\0" + wav[22:],  # floats, it says
+        wav[:32] + b"\4\0" + wav[34:],  # four bytes a frame
+    ]
+    for content in others:
+        file = io.BytesIO(content)
+        assert read_plain(file) is None
+        assert file.tell() == 0
+    monkeypatch.setattr("exvo.containers.PLAIN", limit)
+    assert (read_plain(io.BytesIO(wav)) is None) == (limit < len(wav))
 
 
 def test_stereo_is_the_mean_of_its_channels() -> None:
