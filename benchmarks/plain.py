@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +110,14 @@ def epoch(network: CNN, files: Files, training: Sequence[str], held_out: Sequenc
     with torch.no_grad():
         for content in held_out:
             network(torch.from_numpy(files[content])[None])
+
+
+def loop(
+    encoder: str, folder: Path, training: Sequence[str], held_out: Sequence[str], labels: np.ndarray
+) -> Callable[[], None]:
+    """`epoch` of a new network on one `.npy` a clip, to be called again and again."""
+    network, files, truth = CNN(encoder, labels.shape[1]), Files(folder), torch.from_numpy(labels).float()
+    return lambda: epoch(network, files, training, held_out, truth)
 
 
 def interval(truth: np.ndarray, prediction: np.ndarray, resamples: Sequence[np.ndarray]) -> np.ndarray:

@@ -18,6 +18,7 @@ from exvo.checkpoints import Epoch, State, States
 from exvo.config import InputError
 from exvo.enrolment import Draw
 from exvo.losses import gradient_factor, total_objective
+from exvo.memory import keep_freed_memory
 from exvo.networks.enrolment import Network
 from exvo.tasks import Task
 
@@ -120,6 +121,7 @@ def train_epoch(
     Raises:
         TrainingError: the objective of a batch is not finite; names the batch's clips.
     """
+    keep_freed_memory()
     network.train()
     torch.manual_seed(config.seed * 1_000_003 + epoch)  # dropout
     total = 0.0

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from exvo.config import FeatureConfig, InputError
-from exvo.networks import load, load_parent, save
+from exvo.networks import layers, load, load_parent, save
 from exvo.networks.cnn import PANN, ConvBlock, channels
 from exvo.networks.enrolment import Network, mean_of_others
 from exvo.networks.panns import load_panns
@@ -154,9 +154,9 @@ def test_dropout_after_each_block(encoder: str, fusion: str, blocks: int, monkey
     torch.nn.init.constant_(network.encoder.conv_block1.bn2.bias, 20.0)  # so that ReLU leaves no zeros
     seen: list[Tensor] = []
     network.encoder.conv_block2.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    kind, calls = "dropout2d" if fusion == "conditioning" else "dropout", []
-    applied = getattr(functional, kind)
-    monkeypatch.setattr(functional, kind, lambda x, p, training: calls.append(p) or applied(x, p, training))
+    home, kind = (functional, "dropout2d") if fusion == "conditioning" else (layers, "dropout")
+    calls, applied = [], getattr(home, kind)
+    monkeypatch.setattr(home, kind, lambda x, p, training: calls.append(p) or applied(x, p, training))
     with torch.no_grad():
         network.embed(torch.randn(80, 32, 64), torch.zeros(80, 256))
     assert calls == [0.2] * blocks

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exvo.config import FeatureConfig
+from exvo.networks import layers
 
 CHANNELS = {
     "cnn5": (64, 256, 1024),
@@ -39,10 +40,13 @@ class ConvBlock(nn.Module):
         for convolution in (self.conv1, self.conv2):
             nn.init.xavier_uniform_(convolution.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, frames, bands) -> (batch, out_channels, frames, bands)."""
-        x = functional.relu(self.bn1(self.conv1(x)))
-        return functional.relu(self.bn2(self.conv2(x)))
+    def forward(self, x: Tensor, pool: bool) -> Tensor:
+        """(batch, in_channels, frames, bands) -> (batch, out_channels, frames, bands), or half of both with pooling."""
+        first = self.training and self.conv1.in_channels == 1
+        x = layers.first_convolution(x, self.conv1.weight) if first else self.conv1(x)
+        x = functional.relu(self.bn1(x), inplace=True)
+        x = self.bn2(self.conv2(x))
+        return layers.rectify_and_pool(x) if pool else functional.relu(x, inplace=True)
 
 
 class PANN(nn.Module):
@@ -88,10 +92,8 @@ class PANN(nn.Module):
         x = self.bn0(log_mel.unsqueeze(1).transpose(1, 3)).transpose(1, 3)  # (batch, 1, frames, bands)
         x = x.contiguous(memory_format=torch.channels_last)
         for number in range(len(self.channels)):
-            x = self.get_submodule(f"conv_block{number + 1}")(x)
-            if number < self.poolings:
-                x = functional.avg_pool2d(x, 2)
-            x = after_block(number, x) if after_block else functional.dropout(x, self.dropout, self.training)
+            x = self.get_submodule(f"conv_block{number + 1}")(x, pool=number < self.poolings)
+            x = after_block(number, x) if after_block else layers.dropout(x, self.dropout, self.training)
         x = x.mean(dim=3)  # over bands: (batch, channels, frames)
         return self.refine(x.amax(dim=2) + x.mean(dim=2))
 
