@@ -181,7 +181,7 @@ def log_table(table: pd.DataFrame, name: str) -> None:
 def log_figure(figure: Figure, name: str) -> None:
     """A picture as an artifact, PNG."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
+    figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
     log_bytes(name, file.getvalue())
 
 
