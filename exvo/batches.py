@@ -110,6 +110,12 @@ def write_frames(row: np.ndarray, log_mel: np.ndarray, fill: str) -> None:
         known += copied
 
 
+def first_frames(lengths: np.ndarray, places: np.ndarray, frames: int) -> np.ndarray:
+    """Where crops of `frames` frames begin in clips of so many frames, at places 0-1: all (clips,)."""
+    found: np.ndarray = (places * (np.maximum(lengths - frames, 0) + 1)).astype(np.int64)
+    return found
+
+
 def crops(clips: Clips, index: np.ndarray, places: np.ndarray, frames: int) -> Tensor:
     """A run of frames of each clip: (clips, frames, bands), dB; a shorter clip is filled at its end.
 
@@ -120,9 +126,9 @@ def crops(clips: Clips, index: np.ndarray, places: np.ndarray, frames: int) -> T
         frames: of the run.
     """
     log_mels = [clips.features[clips.contents[clip]] for clip in index]
+    firsts = first_frames(np.array([len(log_mel) for log_mel in log_mels]), places, frames)
     batch = np.empty((len(index), frames, log_mels[0].shape[1]), np.float32)
-    for row, log_mel, place in zip(batch, log_mels, places, strict=True):
-        first = int(place * (max(len(log_mel) - frames, 0) + 1))
+    for row, log_mel, first in zip(batch, log_mels, firsts, strict=True):
         write_frames(row, log_mel[first:], clips.fill)
     return torch.from_numpy(batch)
 
@@ -145,10 +151,27 @@ def training_order(
     return [[order[start:stop]] for start, stop in zip(bounds, [*bounds[1:], len(order)], strict=True)]
 
 
-def training_batches(
-    clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw | None = None, frames: int = CROP_FRAMES
-) -> Iterator[Batch]:
-    """All clips once, in random order, each as a random crop of `frames` frames. A pure function of seed and epoch.
+@dataclass(frozen=True)
+class Drawn:
+    """What of a training batch is drawn, before any log-mel is read.
+
+    Attributes:
+        index: (batch,), which clips they are.
+        places: (batch,), 0-1: where their crops begin.
+        groups: (batch,), see `Batch`.
+        drawn: (batch, shots), see `Batch`.
+        enrolment_places: (batch, shots), 0-1: where the crops of the drawn clips begin.
+    """
+
+    index: np.ndarray
+    places: np.ndarray
+    groups: np.ndarray | None = None
+    drawn: np.ndarray | None = None
+    enrolment_places: np.ndarray | None = None
+
+
+def draw_epoch(clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw | None) -> Iterator[Drawn]:
+    """The batches of an epoch: all clips once, in random order. A pure function of seed and epoch.
 
     Where clips enrol each other, a batch holds whole groups of a speaker's clips, and about `batch_size` clips.
     """
@@ -156,25 +179,42 @@ def training_batches(
         np.random.default_rng([seed, epoch, purpose]) for purpose in (ORDER, CROP, ENROL, ENROL_CROP)
     )
     places = crop.random(len(clips))
-    codes = torch.from_numpy(np.unique(np.asarray(clips.speakers, str), return_inverse=True)[1])
     everyone = draw_clips(clips.speakers, draw, enrol) if draw is not None and not draw.shared else None
     for groups in training_order(clips, batch_size, order, draw):
         index = np.concatenate(groups)
-        labels = torch.from_numpy(clips.labels[index]).float()
-        speakers = codes[index] if len(codes) else None
-        batch = Batch(crops(clips, index, places[index], frames), labels, index, speakers)
+        batch = Drawn(index, places[index])
         if draw is not None and draw.shared:
-            numbers = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-            batch = replace(batch, groups=torch.from_numpy(numbers))
+            batch = replace(batch, groups=np.repeat(np.arange(len(groups)), [len(group) for group in groups]))
         elif everyone is not None:
             drawn = everyone[index]
-            enrolment = crops(clips, drawn.ravel(), enrol_crop.random(drawn.size), frames)
-            theirs = torch.from_numpy(clips.labels[drawn]).float()
+            batch = replace(batch, drawn=drawn, enrolment_places=enrol_crop.random(drawn.shape))
+        yield batch
+
+
+def speaker_numbers(clips: Clips) -> Tensor | None:
+    """The number of each clip's speaker in sorted order, (clips,); None where nobody is known."""
+    numbers = np.unique(np.asarray(clips.speakers, str), return_inverse=True)[1]
+    return torch.from_numpy(numbers) if len(numbers) else None
+
+
+def training_batches(
+    clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw | None = None, frames: int = CROP_FRAMES
+) -> Iterator[Batch]:
+    """The batches of `draw_epoch`, each clip as a random crop of `frames` frames."""
+    numbers = speaker_numbers(clips)
+    for chosen in draw_epoch(clips, batch_size, seed, epoch, draw):
+        index, drawn, places = chosen.index, chosen.drawn, chosen.enrolment_places
+        labels = torch.from_numpy(clips.labels[index]).float()
+        speakers = None if numbers is None else numbers[index]
+        groups = None if chosen.groups is None else torch.from_numpy(chosen.groups)
+        batch = Batch(crops(clips, index, chosen.places, frames), labels, index, speakers, groups=groups)
+        if drawn is not None and places is not None:
+            enrolment = crops(clips, drawn.ravel(), places.ravel(), frames)
             batch = replace(
                 batch,
                 drawn=drawn,
                 enrolment=enrolment.view(*drawn.shape, *enrolment.shape[1:]),
-                enrolment_labels=theirs,
+                enrolment_labels=torch.from_numpy(clips.labels[drawn]).float(),
             )
         yield batch
 

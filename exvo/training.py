@@ -20,6 +20,7 @@ from exvo.enrolment import Draw
 from exvo.losses import gradient_factor, total_objective
 from exvo.memory import keep_freed_memory
 from exvo.networks.enrolment import Network
+from exvo.resident import Resident, make_resident
 from exvo.tasks import Task
 
 
@@ -113,10 +114,22 @@ def train_step(
     return loss.detach()
 
 
+LOOK_EVERY = {"cpu": 1, "cuda": 50}
+"""Steps after which the losses are looked at: on a GPU that waits until it has done all of them."""
+
+
 def train_epoch(
-    network: Network, task: Task, optimizer: torch.optim.Optimizer, clips: Clips, config: TrainingConfig, epoch: int
+    network: Network,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    clips: Clips,
+    config: TrainingConfig,
+    epoch: int,
+    resident: Resident | None = None,
 ) -> float:
     """One pass over the training clips; returns the mean of the objective over clips.
+
+    Where the clips are `resident` on the device, batches are gathered there; else they come from the feature store.
 
     Raises:
         TrainingError: the objective of a batch is not finite; names the batch's clips.
@@ -124,19 +137,38 @@ def train_epoch(
     keep_freed_memory()
     network.train()
     torch.manual_seed(config.seed * 1_000_003 + epoch)  # dropout
-    total = 0.0
+    total, waiting = 0.0, []
+    if resident is None:
+        batches = training_batches(clips, config.batch_size, config.seed, epoch, config.draw)
+    else:
+        batches = resident.batches(config.batch_size, config.seed, epoch, config.draw)
     told = tqdm(total=len(clips), desc=f"epoch {epoch}/{config.epochs}", unit="clip", leave=False, disable=None)
-    for batch in training_batches(clips, config.batch_size, config.seed, epoch, config.draw):
-        loss = train_step(network, task, optimizer, batch, config, epoch).item()
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss is {loss} in epoch {epoch} on the batch of {named(clips, batch.index)}. Look at "
-                "these clips, or lower the learning rate."
-            )
-        total += loss * len(batch.index)
+    for batch in batches:
+        waiting.append((train_step(network, task, optimizer, batch, config, epoch), batch.index))
+        if len(waiting) == LOOK_EVERY[config.device]:
+            total = add_losses(total, waiting, clips, epoch)
+            waiting = []
         told.update(len(batch.index))
+    total = add_losses(total, waiting, clips, epoch)
     told.close()
     return total / len(clips)
+
+
+def add_losses(total: float, steps: Sequence[tuple[Tensor, np.ndarray]], clips: Clips, epoch: int) -> float:
+    """The total and, for each step's loss, as often as its batch has clips, that loss.
+
+    Raises:
+        TrainingError: a loss is not finite; names the clips of the first such batch.
+    """
+    losses = torch.stack([loss for loss, _ in steps]).tolist() if steps else []
+    for loss, (_, index) in zip(losses, steps, strict=True):
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss is {loss} in epoch {epoch} on the batch of {named(clips, index)}. Look at these clips, or "
+                "lower the learning rate."
+            )
+        total += loss * len(index)
+    return total
 
 
 def named(clips: Clips, index: Sequence[int] | np.ndarray) -> str:
@@ -306,10 +338,11 @@ def fit(
         scheduler.load_state_dict(dict(state.scheduler))
         best, done = state.best, state.epoch
         del state
+    resident = make_resident(clips, config.device)
     for number in range(done + 1, config.epochs + 1):
         rate = optimizer.param_groups[0]["lr"]
         began = time.perf_counter()
-        loss = train_epoch(network, task, optimizer, clips, config, number)
+        loss = train_epoch(network, task, optimizer, clips, config, number, resident)
         seconds = time.perf_counter() - began
         score = float(validate(network))
         is_best = best is None or score > best.score or (math.isnan(best.score) and not math.isnan(score))

@@ -41,9 +41,8 @@ def mean_of_others(embeddings: Tensor, groups: Tensor) -> Tensor:
         embeddings: (batch, embedding).
         groups: (batch,), whole numbers from 0; each occurs twice or more.
     """
-    count = int(groups.max()) + 1
-    sums = embeddings.new_zeros(count, embeddings.shape[1]).index_add(0, groups, embeddings)
-    clips = torch.bincount(groups, minlength=count)[groups, None]
+    sums = torch.zeros_like(embeddings).index_add(0, groups, embeddings)  # as many rows as there can be groups
+    clips = torch.zeros_like(groups).index_add(0, groups, torch.ones_like(groups))[groups, None]
     return (sums[groups] - embeddings) / (clips - 1)
 
 
