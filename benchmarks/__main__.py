@@ -28,6 +28,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import learning, memory, plain
+from benchmarks.files import Files
 from exvo import corpora, extraction
 from exvo.batches import Clips, training_batches
 from exvo.bootstrap import bootstrap, ccc_statistics, draws, interval
@@ -140,7 +141,7 @@ def store_rows(store: Store, contents: list[str], scratch: Path) -> Iterator[Row
     clips = Clips(contents, contents, store, np.zeros((len(contents), 1)), "repeat")
     for content in contents:
         np.save(scratch / f"{content}.npy", store[content])
-    files = Clips(contents, contents, plain.Files(scratch), clips.labels, "repeat")
+    files = Clips(contents, contents, Files(scratch), clips.labels, "repeat")
 
     def through(chosen: Clips) -> None:
         for _ in training_batches(chosen, 32, 0, 0):

@@ -14,6 +14,7 @@ import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.files import Files
 from exvo.config import CROP_FRAMES, FeatureConfig
 from exvo.losses import ccc_loss
 from exvo.metrics import ccc
@@ -49,18 +50,6 @@ def transform(path: Path) -> None:
     """Decoding and one FFT a frame, float64 as in `exvo.features`: the least that a log-mel costs."""
     padded = np.pad(soundfile.read(path)[0], FEATURES.window // 2, mode="reflect")
     np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, FEATURES.window)[:: FEATURES.hop])
-
-
-class Files(dict[str, np.ndarray]):
-    """content -> log-mel from one `.npy` a clip, read anew each time."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def __missing__(self, content: str) -> np.ndarray:
-        found: np.ndarray = np.load(self.folder / f"{content}.npy")
-        return found
 
 
 class CNN(nn.Module):
