@@ -122,14 +122,13 @@ def train_epoch(
     network: Network,
     task: Task,
     optimizer: torch.optim.Optimizer,
-    clips: Clips,
+    source: Clips | Resident,
     config: TrainingConfig,
     epoch: int,
-    resident: Resident | None = None,
 ) -> float:
     """One pass over the training clips; returns the mean of the objective over clips.
 
-    Where the clips are `resident` on the device, batches are gathered there; else they come from the feature store.
+    Batches come from the feature store, or from the device, where the clips are resident.
 
     Raises:
         TrainingError: the objective of a batch is not finite; names the batch's clips.
@@ -137,11 +136,12 @@ def train_epoch(
     keep_freed_memory()
     network.train()
     torch.manual_seed(config.seed * 1_000_003 + epoch)  # dropout
-    total, waiting = 0.0, []
-    if resident is None:
-        batches = training_batches(clips, config.batch_size, config.seed, epoch, config.draw)
+    drawn_from = (config.batch_size, config.seed, epoch, config.draw)
+    if isinstance(source, Resident):
+        clips, batches = source.clips, source.batches(*drawn_from)
     else:
-        batches = resident.batches(config.batch_size, config.seed, epoch, config.draw)
+        clips, batches = source, training_batches(source, *drawn_from)
+    total, waiting = 0.0, []
     told = tqdm(total=len(clips), desc=f"epoch {epoch}/{config.epochs}", unit="clip", leave=False, disable=None)
     for batch in batches:
         waiting.append((train_step(network, task, optimizer, batch, config, epoch), batch.index))
@@ -338,11 +338,11 @@ def fit(
         scheduler.load_state_dict(dict(state.scheduler))
         best, done = state.best, state.epoch
         del state
-    resident = make_resident(clips, config.device)
+    source = make_resident(clips, config.device) or clips
     for number in range(done + 1, config.epochs + 1):
         rate = optimizer.param_groups[0]["lr"]
         began = time.perf_counter()
-        loss = train_epoch(network, task, optimizer, clips, config, number, resident)
+        loss = train_epoch(network, task, optimizer, source, config, number)
         seconds = time.perf_counter() - began
         score = float(validate(network))
         is_best = best is None or score > best.score or (math.isnan(best.score) and not math.isnan(score))

@@ -63,13 +63,13 @@ def test_without_speakers() -> None:
         assert_equal(one, other)
 
 
-def epoch_of(clips: Clips, on_device: Resident | None, draw: Draw | None) -> tuple[float, dict[str, Tensor]]:
+def epoch_of(source: Clips | Resident, draw: Draw | None) -> tuple[float, dict[str, Tensor]]:
     shared = draw is not None and draw.shared
     fusion = "none" if draw is None else "relative" if shared else "attention"
     enrolment = "none" if draw is None else "shared" if shared else "cnn10"
     network = make_network(enrolment=enrolment, fusion=fusion)
     settings = config(draw=draw)
-    loss = train_epoch(network, TASK, make_optimizer(network, settings), clips, settings, 1, on_device)
+    loss = train_epoch(network, TASK, make_optimizer(network, settings), source, settings, 1)
     return loss, network.state_dict()
 
 
@@ -78,10 +78,10 @@ def test_training_is_the_same_bit_for_bit_however_seldom_the_losses_are_looked_a
     draw: Draw | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clips = make_clips()
-    loss, weights = epoch_of(clips, None, draw)
+    loss, weights = epoch_of(clips, draw)
     for every in (1, 2, 50):
         monkeypatch.setitem(training.LOOK_EVERY, "cpu", every)
-        found = epoch_of(clips, Resident(clips, "cpu"), draw)
+        found = epoch_of(Resident(clips, "cpu"), draw)
         assert found[0] == loss
         assert all(torch.equal(found[1][name], tensor) for name, tensor in weights.items())
 
@@ -116,7 +116,7 @@ def test_a_loss_that_is_not_finite_names_the_first_such_batch(every: int, monkey
     expected = f"The loss is nan in epoch 1 on the batch of {names}. Look at these clips"
     assert clips.contents[first.index[0]] != "c4"  # which is another clip's content too
     with pytest.raises(TrainingError, match=expected):
-        epoch_of(clips, Resident(clips, "cpu"), None)
+        epoch_of(Resident(clips, "cpu"), None)
 
 
 def test_where_the_gpu_has_too_little_memory_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
