@@ -7,12 +7,12 @@ import hashlib
 import io
 import math
 import multiprocessing
+import multiprocessing.connection
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -24,10 +24,13 @@ from exvo.containers import AudioError, open_regular, os_problem
 from exvo.features import Audio, LogMel, read_audio
 from exvo.store import Clip, Store
 
-SHARD = 256  # files a task at most; what a task extracts it writes as one shard: up to 16 MB of vocal bursts
-FEW = 16  # files a worker under which starting it isn't worth while
+TASK = 16  # files that a worker takes at a time; for fewer it isn't worth while starting
+SHARD = 256  # files after which a worker writes what it has as one shard: about 12 MB of vocal bursts
+LARGE = 2**22  # numbers in log-mels after which it does so earlier: 16 MB
 READ = 2**16  # bytes hashed at a time
+WHOLE = 2**21  # bytes of a file that is read once, for its hash and its samples: a minute at 16 kHz
 PATIENCE = 5.0  # seconds that a worker has to end its task when the run is stopped
+FAINT = 1e-6  # a peak below which samples are scaled before they are squared, so that no square vanishes
 COUNTS = ("rate", "channels", "frames")  # 0 where unknown; the other columns NaN
 
 
@@ -38,7 +41,12 @@ class _Found(NamedTuple):
     problem: str  # '' if its log-mel is in the store or about to be
 
 
-_Done = tuple[list[_Found], str]  # what came of a task's files, and why its shard couldn't be written
+class _Done(NamedTuple):
+    """What a process has done, with the shard that it wrote."""
+
+    found: dict[int, list[_Found]]  # of each of its tasks since the last shard
+    problem: str  # why the shard could not be written; '' if it was
+    last: bool  # nothing follows
 
 
 def extract(
@@ -65,20 +73,22 @@ def extract(
         raise InputError(f"The number of workers must be 0 (one a core) or more, found {workers}.")
     store = Store(store_folder, config)
     store.sweep()
-    shards = Shards(Path(folder), files, store, workers or _cores())
-    found: list[_Found] = []
-    with tqdm(total=len(files), desc="features", unit="clip", disable=None) as bar:
-        for results, problem in shards.extracted():
-            if problem:
-                store.refresh()
-                raise InputError(
-                    f"The features can't be written to {store.folder}: {problem}. The {len(store)} clips written "
-                    "before are kept: free some space or choose another folder, and run again to go on from there."
-                )
-            found += results
-            bar.update(len(results))
-    store.refresh()
-    return store, _table(store, files, found)
+    found: dict[int, list[_Found]] = {}
+    bar = tqdm(total=len(files), desc="features", unit="clip", disable=None)
+    with bar, _Workers(_Tasks(Path(folder), files, store), workers or _cores()) as at_work:
+        for done in at_work.results():
+            store.refresh()
+            if done.problem:
+                break
+            found |= done.found
+            bar.update(sum(map(len, done.found.values())))
+        else:
+            return store, _table(store, files, [one for number in sorted(found) for one in found[number]])
+    store.refresh()  # the other workers have written theirs
+    raise InputError(
+        f"The features can't be written to {store.folder}: {done.problem}. The {len(store)} clips written before are "
+        "kept: free some space or choose another folder, and run again to go on from there."
+    )
 
 
 def check(audio: pd.DataFrame, skip_unreadable: bool) -> pd.DataFrame:
@@ -95,75 +105,154 @@ def check(audio: pd.DataFrame, skip_unreadable: bool) -> pd.DataFrame:
     raise InputError("\n".join([f"{len(bad)} of {len(audio)} audio files can't be used: {advice}.", *lines]))
 
 
-class Shards:
-    """The files in tasks, each of which extracts what the store lacks of them and writes that as one shard.
+class _Tasks:
+    """The files in tasks, each of which is taken once, by one process or another."""
 
-    Processes do them. Threads don't help here: of a short WAV file's time most goes into calls so small that the
-    threads wait for the interpreter's lock (`make bench` has the figures).
+    def __init__(self, folder: Path, files: Sequence[str], store: Store) -> None:
+        self.folder, self.store, self.log_mel = folder, store, LogMel(store.config)
+        self.tasks = [files[at : at + TASK] for at in range(0, len(files), TASK)]
+        self._taken = multiprocessing.Value("i", 0)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def stop(self) -> None:
+        """Leaves none to take. Not through the lock, which a killed process may hold."""
+        self._taken.get_obj().value = len(self)
+
+    def work(self) -> Iterator[_Done]:
+        """Take one after the other, as long as there are any."""
+        shard = _Shard(self.store, self.log_mel)
+        found: dict[int, list[_Found]] = {}
+        try:
+            while (number := self._take()) < len(self):
+                found[number] = self._process(self.tasks[number], shard)
+                if len(found) * TASK >= SHARD or shard.size >= LARGE:
+                    yield _Done(found, shard.write(), last=False)
+                    found = {}
+        finally:  # interrupted, it keeps what it has
+            problem = shard.write()
+        yield _Done(found, problem, last=True)
+
+    def _take(self) -> int:
+        with self._taken:
+            number = int(self._taken.value)
+            self._taken.value = number + 1
+        return number
+
+    def _process(self, files: Sequence[str], shard: _Shard) -> list[_Found]:
+        """Hash files; decode those whose clips the store doesn't hold, and add them to the shard."""
+        found: list[_Found] = []
+        for name in files:
+            path, content, problem = os.path.join(self.folder, name), "", ""
+            try:
+                with open_regular(path) as file:
+                    before = _state(os.fstat(file.fileno()))
+                    whole = file.read(before.size) if before.size <= WHOLE else b""
+                    content = hashlib.sha256(whole).hexdigest() if whole else _digest(file)
+                if content not in shard.clips and not self.store.intact(content):
+                    audio = read_audio(whole or path, self.store.config)
+                    if _state(os.stat(path)) == before:
+                        shard.add(content, audio)
+                    else:
+                        content, problem = "", "changed while it was read"
+            except OSError as error:
+                problem = os_problem(error)
+            except AudioError as error:
+                problem = error.problem
+            found.append(_Found(content, problem))
+        return found
+
+
+class _Shard:
+    """The clips of the next shard. Their log-mels lie one after the other, where those of the one before lay."""
+
+    def __init__(self, store: Store, log_mel: LogMel) -> None:
+        self.clips: dict[str, Clip] = {}
+        self.size = 0  # numbers in their log-mels
+        self._store, self._log_mel = store, log_mel
+        longest = log_mel.frames(math.ceil(store.config.max_seconds * store.config.sample_rate)) + 1
+        self._values = np.empty(LARGE + TASK * longest * store.config.bands, np.float32)
+
+    def add(self, content: str, audio: Audio) -> None:
+        """A clip with its log-mel and levels."""
+        frames, bands = self._log_mel.frames(len(audio.waveform)), self._store.config.bands
+        log_mel = self._values[self.size : self.size + frames * bands].reshape(frames, bands)
+        self._log_mel(audio.waveform, log_mel)
+        scale = audio.peak if audio.peak < FAINT else 1.0
+        scaled = audio.waveform if scale == 1.0 else audio.waveform / scale
+        rms_db = 20.0 * math.log10(scale) + 10.0 * math.log10(float(np.dot(scaled, scaled)) / len(scaled))
+        self.clips[content] = Clip(content, log_mel, audio.seconds, audio.rate, audio.channels, audio.peak, rms_db)
+        self.size += log_mel.size
+
+    def write(self) -> str:
+        """Write it and begin the next one; '' or why it can't be written."""
+        clips, self.clips, self.size = list(self.clips.values()), {}, 0
+        try:
+            self._store.add(clips, self._values)
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
+
+
+class _Workers:
+    """The processes that do the tasks; a few files are done in this one.
+
+    Threads don't help here: of a short WAV file's time most goes into calls so small that the threads wait for the
+    interpreter's lock (`make bench` has the figures).
     """
 
-    def __init__(self, folder: Path, files: Sequence[str], store: Store, workers: int) -> None:
-        self.store = store
-        tasks = workers * math.ceil(len(files) / (workers * SHARD))  # as many for each worker
-        size = math.ceil(len(files) / max(tasks, 1)) or 1
-        self.tasks = [[folder / file for file in files[at : at + size]] for at in range(0, len(files), size)]
-        self.workers = min(workers, len(self.tasks)) if workers > 1 and len(files) > workers * FEW else 0
+    def __init__(self, tasks: _Tasks, count: int) -> None:
+        self._tasks = tasks
+        self._count = count if 1 < count < len(tasks) else 0
+        self._processes: dict[Connection, multiprocessing.Process] = {}
 
-    def task(self, number: int) -> _Done:
-        """What came of a task's files, and why it could not be written ('' if it was)."""
-        done: dict[str, Clip] = {}
-        try:
-            found = _process(self.tasks[number], self.store, done)
-        finally:  # interrupted, it keeps what it has
-            problem = _write(self.store, done)
-        return found, problem
+    def __enter__(self) -> _Workers:
+        self._limits = threadpool_limits(1)  # the threads of BLAS, forked, wait for each other
+        return self
 
-    def extracted(self) -> Iterator[_Done]:
-        """All tasks, in order.
+    def __exit__(self, *_: object) -> None:
+        self._tasks.stop()
+        for results, worker in self._processes.items():
+            results.close()
+            worker.join(PATIENCE)
+            worker.terminate()
+            worker.join()
+        self._limits.restore_original_limits()
+
+    def results(self) -> Iterator[_Done]:
+        """What comes of the tasks, as they are done.
 
         Raises:
             InputError: a worker died.
         """
-        with threadpool_limits(1):  # the threads of BLAS, forked, wait for each other
-            if self.workers:
-                yield from self._by_workers()
-            else:
-                yield from map(self.task, range(len(self.tasks)))
-
-    def _by_workers(self) -> Iterator[_Done]:
-        """Each worker has its tasks from the start, so it begins while the next is being forked, and ends by itself."""
-        stop = multiprocessing.Event()
-        workers: list[tuple[multiprocessing.Process, Connection]] = []
-        try:
-            for first in range(self.workers):
-                results, sender = multiprocessing.Pipe(duplex=False)
-                worker = multiprocessing.Process(
-                    target=_work, args=(self, first, sender, stop, os.getpid()), daemon=True
-                )
-                worker.start()
-                sender.close()  # so that the worker's end is the only one
-                workers.append((worker, results))
-            for number in range(len(self.tasks)):
-                yield _receive(*workers[number % self.workers])
-        finally:
-            stop.set()
-            for worker, results in workers:
-                results.close()
-                worker.join(PATIENCE)
-                worker.terminate()
-                worker.join()
+        if not self._count:
+            yield from self._tasks.work()
+        for _ in range(self._count):
+            results, sender = multiprocessing.Pipe(duplex=False)
+            worker = multiprocessing.Process(target=_work, args=(self._tasks, sender, os.getpid()), daemon=True)
+            worker.start()
+            sender.close()  # so that the worker's end is the only one
+            self._processes[results] = worker
+        at_work = list(self._processes)
+        while at_work:
+            for results in cast(list[Connection], multiprocessing.connection.wait(at_work)):
+                done = _receive(self._processes[results], results)
+                if done.last:
+                    at_work.remove(results)
+                yield done
 
 
-def _work(shards: Shards, first: int, results: Connection, stop: Event, parent: int) -> None:
-    """A worker's tasks, as long as somebody waits for them."""
+def _work(tasks: _Tasks, results: Connection, parent: int) -> None:
+    """What a worker does, as long as somebody waits for it."""
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        for number in range(first, len(shards.tasks), shards.workers):
-            if stop.is_set() or os.getppid() != parent:
-                return
-            try:
-                results.send(shards.task(number))
-            except Exception as error:
-                results.send(error)
+        try:
+            for done in tasks.work():
+                results.send(done)
+                if os.getppid() != parent:
+                    return
+        except Exception as error:
+            results.send(error)
 
 
 def _receive(worker: multiprocessing.Process, results: Connection) -> _Done:
@@ -185,58 +274,25 @@ def _end(code: int | None) -> str:
     return f"killed by signal {-code}" if code is not None and code < 0 else f"status {code}"
 
 
-def _process(paths: Sequence[Path], store: Store, done: dict[str, Clip]) -> list[_Found]:
-    """Hash files; decode those whose clips the store doesn't hold and leave them in `done`."""
-    found: list[_Found] = []
-    log_mel = LogMel(store.config)
-    for path in paths:
-        content, problem = "", ""
-        try:
-            with open_regular(path) as file:
-                before = _state(os.fstat(file.fileno()))
-                content = _digest(file)
-            if content not in done and not store.intact(content):
-                audio = read_audio(path, store.config)
-                if _state(os.stat(path)) == before:
-                    done[content] = _clip(content, audio, log_mel)
-                else:
-                    content, problem = "", "changed while it was read"
-        except OSError as error:
-            problem = os_problem(error)
-        except AudioError as error:
-            problem = error.problem
-        found.append(_Found(content, problem))
-    return found
-
-
 def _digest(file: io.FileIO) -> str:
-    """SHA-256. `hashlib.file_digest` clears a quarter of a megabyte first, which for short clips takes a while."""
+    """SHA-256 of a file that is longer than `WHOLE`, or empty."""
     digest = hashlib.sha256()
     while block := file.read(READ):
         digest.update(block)
     return digest.hexdigest()
 
 
-def _clip(content: str, audio: Audio, log_mel: LogMel) -> Clip:
-    """A clip with its log-mel and levels."""
-    peak = float(np.abs(audio.waveform).max())
-    scaled = audio.waveform / peak  # so that no square vanishes
-    rms_db = 20.0 * math.log10(peak) + 10.0 * math.log10(float(np.dot(scaled, scaled)) / len(scaled))
-    return Clip(content, log_mel(audio.waveform), audio.seconds, audio.rate, audio.channels, peak, rms_db)
-
-
-def _state(found: os.stat_result) -> tuple[int, int, int, int]:
+class _State(NamedTuple):
     """What changes when a file is replaced or written to."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    device: int
+    number: int
+    size: int  # bytes
+    modified: int  # ns
 
 
-def _write(store: Store, done: Mapping[str, Clip]) -> str:
-    """Write what is done as a shard; '' or why it can't be."""
-    try:
-        store.add(list(done.values()))
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
+def _state(found: os.stat_result) -> _State:
+    return _State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _table(store: Store, files: Sequence[str], found: Sequence[_Found]) -> pd.DataFrame:

@@ -30,6 +30,7 @@ class Audio:
     """A decoded file: float32 `waveform` (samples,) at `FeatureConfig.sample_rate`; the rest describes the source."""
 
     waveform: np.ndarray
+    peak: float  # largest magnitude of the waveform; full scale is 1
     rate: int  # Hz
     channels: int
     seconds: float
@@ -43,14 +44,14 @@ def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
     """
     name = "the audio" if isinstance(source, bytes) else str(source)
     try:
-        with open_audio(source) as file:
-            if plain := read_plain(file):
-                samples, rate = plain
-                mono, channels = _mix(np.multiply(samples, SCALE, dtype=np.float32)), samples.shape[1]
-            else:
+        if isinstance(source, bytes) and (plain := read_plain(source)):
+            samples, rate = plain
+            mono, channels = _mix(np.multiply(samples, SCALE, dtype=np.float32)), samples.shape[1]
+        else:
+            with open_audio(source) as file:
                 check_size(file)
                 mono, rate, channels = _decode(file, config)
-        return Audio(prepare(mono, rate, config), rate, channels, len(mono) / rate)
+        return Audio(*_prepare(mono, rate, config), rate, channels, len(mono) / rate)
     except AudioError as error:
         raise AudioError(error.problem, name) from None
     except soundfile.LibsndfileError as error:  # opened, then broke off
@@ -78,6 +79,11 @@ def prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> np.ndar
     >>> prepare(np.sin(np.arange(48_000) / 9), 48_000, FeatureConfig()).shape
     (16000,)
     """
+    return _prepare(waveform, rate, config)[0]
+
+
+def _prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> tuple[np.ndarray, float]:
+    """`prepare`, and the peak of what it returns."""
     if not (math.isfinite(rate) and rate > 0):
         raise InputError(f"The sampling rate must be a positive number of Hz, found {rate}: give the waveform's own.")
     if rate > MAX_RATE:
@@ -92,13 +98,11 @@ def prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> np.ndar
     if len(waveform) > config.max_seconds * rate:
         raise AudioError(f"longer than {config.max_seconds:g} s")
     mono = _mix(waveform if waveform.ndim == 2 else waveform[:, None]).astype(np.float32, copy=False)
-    _check_samples(mono)
+    peak = _peak(mono)
     resampled = mono if rate == config.sample_rate else soxr.resample(mono, rate, config.sample_rate, quality="HQ")
     if len(resampled) < config.min_samples:
         raise AudioError(f"shorter than {config.min_samples / config.sample_rate:.3f} s")
-    if resampled is not mono:
-        _check_samples(resampled)
-    return resampled
+    return resampled, peak if resampled is mono else _peak(resampled)
 
 
 def log_mel(waveform: Tensor, config: FeatureConfig) -> Tensor:
@@ -138,27 +142,29 @@ class LogMel:
 
     def __init__(self, config: FeatureConfig) -> None:
         self.config = config
-        self._window = _tables(config, torch.device("cpu"))[0].numpy()
+        self._window, self._groups = _tables(config, torch.device("cpu"))[0].numpy(), _groups(config)
         bins = config.window // 2 + 1
         self._windowed = np.empty((FRAMES, config.window))
         self._spectrum = np.empty((FRAMES, bins), np.complex128)
         self._squares = np.empty((FRAMES, 2 * bins), np.float32)  # of real and imaginary parts in turn
         self._power = np.empty((FRAMES, bins), np.float32)
 
-    def __call__(self, waveform: np.ndarray) -> np.ndarray:
-        """float32 (samples,) at `config.sample_rate`, as `read_audio` gives it -> float32 (frames, bands), dB."""
+    def frames(self, samples: int) -> int:
+        """Of a clip's log-mel."""
+        return 1 + (samples + 2 * (self.config.window // 2) - self.config.window) // self.config.hop
+
+    def __call__(self, waveform: np.ndarray, decibels: np.ndarray) -> None:
+        """float32 (samples,) at `config.sample_rate`, as `read_audio` gives it -> into float32 (frames, bands), dB."""
         half, hop = self.config.window // 2, self.config.hop
         padded = np.empty(len(waveform) + 2 * half)
         padded[:half], padded[half:-half], padded[-half:] = waveform[half:0:-1], waveform, waveform[-2 : -half - 2 : -1]
-        shape = 1 + (len(padded) - self.config.window) // hop, self.config.window
+        shape = len(decibels), self.config.window
         framed = np.ndarray(shape, padded.dtype, padded, strides=(hop * padded.itemsize, padded.itemsize))
-        decibels = np.empty((len(framed), self.config.bands), np.float32)
         for first in range(0, len(framed), FRAMES):
             block = slice(first, first + FRAMES)
             self._mel(framed[block], decibels[block])
         np.log10(np.maximum(decibels, np.float32(self.config.floor), out=decibels), out=decibels)
         decibels *= np.float32(10.0)
-        return decibels
 
     def _mel(self, framed: np.ndarray, mel: np.ndarray) -> None:
         """(frames, window) -> the power of each band, into `mel` (frames, bands); at most `FRAMES`."""
@@ -169,8 +175,8 @@ class LogMel:
         squares[:] = spectrum.view(np.float64)
         np.square(squares, out=squares)
         power = np.add(squares[:, ::2], squares[:, 1::2], out=self._power[:count])
-        for bins, bands, weights in _groups(self.config):
-            mel[:, bands] = power[:, bins] @ weights
+        for bins, bands, weights in self._groups:
+            np.matmul(power[:, bins], weights, out=mel[:, bands])
 
 
 @lru_cache(maxsize=8)
@@ -244,14 +250,16 @@ def _mix(samples: np.ndarray) -> np.ndarray:
     return samples[:, 0] if channels == 1 else samples @ np.full(channels, 1 / channels, samples.dtype)
 
 
-def _check_samples(waveform: np.ndarray) -> None:
-    peak = float(np.abs(waveform).max())
+def _peak(waveform: np.ndarray) -> float:
+    """The largest magnitude of the samples, which must be finite and not silent."""
+    peak = float(np.maximum(waveform.max(), -waveform.min()))
     if not math.isfinite(peak):
         raise AudioError("holds NaN or infinity")
     if peak == 0.0:
         raise AudioError("silent: all samples are zero")
     if peak > LOUDEST:
         raise AudioError(f"samples up to {peak:.6g}, where full scale is 1")
+    return peak
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:

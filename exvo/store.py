@@ -161,8 +161,12 @@ class Store(Mapping[str, np.ndarray]):
         table: pd.DataFrame = pa.Table.from_batches(batches, schema).to_pandas()
         return table.drop_duplicates("content", keep="last").set_index("content")
 
-    def add(self, clips: Sequence[Clip]) -> None:
+    def add(self, clips: Sequence[Clip], values: np.ndarray | None = None) -> None:
         """Write the clips as one shard.
+
+        Args:
+            clips: with their log-mels.
+            values: float32, begins with all their log-mels in turn, where they lie so; else they are copied together.
 
         Raises:
             OSError: it can't be written (a full disk); then nothing is left of it.
@@ -170,7 +174,7 @@ class Store(Mapping[str, np.ndarray]):
         if not clips:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        batch = self._batch(clips)
+        batch = self._batch(clips, values)
         temporary = self.folder / f"{self._next():020}-{uuid.uuid4().hex}.tmp"  # sorted: of two rows the newer counts
         try:
             with open(temporary, "xb") as file:
@@ -199,15 +203,16 @@ class Store(Mapping[str, np.ndarray]):
     def _settings(self) -> bytes:
         return json.dumps(asdict(self.config), sort_keys=True).encode()
 
-    def _batch(self, clips: Sequence[Clip]) -> pa.RecordBatch:
+    def _batch(self, clips: Sequence[Clip], values: np.ndarray | None) -> pa.RecordBatch:
         for clip in clips:
             if clip.log_mel.dtype != np.float32 or clip.log_mel.shape[1:] != (self.config.bands,):
                 found = f"{clip.log_mel.dtype} {clip.log_mel.shape}"
                 raise ValueError(f"a log-mel is float32 (frames, {self.config.bands}), not {found}")
         offsets = np.cumsum([0] + [clip.log_mel.size for clip in clips])
-        values = np.concatenate([clip.log_mel.reshape(-1) for clip in clips])
+        if values is None:
+            values = np.concatenate([clip.log_mel.reshape(-1) for clip in clips])
         columns = {name: [getattr(clip, name) for clip in clips] for name in COLUMNS if name != "log_mel"}
-        log_mel = pa.LargeListArray.from_arrays(offsets, values)
+        log_mel = pa.LargeListArray.from_arrays(offsets, values[: offsets[-1]])
         schema = pa.schema(list(COLUMNS.items()), {SETTINGS: self._settings()})
         return pa.RecordBatch.from_pydict(columns | {"log_mel": log_mel}, schema)
 

@@ -45,14 +45,16 @@ def corpus(tmp_path: Path) -> tuple[Path, list[str]]:
     return tmp_path / "corpus", write_clips(tmp_path / "corpus", 60)
 
 
-def count_decoding(monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None] = lambda number: None) -> list[Path]:
-    """The files that this process decodes from now on; `before` runs ahead of each, with its number."""
-    decoded: list[Path] = []
+def count_decoding(
+    monkeypatch: pytest.MonkeyPatch, before: Callable[[int], None] = lambda number: None
+) -> list[str | bytes]:
+    """The files (long ones) and contents that this process decodes; `before` runs ahead of each, with its number."""
+    decoded: list[str | bytes] = []
 
-    def counting(path: Path, config: FeatureConfig) -> Audio:
-        decoded.append(path)
+    def counting(source: str | bytes, config: FeatureConfig) -> Audio:
+        decoded.append(source)
         before(len(decoded))
-        return read_audio(path, config)
+        return read_audio(source, config)
 
     monkeypatch.setattr(extraction, "read_audio", counting)
     return decoded
@@ -137,6 +139,30 @@ def test_equal_audio_is_stored_once(corpus: tuple[Path, list[str]], tmp_path: Pa
     assert audio["seconds"].notna().all()
 
 
+def test_files_too_long_to_be_read_at_once(
+    corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, files = corpus
+    expected, first = extract(folder, files, tmp_path / "whole", CONFIG, workers=1)
+    monkeypatch.setattr(extraction, "WHOLE", 7_000)  # half of them are longer
+    monkeypatch.setattr(extraction, "READ", 1_000)
+    decoded = count_decoding(monkeypatch)
+    store, second = extract(folder, files, tmp_path / "store", CONFIG, workers=1)
+    assert {type(source) for source in decoded} == {str, bytes}
+    pd.testing.assert_frame_equal(first, second)
+    for content in store:
+        np.testing.assert_array_equal(store[content], expected[content])
+
+
+def test_shards_of_long_clips_hold_fewer(
+    corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "LARGE", 20_000)  # numbers: 16 clips of at least 21 frames and 64 bands
+    store, audio = extract(*corpus, tmp_path / "store", CONFIG, workers=1)
+    assert len(list(store.folder.iterdir())) == 4
+    assert len(store) == len(check(audio, skip_unreadable=False)) == 60
+
+
 def test_a_second_run_decodes_nothing(
     corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +184,7 @@ def test_only_changed_audio_is_extracted_again(
     (folder / files[6]).rename(folder / "renamed.wav")
     decoded = count_decoding(monkeypatch)
     _, second = extract(folder, [*files[:6], "renamed.wav", *files[7:]], tmp_path / "store", CONFIG, workers=1)
-    assert decoded == [folder / files[5]]
+    assert decoded == [(folder / files[5]).read_bytes()]
     assert list(np.flatnonzero(first["content"] != second["content"])) == [5]
     assert second["seconds"][5] == 9_000 / 16_000
 

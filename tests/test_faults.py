@@ -352,16 +352,15 @@ def test_audio_that_changes_between_hashing_and_decoding_is_told(
 ) -> None:
     """Else the store would keep one file's log-mel under another's hash, for good."""
     files = write_clips(tmp_path / "corpus", 3)
-    true = extraction.read_audio
+    true, count = extraction.read_audio, itertools.count()
 
-    def replaced(path: Path, config: object) -> object:
-        if path.name == files[1]:
-            soundfile.write(path, np.full(8_000, 0.5), 16_000)
-        elif path.name == files[2]:
-            found = true(path, CONFIG)
-            path.unlink()
-            return found
-        return true(path, CONFIG)
+    def replaced(source: str | bytes, config: object) -> object:
+        number = next(count)
+        if number == 1:
+            soundfile.write(tmp_path / "corpus" / files[1], np.full(8_000, 0.5), 16_000)
+        elif number == 2:
+            (tmp_path / "corpus" / files[2]).unlink()
+        return true(source, CONFIG)
 
     monkeypatch.setattr(extraction, "read_audio", replaced)
     store, audio = extract(tmp_path / "corpus", files, tmp_path / "features", CONFIG)
