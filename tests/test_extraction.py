@@ -87,6 +87,16 @@ def test_every_clip_in_order(corpus: tuple[Path, list[str]], tmp_path: Path, wor
     assert no_temporary_files(tmp_path)
 
 
+def test_levels_of_a_faint_clip_and_of_one_that_is_resampled(tmp_path: Path) -> None:
+    tone = np.sin(np.arange(24_000) / 9)
+    soundfile.write(tmp_path / "faint.wav", 1e-25 * tone, 16_000, "FLOAT")  # whose squares float32 can't hold
+    soundfile.write(tmp_path / "fast.wav", np.sign(tone), 48_000, "FLOAT")  # resampled, it overshoots
+    _, audio = extract(tmp_path, ["faint.wav", "fast.wav"], tmp_path / "store", CONFIG)
+    assert audio["peak"][0] == pytest.approx(1e-25)
+    assert audio["rms_db"][0] == pytest.approx(-500 - 10 * np.log10(2), abs=0.01)
+    assert audio["peak"][1] == np.abs(read_audio(tmp_path / "fast.wav", CONFIG).waveform).max() > 1.05
+
+
 def test_bad_files_are_all_listed_and_stop_nothing(corpus: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, files = corpus
     whole = (folder / files[0]).read_bytes()
