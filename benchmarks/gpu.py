@@ -38,7 +38,7 @@ def run(setting: Setting, name: str, size: int, epochs: int) -> tuple[dict[str, 
     def predictions(split: str) -> pd.DataFrame:
         rows, clips = setting.rows(split), setting.clips(split)
         enrolment = enrol(clips.speakers, "published", SHOTS)
-        outputs = predict(network, clips, setting.device, enrolment.clips)
+        outputs = predict(network, clips, setting.device, enrolment.clips, protocol="published")
         return evaluation.scorable(setting.task.table(rows, outputs, enrolment.scored))
 
     began = time.perf_counter()

@@ -219,14 +219,24 @@ def training_batches(
         yield batch
 
 
-def evaluation_batches(clips: Clips, batch_size: int, min_frames: int) -> Iterator[Batch]:
-    """Whole clips in batches of equal length, so that nothing is padded; one under `min_frames` is filled to that."""
-    lengths = np.maximum(clips.frames(), min_frames)
+def evaluation_batches(
+    clips: Clips, batch_size: int, min_frames: int, frames: np.ndarray | None = None
+) -> Iterator[Batch]:
+    """Whole clips in batches of equal length, so that nothing is padded; one under `min_frames` is filled to that.
+
+    Args:
+        clips: of the split.
+        batch_size: clips in a batch at most.
+        min_frames: that the network needs.
+        frames: (clips,), the length that each clip is first filled to with zeros (0 dB); None: its own.
+    """
+    frames = clips.frames() if frames is None else frames
+    lengths = np.maximum(frames, min_frames)
     order = np.argsort(lengths, kind="stable")
     edges = np.flatnonzero(np.diff(lengths[order])) + 1
     for group in np.split(order, edges):
         for start in range(0, len(group), batch_size):
             index = group[start : start + batch_size]
-            log_mels = [clips.features[clips.contents[clip]] for clip in index]
+            log_mels = [fill_frames(clips.features[clips.contents[clip]], frames[clip], "zero") for clip in index]
             batch = np.stack([fill_frames(log_mel, lengths[index[0]], clips.fill) for log_mel in log_mels])
             yield Batch(torch.from_numpy(batch), torch.from_numpy(clips.labels[index]).float(), index)

@@ -15,7 +15,7 @@ from exvo import evaluation
 from exvo.batches import Clips
 from exvo.bootstrap import bootstrap, interval
 from exvo.config import InputError
-from exvo.enrolment import members
+from exvo.enrolment import encodings, members
 from exvo.networks.enrolment import Network
 from exvo.page import BLUE, ORANGE, WIDE, Page, Picture, Section, axes
 from exvo.page import picture as make_picture
@@ -45,23 +45,35 @@ def draw_others(speakers: np.ndarray, shots: int, wrong: bool, generator: np.ran
     return drawn
 
 
-def predictor(network: Network, clips: Clips, device: str) -> Callable[[list[np.ndarray]], np.ndarray]:
-    """The outputs (clips, outputs) as a function of who enrols whom; each clip goes through the encoders only once.
+def predictor(
+    network: Network, clips: Clips, device: str, protocol: str | None
+) -> Callable[[list[np.ndarray]], np.ndarray]:
+    """The outputs (clips, outputs) as a function of who enrols whom; each clip goes through the main encoder only once.
 
-    Conditioning reaches into the encoder: there each call is a pass over all clips.
+    Through the encoder of enrolment clips it goes once for each length that it is filled to. Conditioning reaches into
+    the main encoder: there each call is a pass over all clips.
     """
     network.eval().to(device)
     if network.fusion == "conditioning":
-        return lambda drawn: predict(network, clips, device, drawn)
-    enrolling = apply(lambda x, _: network.embed(x), clips, network.min_frames, device, progress="clips")
-    main = torch.from_numpy(enrolling).to(device)
-    if network.enrolment_encoder is not None:
-        enrolling = apply(lambda x, _: network.enrol(x), clips, network.min_frames, device, progress="enrolment")
+        return lambda drawn: predict(network, clips, device, drawn, protocol=protocol)
+    embeddings = apply(lambda x, _: network.embed(x), clips, network.min_frames, device, progress="clips")
+    main, frames = torch.from_numpy(embeddings).to(device), clips.frames()
+    known: dict[tuple[int, int], np.ndarray] = {}  # of a clip and its filled length
+    if network.enrolment_encoder is None:  # shared
+        known = dict(zip(enumerate(frames.tolist()), embeddings, strict=True))
     typical = network.typical.float().cpu().numpy()
 
     @torch.inference_mode()
     def outputs(drawn: list[np.ndarray]) -> np.ndarray:
-        profiles = np.stack([enrolling[own].mean(axis=0) if len(own) else typical for own in drawn])
+        wanted = encodings(drawn, frames, protocol)
+        pairs = list(zip(wanted.clips.tolist(), wanted.frames.tolist(), strict=True))
+        new = [number for number, pair in enumerate(pairs) if pair not in known]
+        if new:
+            own, filled = clips.take(wanted.clips[new]), wanted.frames[new]
+            added = apply(lambda x, _: network.enrol(x), own, network.min_frames, device, None, "enrolment", filled)
+            known.update(zip((pairs[number] for number in new), added, strict=True))
+        every = np.stack([known[pair] for pair in pairs]) if pairs else np.zeros((0, len(typical)), np.float32)
+        profiles = np.stack([every[own].mean(axis=0) if len(own) else typical for own in wanted.own])
         seen = network.fuse(main, torch.from_numpy(profiles).to(device))
         found: np.ndarray = network.output(seen).float().cpu().numpy()
         return found
@@ -70,7 +82,14 @@ def predictor(network: Network, clips: Clips, device: str) -> Callable[[list[np.
 
 
 def enrolment_curve(
-    network: Network, clips: Clips, rows: pd.DataFrame, task: Task, device: str, draws: int, seed: int = 0
+    network: Network,
+    clips: Clips,
+    rows: pd.DataFrame,
+    task: Task,
+    device: str,
+    draws: int,
+    seed: int = 0,
+    protocol: str | None = None,
 ) -> pd.DataFrame:
     """The scores with 0, 1, 2, 4 and 8 enrolment clips of the right and of another speaker, over random draws.
 
@@ -86,6 +105,7 @@ def enrolment_curve(
         device: cpu or cuda.
         draws: of which clips enrol, for each number of clips.
         seed: of the draws.
+        protocol: how the clips drawn for a speaker are filled, see `encodings`.
 
     Returns:
         One row a metric, number of clips (`shots`) and `enrolment` (typical, right, wrong): value, std_draws, lo, hi;
@@ -101,7 +121,7 @@ def enrolment_curve(
     if len(set(speakers[kept])) < 2:
         raise InputError("An enrolment curve needs two labelled speakers with two clips or more each.")
     clips, rows, speakers = clips.take(kept), rows.iloc[kept], speakers[kept]
-    outputs = predictor(network, clips, device)
+    outputs = predictor(network, clips, device, protocol)
 
     def resamples(drawn: list[np.ndarray]) -> tuple[pd.Series[float], pd.DataFrame]:
         every = evaluation.statistics(task.table(rows, outputs(drawn)), task)

@@ -197,7 +197,7 @@ def log_model(run_id: str, weights: Path) -> None:
     checkpoint = networks.load(weights)
     info = mlflow.pyfunc.log_model(
         name="model",
-        python_model=str(Path(serving.__file__)),
+        python_model=str(serving.LOGGED),
         artifacts={"weights": str(weights)},
         code_paths=[str(PROJECT / "exvo")],
         signature=serving.signature(checkpoint.task),

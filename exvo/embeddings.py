@@ -47,7 +47,13 @@ def check_embedding(network: Network, embedding: str) -> None:
 
 
 def embed(
-    network: Network, clips: Clips, device: str, embedding: str, enrolment: Sequence[np.ndarray], progress: str = ""
+    network: Network,
+    clips: Clips,
+    device: str,
+    embedding: str,
+    enrolment: Sequence[np.ndarray],
+    progress: str = "",
+    protocol: str | None = None,
 ) -> np.ndarray:
     """The embeddings of whole clips, in float32 and in evaluation mode.
 
@@ -59,6 +65,8 @@ def embed(
             (`Network.enrol`; where the encoder is shared, both are the same).
         enrolment: for each clip the indices of the clips that enrol its speaker; where empty, the typical profile.
         progress: what the progress bar says; empty: no bar.
+        protocol: how the clips of a speaker's list are filled, see `encodings`; the embeddings of enrolment clips are
+            those of each clip alone.
 
     Returns:
         (clips, embedding), in the order of `clips`.
@@ -71,7 +79,7 @@ def embed(
     network.eval().to(device)
     if embedding == "enrolment":
         return apply(lambda log_mel, _: network.enrol(log_mel), clips, network.min_frames, device, progress=progress)
-    known = profiles(network, clips, device, enrolment) if network.fusion == "conditioning" else None
+    known = profiles(network, clips, device, enrolment, protocol) if network.fusion == "conditioning" else None
     return apply(
         lambda log_mel, index: network.embed(log_mel, None if known is None else known[index]),
         clips,

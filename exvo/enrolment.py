@@ -1,7 +1,8 @@
 """Which clips enrol a speaker: the protocols of evaluation, and the draws of training.
 
-`published` (arXiv 2206.06680): the speaker's first clips in file order enrol, and are scored too; in training the clip
-itself may be drawn. `strict`: clips that enrol are never scored, and a clip never enrols itself.
+`published` (arXiv 2206.06680): the speaker's first clips in file order enrol, the shorter ones filled with zeros to the
+length of the longest, and are scored too; in training the clip itself may be drawn. `strict`: clips that enrol are as
+long as they are and never scored, and a clip never enrols itself.
 """
 
 from __future__ import annotations
@@ -10,6 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class EnrolmentSettings:
+    """How a model's speakers are enrolled: what its file says of it.
+
+    Attributes:
+        protocol: published or strict.
+        shots: enrolment clips of a speaker when the model was validated.
+    """
+
+    protocol: str
+    shots: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,43 @@ def swap(enrolment: Enrolment, speakers: Sequence[str] | np.ndarray) -> list[np.
     enrolling = [name for name, clips in own.items() if len(clips)]
     other = dict(zip(enrolling, [*enrolling[1:], *enrolling[:1]], strict=True))
     return [own[other[name]] if name in other else np.zeros(0, np.int64) for name in map(str, speakers)]
+
+
+@dataclass(frozen=True)
+class Encodings:
+    """What is encoded for speakers whose lists of enrolling clips are given: each clip once for each length.
+
+    Attributes:
+        clips: (encodings,), which clip.
+        frames: (encodings,), the length that it is filled to with zeros.
+        own: for each list its encodings, whose mean is the profile.
+    """
+
+    clips: np.ndarray
+    frames: np.ndarray
+    own: list[np.ndarray]
+
+
+def encodings(lists: Sequence[np.ndarray], frames: np.ndarray, protocol: str | None) -> Encodings:
+    """What is encoded for lists of enrolling clips. A clip's embedding depends on the clip and on its filled length.
+
+    Args:
+        lists: of the clips that enrol a speaker, their indices; a list may be empty.
+        frames: (clips,), lengths of the clips.
+        protocol: published (each clip is filled with zeros, 0 dB, to the longest of its list), strict, or None, as in
+            model files that name none (both: clips stay as long as they are).
+
+    >>> encodings([np.array([0, 1]), np.array([1])], np.array([3, 5]), "published").frames.tolist()
+    [5, 5]
+    """
+    none = np.zeros(0, np.int64)
+    clips = np.concatenate([none, *lists])
+    ends = np.cumsum([len(own) for own in lists], dtype=np.int64)[:-1]
+    filled = frames[clips] if len(clips) else none
+    if protocol == "published":
+        filled = np.concatenate([none, *(np.full(len(own), frames[own].max()) for own in lists if len(own))])
+    pairs, own = np.unique(np.stack([clips, filled], axis=1), axis=0, return_inverse=True)
+    return Encodings(pairs[:, 0], pairs[:, 1], np.split(own.ravel(), ends)[: len(lists)])
 
 
 def draw_clips(speakers: Sequence[str] | np.ndarray, draw: Draw, generator: np.random.Generator) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-HELPING_EPOCHS = 10
+HELPING_EPOCHS = 11
 REVERSAL_EPOCHS = 50
 
 
@@ -32,15 +32,15 @@ def ccc_loss(truth: Tensor, prediction: Tensor) -> Tensor:
 def gradient_factor(role: str, epoch: int) -> float:
     """What a head's gradient is multiplied by before it reaches the encoder beneath it (arXiv 2206.06680).
 
-    A head that learns: 1. One that forgets: 1 in the first ten epochs, then a reversal that grows linearly from 0 to
-    -1 over fifty epochs and stays there.
+    A head that learns: 1. One that forgets: 1 in epochs 1 to 11, then a reversal that grows linearly from 0 in epoch 12
+    to -1 in epoch 62 and stays there: the published schedule advances after each epoch, for the next.
 
     Args:
         role: learn or forget.
         epoch: 1 is the first.
 
-    >>> [gradient_factor("forget", epoch) for epoch in (1, 10, 11, 36, 60, 61, 100)]
-    [1.0, 1.0, 0.0, -0.5, -0.98, -1.0, -1.0]
+    >>> [gradient_factor("forget", epoch) for epoch in (1, 11, 12, 13, 60, 62, 100)]
+    [1.0, 1.0, 0.0, -0.02, -0.96, -1.0, -1.0]
     """
     if role == "learn" or epoch <= HELPING_EPOCHS:
         return 1.0

@@ -18,6 +18,7 @@ from exvo.config import InputError
 from exvo.features import log_mel, read_audio
 from exvo.networks import Checkpoint
 from exvo.training import apply
+from exvo.training import profiles as speaker_profiles
 
 ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
@@ -43,7 +44,10 @@ def as_clips(log_mels: Sequence[np.ndarray], checkpoint: Checkpoint) -> Clips:
 
 
 def enrol(checkpoint: Checkpoint, log_mels: Sequence[np.ndarray], device: str = "cpu") -> np.ndarray:
-    """The embeddings of enrolment clips, (clips, profile): the mean over a speaker's clips is the speaker's profile.
+    """The embedding of each enrolment clip by itself, (clips, profile).
+
+    For models that MLflow logged with the code of before: they carry a served model that calls this, and no protocol.
+    `profiles` is what enrols speakers.
 
     Args:
         checkpoint: of a personalised network, which is on the device.
@@ -52,6 +56,21 @@ def enrol(checkpoint: Checkpoint, log_mels: Sequence[np.ndarray], device: str = 
     """
     network = checkpoint.network
     return apply(lambda batch, _: network.enrol(batch), as_clips(log_mels, checkpoint), network.min_frames, device)
+
+
+def profiles(
+    checkpoint: Checkpoint, log_mels: Sequence[np.ndarray], lists: Sequence[np.ndarray], device: str = "cpu"
+) -> np.ndarray:
+    """The profile of each speaker under the model's own protocol, (speakers, profile).
+
+    Args:
+        checkpoint: of a personalised network, which is on the device.
+        log_mels: (frames, bands) of each clip that enrols, dB.
+        lists: for each speaker the indices of the clips that enrol them; where empty, the typical profile.
+        device: cpu or cuda.
+    """
+    clips = as_clips(log_mels, checkpoint)
+    return speaker_profiles(checkpoint.network, clips, device, lists, checkpoint.protocol).cpu().numpy()
 
 
 def outputs(

@@ -1,4 +1,4 @@
-"""The served model: audio in, emotions out. MLflow runs this file when it loads a logged model.
+"""The served model: audio in, emotions out. A logged model holds `logged_model.py`, which imports it from here.
 
 A request is a table with one row a clip and up to three columns:
 
@@ -25,7 +25,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pandas as pd
 import soundfile
@@ -38,13 +37,14 @@ from starlette.responses import Response
 
 from exvo.config import InputError
 from exvo.networks import Checkpoint, load
-from exvo.prediction import enrol, outputs
+from exvo.prediction import outputs, profiles
 from exvo.request import MAX_BODY, MODES, Payload, Row, check_body, decode, places, read_rows
 from exvo.tasks import Task
 from exvo.text import shown
 from exvo.training import TrainingError
 
 WEIGHTS = "best.safetensors"
+LOGGED = Path(__file__).with_name("logged_model.py")
 
 
 class BadRequest(MlflowException):  # type: ignore[misc]
@@ -105,13 +105,13 @@ def answer(checkpoint: Checkpoint, request: Any, mode: str = "predict") -> pd.Da
         raise InputError("This model takes no enrolment, so mode=enrol has no profile to give: leave it out.")
     rows = read_rows(request, mode, len(network.typical) if network.personalised else None)
     log_mels = decode(places(rows), checkpoint.features)
-    profiles = speakers(rows, log_mels, checkpoint) if network.personalised else None
+    known = speakers(rows, log_mels, checkpoint) if network.personalised else None
     if mode == "enrol":
-        assert profiles is not None
-        return pd.DataFrame({"profile": profiles.tolist()})
+        assert known is not None
+        return pd.DataFrame({"profile": known.tolist()})
     clips = [log_mels[row.audio] for row in rows if row.audio is not None]
     try:
-        return checkpoint.task.answers(outputs(checkpoint, clips, profiles))
+        return checkpoint.task.answers(outputs(checkpoint, clips, known))
     except TrainingError:
         raise InputError(
             "The outputs for these clips are not finite; if rows hold a profile, send one that mode=enrol gave."
@@ -120,15 +120,12 @@ def answer(checkpoint: Checkpoint, request: Any, mode: str = "predict") -> pd.Da
 
 def speakers(rows: list[Row], log_mels: Mapping[Payload, np.ndarray], checkpoint: Checkpoint) -> np.ndarray:
     """The profile of each row's speaker, (rows, profile): from its enrolment clips, as given, or the typical one."""
-    found = np.tile(checkpoint.network.typical.numpy(), (len(rows), 1))
     enrolling = list(dict.fromkeys(clip for row in rows for clip in row.enrolment))
-    embeddings = enrol(checkpoint, [log_mels[clip] for clip in enrolling]) if enrolling else None
+    lists = [np.array([enrolling.index(clip) for clip in row.enrolment], np.int64) for row in rows]
+    found = profiles(checkpoint, [log_mels[clip] for clip in enrolling], lists)
     for number, row in enumerate(rows):
         if row.profile is not None:
             found[number] = row.profile
-        elif row.enrolment:
-            assert embeddings is not None
-            found[number] = embeddings[[enrolling.index(clip) for clip in row.enrolment]].mean(axis=0)
     return found
 
 
@@ -214,6 +211,3 @@ class VocalBurstModel(PythonModel):  # type: ignore[misc]
         except Exception:
             logging.getLogger("exvo").exception("A request failed; this is a mistake in exvo, please report it.")
             raise
-
-
-mlflow.models.set_model(VocalBurstModel())

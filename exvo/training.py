@@ -16,7 +16,7 @@ from tqdm import tqdm
 from exvo.batches import Batch, Clips, evaluation_batches, training_batches
 from exvo.checkpoints import Epoch, State, States
 from exvo.config import InputError
-from exvo.enrolment import Draw
+from exvo.enrolment import Draw, encodings
 from exvo.losses import gradient_factor, total_objective
 from exvo.memory import keep_freed_memory
 from exvo.networks.enrolment import Network
@@ -77,11 +77,12 @@ def resolve_precision(precision: str, device: str) -> str:
 
 
 def make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser of all weights; SGD has momentum 0.9 (arXiv 2206.06680)."""
+    """The optimiser of all weights; SGD has momentum 0.9, AdamW weight decay 0.0001 (arXiv 2206.06680)."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=0.9)
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(network.parameters(), lr=config.learning_rate)
+    if config.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    return torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
 
 
 def objectives(found: Mapping[str, Tensor], task: Task, batch: Batch) -> dict[str, Tensor]:
@@ -184,6 +185,7 @@ def apply(
     device: str,
     batch_size: int | None = None,
     progress: str = "",
+    frames: np.ndarray | None = None,
 ) -> np.ndarray:
     """What a network's function gives for whole clips, in float32.
 
@@ -196,6 +198,7 @@ def apply(
         device: cpu or cuda.
         batch_size: clips in a batch at most; None: 4 on the CPU, whose caches hold no more, 64 on CUDA.
         progress: what the progress bar says; empty: no bar.
+        frames: (clips,), the length that each clip is filled to with zeros; None: its own.
 
     Returns:
         (clips, numbers), in the order of `clips`.
@@ -206,7 +209,7 @@ def apply(
     batch_size = batch_size or (64 if device == "cuda" else 4)
     found: np.ndarray | None = None
     with tqdm(total=len(clips), desc=progress, unit="clip", leave=False, disable=None if progress else True) as bar:
-        for batch in evaluation_batches(clips, batch_size, min_frames):
+        for batch in evaluation_batches(clips, batch_size, min_frames, frames):
             numbers = function(batch.log_mel.to(device), batch.index).float().cpu().numpy()
             if not np.isfinite(numbers).all():
                 bad = batch.index[~np.isfinite(numbers).all(axis=1)]
@@ -221,27 +224,37 @@ def apply(
 
 
 def profiles(
-    network: Network, clips: Clips, device: str, enrolment: Sequence[np.ndarray], batch_size: int | None = None
+    network: Network,
+    clips: Clips,
+    device: str,
+    enrolment: Sequence[np.ndarray],
+    protocol: str | None,
+    batch_size: int | None = None,
 ) -> Tensor:
-    """The profile of each clip's speaker, on the device: (clips, profile).
+    """The profile of each speaker, on the device: (speakers, profile).
 
     Args:
-        network: with a fusion.
-        clips: of one split.
+        network: with a fusion, in evaluation mode.
+        clips: that enrol, and maybe others.
         device: cpu or cuda.
-        enrolment: for each clip the indices of the clips that enrol its speaker; where empty, the typical profile.
+        enrolment: for each speaker the indices of the clips that enrol them; where empty, the typical profile.
+        protocol: how these are filled, see `encodings`.
         batch_size: as for `apply`.
     """
-    enrolling = np.unique(np.concatenate([np.zeros(0, np.int64), *enrolment]))
-    typical = network.typical.float().cpu().numpy()
-    found = np.tile(typical, (len(clips), 1))
-    if len(enrolling):
+    wanted = encodings(enrolment, clips.frames(), protocol)
+    found = np.tile(network.typical.float().cpu().numpy(), (len(enrolment), 1))
+    if len(wanted.clips):
         embeddings = apply(
-            lambda log_mel, _: network.enrol(log_mel), clips.take(enrolling), network.min_frames, device, batch_size
+            lambda log_mel, _: network.enrol(log_mel),
+            clips.take(wanted.clips),
+            network.min_frames,
+            device,
+            batch_size,
+            frames=wanted.frames,
         )
-        for clip, own in enumerate(enrolment):
+        for speaker, own in enumerate(wanted.own):
             if len(own):
-                found[clip] = embeddings[np.searchsorted(enrolling, own)].mean(axis=0)
+                found[speaker] = embeddings[own].mean(axis=0)
     return torch.from_numpy(found).to(device)
 
 
@@ -252,6 +265,7 @@ def predict(
     enrolment: Sequence[np.ndarray] | None = None,
     batch_size: int | None = None,
     progress: str = "",
+    protocol: str | None = None,
 ) -> np.ndarray:
     """The network's outputs for whole clips, in float32 and in evaluation mode; see `apply`.
 
@@ -263,6 +277,7 @@ def predict(
             A network without fusion needs none.
         batch_size: as for `apply`.
         progress: what the progress bar says; empty: no bar.
+        protocol: how enrolling clips are filled, see `encodings`.
 
     Returns:
         (clips, outputs), in the order of `clips`.
@@ -270,7 +285,7 @@ def predict(
     Raises:
         TrainingError: an output is not finite; names the clips.
     """
-    return predict_each(network, clips, device, [enrolment], batch_size, progress)[0]
+    return predict_each(network, clips, device, [enrolment], batch_size, progress, protocol)[0]
 
 
 def predict_each(
@@ -280,6 +295,7 @@ def predict_each(
     enrolments: Sequence[Sequence[np.ndarray] | None],
     batch_size: int | None = None,
     progress: str = "",
+    protocol: str | None = None,
 ) -> list[np.ndarray]:
     """The outputs of `predict` under each of several enrolments, in one pass over the clips.
 
@@ -287,7 +303,9 @@ def predict_each(
     """
     network.eval().to(device)
     known = [
-        profiles(network, clips, device, one, batch_size) if network.personalised and one is not None else None
+        profiles(network, clips, device, one, protocol, batch_size)
+        if network.personalised and one is not None
+        else None
         for one in enrolments
     ]
 

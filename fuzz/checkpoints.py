@@ -211,7 +211,7 @@ def serve(folder: Path) -> Callable[[bytes, str | None], str]:
     save(path, network, network.state_dict(), FEWSHOT, FeatureConfig(), "repeat", {})
     mlflow.pyfunc.save_model(
         path=str(folder / "model"),
-        python_model=serving.__file__,
+        python_model=str(serving.LOGGED),
         artifacts={"weights": str(path)},
         signature=serving.signature(FEWSHOT),
         pip_requirements=[],
@@ -222,9 +222,7 @@ def serve(folder: Path) -> Callable[[bytes, str | None], str]:
     def answer(body: bytes, content_type: str | None) -> str:
         try:
             told = invocations(body, content_type, model, None)
-        except mlflow.exceptions.MlflowException as error:  # of either copy of exvo's code
-            if type(error).__name__ != "BadRequest":
-                raise
+        except serving.BadRequest as error:
             return str(json.loads(error.serialize_as_json())["message"])
         if told.status == 415:
             return f"{told.response.rstrip('.')}."

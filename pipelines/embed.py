@@ -47,7 +47,13 @@ def embed(checkpoint: Checkpoint, ready: Ready, settings: EmbedSettings, options
     clips = ready.clips(settings.split, checkpoint.task, options["fill"])
     enrolment = ready.enrolment(settings.split, options["protocol"], options["shots"])
     found = embeddings.embed(
-        checkpoint.network, clips, settings.device, settings.embedding, enrolment.clips, progress="embeddings"
+        checkpoint.network,
+        clips,
+        settings.device,
+        settings.embedding,
+        enrolment.clips,
+        progress="embeddings",
+        protocol=checkpoint.protocol,
     )
     table = embeddings.embedding_table(rows, found)
     name = f"embeddings/{settings.split}-{settings.embedding}"

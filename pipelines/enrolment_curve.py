@@ -29,7 +29,9 @@ def run(settings: CurveSettings) -> None:
         tracking.log_evaluated(source, options["protocol"])
         ready = reopen(settings, source, options)
         clips, rows = ready.clips(settings.split, task, options["fill"]), ready.rows(settings.split)
-        found = curve.enrolment_curve(checkpoint.network, clips, rows, task, settings.device, settings.draws)
+        found = curve.enrolment_curve(
+            checkpoint.network, clips, rows, task, settings.device, settings.draws, protocol=checkpoint.protocol
+        )
         tracking.log_table(found, "enrolment/curve.csv")
         metric = evaluation.headline(task)
         metrics = [metric, "category_accuracy"] if task.categories else [metric]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 def run(settings: EvaluateSettings) -> None:
     """Evaluates in a run of its own."""
     from exvo import lookup, tracking
+    from exvo.enrolment import EnrolmentSettings
     from exvo.training import resolve_device
 
     device = resolve_device(settings.device)
@@ -40,12 +41,15 @@ def run(settings: EvaluateSettings) -> None:
             "not know; its score on held-out clips of those it knows is in the run itself."
         )
     checkpoint = lookup.load_checkpoint(source)
+    asked = settings.protocol
     settings = replace(
         settings,
         device=device,
         protocol=options["protocol"] if settings.protocol == "auto" else settings.protocol,
         shots=settings.shots or options["shots"],
     )
+    if asked != "auto":
+        checkpoint = replace(checkpoint, enrolment=EnrolmentSettings(settings.protocol, settings.shots))
     with tracking.run("evaluate", output=settings.output) as run_id:
         tracking.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         tracking.log_evaluated(source, settings.protocol)
@@ -97,7 +101,7 @@ def evaluate(
     """Predicts and scores one split; logs predictions, scores and the report.
 
     Args:
-        checkpoint: of the training run.
+        checkpoint: of the training run; enrolment clips are filled under its protocol.
         ready: its corpus.
         split: to score.
         device: cpu or cuda.
@@ -122,7 +126,7 @@ def evaluate(
     enrolling = {speaker for speaker, own in zip(clips.speakers, enrolment.clips, strict=True) if len(own)}
     if network.personalised and len(enrolling) > 1:
         enrolments |= {"typical": None, "wrong": swap(enrolment, clips.speakers)}
-    outputs = predict_each(network, clips, device, list(enrolments.values()), progress=split)
+    outputs = predict_each(network, clips, device, list(enrolments.values()), None, split, checkpoint.protocol)
     tables = [task.table(rows, one, enrolment.scored) for one in outputs]
     scored = report(tables[0], task, split, options["model"], ready)
     if scored is not None:

@@ -71,16 +71,18 @@ def predict(
     Raises:
         InputError: an enrolment clip can't be read.
     """
+    import numpy as np
     from tqdm import tqdm
 
     from exvo.containers import AudioError
-    from exvo.prediction import enrol, outputs, read_log_mel
+    from exvo.prediction import outputs, profiles, read_log_mel
     from exvo.text import LONGEST_NAME, shown
 
     network = checkpoint.network.to(device)
     profile = None
     if enrolling and network.personalised:
-        profile = enrol(checkpoint, [read_log_mel(file, checkpoint) for file in enrolling], device).mean(axis=0)
+        own = [read_log_mel(file, checkpoint) for file in enrolling]
+        (profile,) = profiles(checkpoint, own, [np.arange(len(own))], device)
     log_mels: dict[Path, np.ndarray] = {}
     problems = []
     for file in tqdm(files, desc="reading", unit="clip", leave=False, disable=None):
@@ -90,8 +92,8 @@ def predict(
             problems.append(f"{shown(str(file), LONGEST_NAME)}: {error.problem}")
     if not log_mels:
         return None, problems
-    profiles = None if profile is None else profile[None].repeat(len(log_mels), axis=0)
-    numbers = outputs(checkpoint, list(log_mels.values()), profiles, device, progress="predicting")
+    known = None if profile is None else profile[None].repeat(len(log_mels), axis=0)
+    numbers = outputs(checkpoint, list(log_mels.values()), known, device, progress="predicting")
     answers = checkpoint.task.answers(numbers)
     answers.insert(0, "file", [str(file) for file in log_mels])
     return answers, problems

@@ -82,7 +82,9 @@ def predictions(source: Run, settings: SubmitSettings, options: dict[str, Any]) 
     checkpoint = lookup.load_checkpoint(source)
     clips = ready.clips("test", checkpoint.task, options["fill"])
     enrolment = ready.enrolment("test", options["protocol"], options["shots"])
-    outputs = predict(checkpoint.network, clips, settings.device, enrolment.clips, progress="test")
+    outputs = predict(
+        checkpoint.network, clips, settings.device, enrolment.clips, progress="test", protocol=checkpoint.protocol
+    )
     print(f"predictions made now, {options['protocol']} protocol")
     return checkpoint.task.table(ready.rows("test"), outputs, enrolment.scored)
 

@@ -98,6 +98,7 @@ def train(
     `watch` is told of each epoch once it is logged; what it raises stops the training. `states` is where it goes on.
     """
     from exvo import evaluation, networks, serving, tracking
+    from exvo.enrolment import EnrolmentSettings
     from exvo.tasks import make_task
     from exvo.training import TrainingError, fit, predict
 
@@ -113,7 +114,9 @@ def train(
     scores: dict[str, float] = {}
 
     def predictions(network: Network, progress: str = "") -> pd.DataFrame:
-        outputs = predict(network, held_out, settings.device, enrolment.clips, progress=progress)
+        outputs = predict(
+            network, held_out, settings.device, enrolment.clips, progress=progress, protocol=settings.protocol
+        )
         return task.table(ready.rows("val"), outputs, enrolment.scored)
 
     def validate(network: Network) -> float:
@@ -122,7 +125,8 @@ def train(
 
     def save_best(weights: Mapping[str, Tensor], epoch: Epoch) -> None:
         notes = {"model": settings.model, "run_id": run_id, "epoch": epoch.number, "score": epoch.score}
-        networks.save(best_file, network, weights, task, FEATURES, clips.fill, notes)
+        enrolled = EnrolmentSettings(settings.protocol, settings.shots)
+        networks.save(best_file, network, weights, task, FEATURES, clips.fill, notes, enrolled)
 
     def on_epoch(epoch: Epoch) -> None:
         told = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds}

@@ -29,8 +29,7 @@ from exvo import corpora, request, serving
 from exvo.config import EMOTIONS, FeatureConfig, InputError
 from exvo.containers import MAX_PARTS, AudioError
 from exvo.features import read_audio
-from exvo.networks import FORMAT
-from exvo.networks.header import read_header
+from exvo.networks.header import FORMAT, read_header
 from exvo.submission import check, file_ids
 from exvo.tables import MAX_CSV, check_predictions, read_parquet
 from exvo.text import is_name
@@ -214,7 +213,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-PARTS = ("network", "task", "features", "fill", "notes", "format", "x")
+PARTS = ("network", "task", "features", "fill", "notes", "format", "revision", "enrolment", "temperature", "x")
 
 
 @few(max_examples=200)
@@ -223,7 +222,7 @@ def test_any_header_of_a_checkpoint_is_refused_in_a_sentence(about: Any) -> None
     if isinstance(about, dict):
         about = {"format": FORMAT} | about
     with pytest.raises(InputError) as caught:
-        read_header(json.dumps(about), FORMAT)
+        read_header(json.dumps(about))
     check_sentence(f"{caught.value}.")
 
 

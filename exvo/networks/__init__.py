@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from exvo.config import FeatureConfig, InputError
+from exvo.enrolment import EnrolmentSettings
 from exvo.networks.enrolment import Network
-from exvo.networks.header import Header, read_header
+from exvo.networks.header import Header, read_header, write_header
 from exvo.tasks import Task
 from exvo.text import reason, shown
 
-FORMAT = "exvo-2"
 COUNTER = "num_batches_tracked"  # of batch norm: a whole number, all else is single precision
 
 
@@ -34,6 +33,9 @@ class Checkpoint:
         features: settings of the log-mel that the network was trained on.
         fill: what follows a clip shorter than `network.min_frames`.
         notes: where the weights come from: system, epoch, score.
+        enrolment: how its speakers are enrolled; None: it takes no enrolment, or its file is of the format before,
+            which does not say.
+        temperature: by which the outputs are divided so that they are calibrated; None: not fitted.
     """
 
     network: Network
@@ -41,6 +43,13 @@ class Checkpoint:
     features: FeatureConfig
     fill: str
     notes: Mapping[str, Any]
+    enrolment: EnrolmentSettings | None = None
+    temperature: float | None = None
+
+    @property
+    def protocol(self) -> str | None:
+        """The protocol of enrolment, where it has one."""
+        return self.enrolment.protocol if self.enrolment else None
 
 
 def load_parent(network: Network, parent: Network, name: str) -> None:
@@ -86,6 +95,7 @@ def save(
     features: FeatureConfig,
     fill: str,
     notes: Any,
+    enrolment: EnrolmentSettings | None = None,
 ) -> None:
     """Writes weights and all that `load` needs as one safetensors file, atomically.
 
@@ -97,31 +107,25 @@ def save(
         features: settings of the log-mel.
         fill: what follows a short clip.
         notes: anything JSON holds.
+        enrolment: how speakers are enrolled; a network that takes no enrolment is saved without.
 
     Raises:
         InputError: the file can't be written.
     """
-    about = {
-        "format": FORMAT,
-        "network": network.arguments,
-        "task": asdict(task),
-        "features": asdict(features),
-        "fill": fill,
-        "notes": notes,
-    }
+    header = Header(network.arguments, task, features, fill, notes, enrolment if network.personalised else None)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_atomically(path, to_bytes(tensors, metadata={"exvo": json.dumps(about)}))
+    write_atomically(path, to_bytes(tensors, metadata={"exvo": write_header(header)}))
 
 
 def load(path: Path) -> Checkpoint:
     """Reads what `save` wrote. Nothing in the file is trusted: no weight is read unless all have this network's shapes.
 
     Raises:
-        InputError: the file is absent, damaged or not a checkpoint of exvo.
+        InputError: the file is absent, damaged or not a checkpoint of exvo, or of a network that has changed since.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = read_header((file.metadata() or {})["exvo"], FORMAT)
+            header = read_header((file.metadata() or {})["exvo"])
             names = list(file.keys())
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
             kinds = {name: file.get_slice(name).get_dtype() for name in names}
@@ -132,7 +136,8 @@ def load(path: Path) -> Checkpoint:
         raise InputError(f"{path} {error}.") from None
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(f"{path} is not a whole checkpoint of exvo ({reason(error)}).") from None
-    return Checkpoint(network.eval(), header.task, header.features, header.fill, header.notes)
+    rest = (header.task, header.features, header.fill, header.notes, header.enrolment, header.temperature)
+    return Checkpoint(network.eval(), *rest)
 
 
 def check_weights(header: Header, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, str]) -> None:

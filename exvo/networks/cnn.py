@@ -78,13 +78,13 @@ class PANN(nn.Module):
         """The fully connected layer with its ReLU: (batch, channels) -> (batch, channels)."""
         return functional.relu(self.fc1(x))
 
-    def forward(self, log_mel: Tensor, after_block: Callable[[int, Tensor], Tensor] | None = None) -> Tensor:
+    def forward(self, log_mel: Tensor, condition: Callable[[int, Tensor], Tensor] | None = None) -> Tensor:
         """The embedding of whole clips of equal length.
 
         Args:
             log_mel: (batch, frames, bands), dB.
-            after_block: what follows each block and its pooling, given the block's number from 0 and
-                (batch, channels, frames, bands); None: dropout.
+            condition: what lies between each block with its pooling and the dropout after it, given the block's number
+                from 0 and (batch, channels, frames, bands); None: nothing.
 
         Returns:
             (batch, embedding): 2,048 numbers for CNN14 and 512 for CNN10 at width 1.
@@ -93,7 +93,8 @@ class PANN(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         for number in range(len(self.channels)):
             x = self.get_submodule(f"conv_block{number + 1}")(x, pool=number < self.poolings)
-            x = after_block(number, x) if after_block else layers.dropout(x, self.dropout, self.training)
+            x = condition(number, x) if condition else x
+            x = layers.dropout(x, self.dropout, self.training)
         x = x.mean(dim=3)  # over bands: (batch, channels, frames)
         return self.refine(x.amax(dim=2) + x.mean(dim=2))
 
@@ -101,6 +102,7 @@ class PANN(nn.Module):
 class CNN5(nn.Module):
     """Three 3x5 convolutions (frames x bands), each with batch norm, ReLU and channel dropout; global average pooling.
 
+    The convolutions have biases and PyTorch's first weights, unlike those of the PANNs.
     At full resolution throughout, as published (arXiv 2206.06680): at width 1 it costs many times what CNN14 does.
     """
 
@@ -110,8 +112,7 @@ class CNN5(nn.Module):
         self.min_frames = 1
         layers: list[nn.Module] = []
         for before, after in zip((1, *self.channels), self.channels, strict=False):
-            convolution = nn.Conv2d(before, after, (3, 5), padding=(1, 2), bias=False)
-            nn.init.xavier_uniform_(convolution.weight)
+            convolution = nn.Conv2d(before, after, (3, 5), padding=(1, 2))
             layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.Dropout2d(dropout)]
         self.layers = nn.Sequential(*layers)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

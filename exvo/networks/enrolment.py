@@ -49,19 +49,21 @@ def mean_of_others(embeddings: Tensor, groups: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Softmax attention over the features of the embedding, with a residual (arXiv 2206.06680).
 
-    The profile through a linear layer, ReLU and softmax weighs each feature; the embedding itself is added.
+    The profile through a linear layer, ReLU and softmax weighs each feature; the embedding itself is added. With
+    LayerNorm n = before(z) stands for the embedding z throughout, and the result is n + after(w * n).
     """
 
     def __init__(self, embedding: int, profile: int, layer_norm: bool) -> None:
         super().__init__()
-        self.weigh = make_linear(profile, embedding)
+        self.weigh = nn.Linear(profile, embedding)
         self.before = nn.LayerNorm(embedding) if layer_norm else nn.Identity()
         self.after = nn.LayerNorm(embedding) if layer_norm else nn.Identity()
 
     def forward(self, embedding: Tensor, profile: Tensor) -> Tensor:
         """(batch, embedding) and (batch, profile) -> (batch, embedding)."""
         weights = functional.relu(self.weigh(profile)).softmax(dim=1)
-        attended: Tensor = embedding + self.after(self.before(embedding) * weights)
+        normalised: Tensor = self.before(embedding)
+        attended: Tensor = normalised + self.after(weights * normalised)
         return attended
 
 
@@ -106,9 +108,9 @@ class Network(nn.Module):
         dropout: probability after each block.
         enrolment: encoder of the enrolment clips: none, cnn5, cnn10, or shared (the main encoder).
         fusion: none, attention, conditioning, relative or film.
-        layer_norm: whether attention has a LayerNorm before and after the product.
+        layer_norm: whether attention normalises the embedding, and once more its product with the weights.
         heads: outputs of each head that trains beside the main output: enrolment_emotion and enrolment_speaker on the
-            embeddings of the enrolment clips, main_speaker on the main embedding.
+            embeddings of the enrolment clips, main_speaker on the main embedding (normalised, where attention does so).
     """
 
     typical: Tensor
@@ -138,7 +140,7 @@ class Network(nn.Module):
         if fusion == "attention":
             self.attention = Attention(size, profile, layer_norm)
         elif fusion == "conditioning":
-            self.conditions = nn.ModuleList(make_linear(profile, count) for count in self.encoder.channels)
+            self.conditions = nn.ModuleList(nn.Linear(profile, count) for count in self.encoder.channels)
         elif fusion == "relative":
             self.relative = Relative(size)
         elif fusion == "film":
@@ -149,7 +151,7 @@ class Network(nn.Module):
         self.heads = nn.ModuleDict()
         for name, count in heads.items():
             inputs = size if name == "main_speaker" else profile
-            self.heads[name] = nn.Sequential(make_linear(inputs, inputs), nn.ReLU(), make_linear(inputs, count))
+            self.heads[name] = nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Linear(inputs, count))
 
     @property
     def personalised(self) -> bool:
@@ -169,12 +171,12 @@ class Network(nn.Module):
             return embedding
         assert profile is not None
 
-        def after_block(number: int, x: Tensor) -> Tensor:
+        def condition(number: int, x: Tensor) -> Tensor:
             added = x + functional.relu(self.conditions[number](profile))[:, :, None, None]
             return functional.dropout2d(added, CONDITIONING_DROPOUT, self.training)
 
         assert isinstance(self.encoder, PANN)
-        conditioned: Tensor = self.encoder(log_mel, after_block)
+        conditioned: Tensor = self.encoder(log_mel, condition)
         return conditioned
 
     def enrol(self, log_mel: Tensor) -> Tensor:
@@ -184,9 +186,9 @@ class Network(nn.Module):
 
     def fuse(self, embedding: Tensor, profile: Tensor | None) -> Tensor:
         """What the output layer sees, from (batch, embedding) and (batch, profile)."""
-        if self.fusion == "attention":
+        if self.fusion in ("attention", "conditioning"):
             assert isinstance(self.encoder, PANN)
-            return self.encoder.refine(self.attention(embedding, profile))
+            return self.encoder.refine(self.attention(embedding, profile) if self.fusion == "attention" else embedding)
         if self.fusion == "relative":
             seen: Tensor = self.relative(embedding, profile)
             return seen
@@ -237,6 +239,8 @@ class Network(nn.Module):
                 self.typical.lerp_(profile.float().mean(dim=0), TYPICAL_MOMENTUM)
         found = {"main": self.output(self.fuse(embedding, profile))}
         for name, head in self.heads.items():
-            beneath = embedding if name == "main_speaker" else clips
+            beneath = clips
+            if name == "main_speaker":
+                beneath = self.attention.before(embedding) if self.fusion == "attention" else embedding
             found[name] = head(ScaleGradient.apply(beneath, factors[name]))  # type: ignore[no-untyped-call]
         return found

@@ -1,17 +1,36 @@
-"""What a checkpoint says of itself, as JSON beside its weights. Nothing in it is trusted."""
+"""What a checkpoint says of itself, as JSON beside its weights. Nothing in it is trusted.
+
+    format       exvo-3
+    revision     of the networks: 2; another one's weights mean something else
+    network      the arguments of `Network`
+    task         name, labels and objective
+    features     kind (log-mel), key (the digest of the settings) and settings
+    enrolment    protocol and shots; null: the network takes none, or it is not known
+    temperature  by which outputs are divided so that they are calibrated; absent until it is fitted
+    fill         what follows a clip that is shorter than the network needs
+    notes        where the weights come from
+
+Files of the format before, exvo-2, have neither revision, enrolment nor temperature, and of the features the settings
+alone. They are read where the network has not changed since.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from exvo.config import TASKS, FeatureConfig, InputError
+from exvo.config import MAX_SHOTS, PROTOCOLS, TASKS, FeatureConfig, InputError
+from exvo.enrolment import EnrolmentSettings
 from exvo.networks.cnn import BANDS, CHANNELS
 from exvo.tasks import Task
 from exvo.text import is_name, shown
+
+FORMAT, FORMER = "exvo-3", "exvo-2"
+REVISION = 2
+KIND = "log-mel"
 
 LONGEST = 16 * 2**20
 """Characters: 30 emotions and 1,700 speakers take fewer than 100,000."""
@@ -22,21 +41,37 @@ MAX_WINDOW = 2**14
 
 @dataclass(frozen=True)
 class Header:
-    """The attributes of a `Checkpoint` but its network, and the arguments with which that is made."""
+    """The attributes of a `Checkpoint`, with the arguments of its network in place of that."""
 
     network: dict[str, Any]
     task: Task
     features: FeatureConfig
     fill: str
     notes: dict[str, str | int | float | bool | None]
+    enrolment: EnrolmentSettings | None = None
+    temperature: float | None = None
 
 
-def read_header(text: str, version: str) -> Header:
+def write_header(header: Header) -> str:
+    """The header as JSON."""
+    about: dict[str, Any] = {
+        "format": FORMAT,
+        "revision": REVISION,
+        "network": header.network,
+        "task": asdict(header.task),
+        "features": {"kind": KIND, "key": header.features.digest(), "settings": asdict(header.features)},
+        "enrolment": header.enrolment and asdict(header.enrolment),
+        "fill": header.fill,
+        "notes": header.notes,
+    }
+    return json.dumps(about | ({} if header.temperature is None else {"temperature": header.temperature}))
+
+
+def read_header(text: str) -> Header:
     """The header, checked.
 
     Args:
-        text: JSON.
-        version: the only format that is read.
+        text: JSON, of this format or of the one before.
 
     Raises:
         InputError: what is wrong with it, without the file's name and the full stop.
@@ -47,15 +82,68 @@ def read_header(text: str, version: str) -> Header:
         about = json.loads(text)
     except (ValueError, RecursionError):
         raise InputError("is not a whole checkpoint of exvo (its header is not JSON)") from None
-    found = about.get("format") if isinstance(about, dict) else None
-    if found != version:
-        raise InputError(f"has the format {shown(str(found))}; this version of exvo reads {version}")
+    version = about.get("format") if isinstance(about, dict) else None
+    if version not in (FORMAT, FORMER):
+        raise InputError(f"has the format {shown(str(version))}; this version of exvo reads {FORMAT} and {FORMER}")
     parts = {name: part(about, name) for name in ("network", "task", "features", "notes")}
     fill = about.get("fill")
     check("fill", fill, lambda value: value in ("zero", "floor", "repeat"))
     for name, value in parts["notes"].items():
         check(f"notes.{name}", value, is_note)
-    return Header(network(parts["network"]), task(parts["task"]), features(parts["features"]), fill, parts["notes"])
+    arguments = network(parts["network"])
+    if version == FORMER:
+        refuse_changed(arguments)
+        return Header(arguments, task(parts["task"]), features(parts["features"]), fill, parts["notes"])
+    revision = about.get("revision")
+    check("revision", revision, is_count)
+    if revision != REVISION:
+        raise InputError(
+            f"holds a network of revision {revision}, and this version of exvo computes those of revision {REVISION}: "
+            "use the version that trained it, or train again"
+        )
+    named = dict.fromkeys({"format", "revision", *parts, "enrolment", "fill"}, is_any)
+    take("", {name: value for name, value in about.items() if name != "temperature"}, named)
+    temperature = about.get("temperature")
+    check("temperature", temperature, lambda value: "temperature" not in about or (is_number(value) and value > 0))
+    settings = take(
+        "features", parts["features"], {"kind": lambda value: value == KIND, "key": is_any, "settings": is_any}
+    )
+    signal = features(part(settings, "settings"))
+    check("features.key", settings["key"], lambda value: value == signal.digest())
+    enrolled = enrolment(about["enrolment"], arguments["fusion"])
+    return Header(arguments, task(parts["task"]), signal, fill, parts["notes"], enrolled, temperature)
+
+
+def refuse_changed(arguments: Mapping[str, Any]) -> None:
+    """Refuses a network of the format before that is computed otherwise now.
+
+    Raises:
+        InputError: what has changed.
+    """
+    if "cnn5" in (arguments["encoder"], arguments["enrolment"]):
+        change = "the convolutions of CNN5 have biases now"
+    elif arguments["fusion"] == "conditioning":
+        change = "the fully connected layer now follows conditioning twice"
+    elif arguments["fusion"] == "attention" and arguments["layer_norm"]:
+        change = "attention with LayerNorm now adds the normalised embedding"
+    else:
+        return
+    raise InputError(
+        f"was trained before its network was mended: {change}, as published, and its weights would give other answers "
+        "than they did, so train it again"
+    )
+
+
+def enrolment(given: Any, fusion: str) -> EnrolmentSettings | None:
+    """How speakers are enrolled; a network without fusion has no such settings."""
+    check("enrolment", given, lambda value: value is None or (isinstance(value, dict) and fusion != "none"))
+    if given is None:
+        return None
+    rules: dict[str, Callable[[Any], bool]] = {
+        "protocol": lambda value: value in list(PROTOCOLS),
+        "shots": lambda value: is_count(value) and value <= MAX_SHOTS,
+    }
+    return EnrolmentSettings(**take("enrolment", given, rules))
 
 
 def part(about: dict[str, Any], name: str) -> dict[str, Any]:
@@ -72,17 +160,18 @@ def check(name: str, value: Any, right: Callable[[Any], bool]) -> None:
 
 
 def take(name: str, given: dict[str, Any], rules: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
-    """The values of a part, each checked by its rule.
+    """The values of a part, each checked by its rule; the whole header is the part without a name.
 
     Raises:
         InputError: a value is wrong, unknown or missing.
     """
+    before = f"{name}." if name else ""
     differing = sorted(given.keys() ^ rules.keys())
     if differing:
         state = "unknown" if differing[0] in given else "missing"
-        raise InputError(f"has a header in which {name}.{shown(differing[0])} is {state}")
+        raise InputError(f"has a header in which {before}{shown(differing[0])} is {state}")
     for key, right in rules.items():
-        check(f"{name}.{key}", given[key], right)
+        check(f"{before}{key}", given[key], right)
     return given
 
 
@@ -138,6 +227,11 @@ def features(given: dict[str, Any]) -> FeatureConfig:
     if not found.window // 2 < found.min_samples <= found.sample_rate or found.hop > found.window:
         raise InputError("says window, hop and min_samples that don't fit each other")
     return found
+
+
+def is_any(value: Any) -> bool:
+    """Whether it is there: what it holds is checked elsewhere."""
+    return True
 
 
 def is_bool(value: Any) -> bool:
