@@ -289,11 +289,19 @@ def load_checkpoint(source: Run) -> Checkpoint:
 
 
 def load_weights(uri: str) -> Checkpoint:
-    """The best weights of a logged or registered model."""
+    """The best weights of a logged or registered model.
+
+    Raises:
+        InputError: they are not those of a network that this version of exvo computes.
+    """
     logged = re.fullmatch(r"models:/(m-[0-9a-f]+)", uri)
     place = MlflowClient().get_logged_model(logged[1]).artifact_location if logged else uri
     with tempfile.TemporaryDirectory() as folder:
-        return load(Path(mlflow.artifacts.download_artifacts(f"{place}/artifacts/{serving.WEIGHTS}", dst_path=folder)))
+        file = mlflow.artifacts.download_artifacts(f"{place}/artifacts/{serving.WEIGHTS}", dst_path=folder)
+        try:
+            return load(Path(file))
+        except InputError as error:
+            raise InputError(str(error).replace(file, f"The model {uri}", 1)) from None
 
 
 def load_model(uri: str) -> Checkpoint:

@@ -19,6 +19,7 @@ from torch import nn
 
 from exvo import systems
 from exvo.config import FeatureConfig
+from exvo.enrolment import EnrolmentSettings
 from exvo.networks import load, save
 from exvo.networks.cnn import PANN
 from exvo.networks.panns import load_panns
@@ -33,16 +34,41 @@ MADE = [("cnn10-relative", FEWSHOT), ("cnn14-random-init-personalisation", FEWSH
 
 
 def write_whole(folder: Path) -> list[bytes]:
-    """The bytes of checkpoints of some systems; that they load is checked."""
+    """The bytes of checkpoints of some systems, and of one of the format before; that they load is checked."""
     found = []
     for name, task in MADE:
         network = systems.build(systems.find(name), task, 0.02, 3, "", np.random.default_rng(0).random((8, 4)), 3)
         path = folder / "best.safetensors"
         notes = {"model": name, "run_id": "0" * 32, "epoch": 3, "score": 0.25}
-        save(path, network, network.state_dict(), task, FeatureConfig(), "repeat", notes)
+        enrolled = EnrolmentSettings("published", 2)
+        save(path, network, network.state_dict(), task, FeatureConfig(), "repeat", notes, enrolled)
         load(path)
         found.append(path.read_bytes())
-    return found
+    path.write_bytes(former(found[0]))
+    load(path)
+    return [*found, path.read_bytes()]
+
+
+def split(whole: bytes) -> tuple[dict[str, Any], bytes]:
+    """The header of a safetensors file, and its weights."""
+    length = struct.unpack("<Q", whole[:8])[0]
+    return json.loads(whole[8 : 8 + length]), whole[8 + length :]
+
+
+def joined(header: dict[str, Any], weights: bytes) -> bytes:
+    """A safetensors file."""
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + weights
+
+
+def former(whole: bytes) -> bytes:
+    """A checkpoint with the header of the format before, exvo-2."""
+    header, weights = split(whole)
+    about = json.loads(header["__metadata__"]["exvo"])
+    kept = {name: about[name] for name in ("network", "task", "fill", "notes")}
+    kept |= {"format": "exvo-2", "features": about["features"]["settings"]}
+    header["__metadata__"]["exvo"] = json.dumps(kept)
+    return joined(header, weights)
 
 
 def draw(random: Random, whole: bytes) -> bytes:
@@ -52,10 +78,11 @@ def draw(random: Random, whole: bytes) -> bytes:
         return damage(random, whole)
     if way < 0.3:
         return struct.pack("<Q", random.choice(HUGE)) + whole[8:]
-    length = struct.unpack("<Q", whole[:8])[0]
-    header, weights = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+    header, weights = split(whole)
     if way < 0.6:
         about = json.loads(header["__metadata__"]["exvo"])
+        if random.random() < 0.3:
+            about["temperature"] = random.choice([1, 1.5, 0, -1, 1e308, None, True, "1", *HUGE])
         for _ in range(random.choice([0, 1, 1, 2])):
             change(random, about)
         text = json.dumps(about)
@@ -63,8 +90,7 @@ def draw(random: Random, whole: bytes) -> bytes:
     else:
         for _ in range(random.choice([1, 1, 3])):
             change(random, header)
-    told = json.dumps(header).encode()
-    return struct.pack("<Q", len(told)) + told + weights
+    return joined(header, weights)
 
 
 def change(random: Random, tree: Any) -> None:
@@ -86,7 +112,7 @@ def change(random: Random, tree: Any) -> None:
             tree[random.choice(["x", "", "width", "__class__", "\u202e", "k" * 5_000])] = tree.pop(key)
         elif way == 3 and isinstance(tree[key], str):
             tree[key] = random.choice(
-                ["BF16", "F64", "I8", "cnn14", "cnn5", "attention", "multitask", "none", "\x1b[2J"]
+                ["BF16", "F64", "I8", "cnn14", "cnn5", "attention", "multitask", "none", "\x1b[2J", "exvo-2", "strict"]
             )
         else:
             tree[key] = value(random, 2)

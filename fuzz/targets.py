@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import warnings
@@ -181,6 +182,8 @@ class Checkpoints(Target):
         """A network that can be asked."""
         found = load(self.folder / "best.safetensors")
         network = found.network
+        require(found.protocol in (None, "published", "strict"), "another protocol")
+        require(found.temperature is None or 0 < found.temperature < math.inf, "another temperature")
         clip = torch.zeros(1, network.min_frames, FEATURES.bands)
         with torch.inference_mode():
             require(network(clip).shape == (1, found.task.outputs), "outputs of another shape")

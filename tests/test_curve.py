@@ -56,13 +56,18 @@ def test_draws_are_of_the_right_or_of_one_wrong_speaker_and_never_the_clip_itsel
         assert all(len(found) == 1 and speaker not in found for speaker, found in others.items())
 
 
+@pytest.mark.parametrize("protocol", ["strict", "published"])
 @pytest.mark.parametrize("fusion", list(FUSIONS))
-def test_kept_embeddings_give_the_numbers_of_predict(fusion: str) -> None:
+def test_kept_embeddings_give_the_numbers_of_predict(fusion: str, protocol: str) -> None:
     network, clips, _ = make(fusion)
-    outputs = predictor(network, clips, "cpu")
-    drawn = draw_others(np.array(clips.speakers), 2, False, np.random.default_rng(0))
+    outputs = predictor(network, clips, "cpu", protocol)
     none = [np.zeros(0, np.int64)] * len(clips)
-    np.testing.assert_allclose(outputs(drawn), predict(network, clips, "cpu", drawn), atol=1e-5)
+    for seed in (0, 1, 0):
+        drawn = draw_others(np.array(clips.speakers), 2, False, np.random.default_rng(seed))
+        expected = predict(network, clips, "cpu", drawn, protocol=protocol)
+        np.testing.assert_allclose(outputs(drawn), expected, atol=1e-5)
+    other = predict(network, clips, "cpu", drawn, protocol="published" if protocol == "strict" else "strict")
+    assert np.abs(expected - other).max() > 1e-6  # its clips have different lengths
     np.testing.assert_allclose(outputs(none), predict(network, clips, "cpu"), atol=1e-5)
     assert np.abs(outputs(drawn) - outputs(none)).max() > 1e-3
     each = predict_each(network, clips, "cpu", [drawn, None])
@@ -70,9 +75,10 @@ def test_kept_embeddings_give_the_numbers_of_predict(fusion: str) -> None:
     np.testing.assert_array_equal(each[1], predict(network, clips, "cpu"))
 
 
-def test_the_curve_against_its_own_draws_one_by_one() -> None:
+@pytest.mark.parametrize("protocol", ["strict", "published"])
+def test_the_curve_against_its_own_draws_one_by_one(protocol: str) -> None:
     network, clips, rows = make("relative")
-    curve = enrolment_curve(network, clips, rows, TASK, "cpu", draws=3)
+    curve = enrolment_curve(network, clips, rows, TASK, "cpu", draws=3, protocol=protocol)
     assert curve["n"].unique().tolist() == [16]
     speakers = np.array(clips.speakers)
     found, samples = {}, {}
@@ -80,7 +86,7 @@ def test_the_curve_against_its_own_draws_one_by_one() -> None:
         every = []
         for draw in range(3):
             drawn = draw_others(speakers, 2, wrong, np.random.default_rng([0, 2, draw, wrong]))
-            table = TASK.table(rows, predict(network, clips, "cpu", drawn))
+            table = TASK.table(rows, predict(network, clips, "cpu", drawn, protocol=protocol))
             every.append(evaluation.statistics(table, TASK))
         found[wrong] = np.mean([one.scores()["emotion_ccc"] for one in every])
         samples[wrong] = sum(bootstrap(one, groups=speakers)["emotion_ccc"] for one in every) / 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exvo.enrolment import Draw, draw_clips, draw_groups, enrol, members, swap
+from exvo.enrolment import Draw, draw_clips, draw_groups, encodings, enrol, members, swap
 
 SPEAKERS = ["a", "b", "a", "c", "b", "a", "", "a", ""]  # four clips, two, one, and two of unknown speakers
 
@@ -123,3 +123,20 @@ def test_swap_gives_everyone_the_clips_of_the_next_speaker_who_enrols(protocol: 
     after_b = c if protocol == "published" else d
     after_c = d if protocol == "published" else []
     assert found == [b, after_b, b, after_c, after_b, b, [], b, [], a, a, a]
+
+
+def test_encodings_by_hand() -> None:
+    """Under `published` a clip is as long as the longest of its list; a pair of clip and length occurs once."""
+    frames = np.array([3, 9, 5, 9])
+    lists = [np.array(own, np.int64) for own in ([0, 1], [], [2, 0], [1, 0], [3])]
+    for protocol, pairs, own in (
+        ("published", [(0, 5), (0, 9), (1, 9), (2, 5), (3, 9)], [[1, 2], [], [3, 0], [2, 1], [4]]),
+        ("strict", [(0, 3), (1, 9), (2, 5), (3, 9)], [[0, 1], [], [2, 0], [1, 0], [3]]),
+        (None, [(0, 3), (1, 9), (2, 5), (3, 9)], [[0, 1], [], [2, 0], [1, 0], [3]]),
+    ):
+        found = encodings(lists, frames, protocol)
+        assert list(zip(found.clips.tolist(), found.frames.tolist(), strict=True)) == pairs
+        assert [one.tolist() for one in found.own] == own
+    nobody = encodings([np.zeros(0, np.int64)] * 2, np.zeros(0), "published")
+    assert (len(nobody.clips), [one.tolist() for one in nobody.own]) == (0, [[], []])
+    assert encodings([], frames, "published").own == []

@@ -6,13 +6,17 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from exvo.batches import Clips
+from exvo.embeddings import embed
 from exvo.networks import layers
 from exvo.networks.enrolment import Network
+from exvo.training import predict, profiles
 
 HEADS = {"enrolment_emotion": 3, "enrolment_speaker": 5, "main_speaker": 5}
 ATTENTION = {"encoder": "cnn14", "enrolment": "cnn10", "fusion": "attention", "heads": HEADS}
@@ -234,6 +238,66 @@ def test_training(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, weight in network.named_parameters():
         assert weight.grad is not None, key
         assert (weight.grad - gradients[key]).abs().max() <= 1e-8 * max(1.0, gradients[key].abs().max()), key
+
+
+def make_clips(fill: str = "repeat", lengths: tuple[int, ...] = (40, 71, 55, 20, 71)) -> Clips:
+    """Noise; the fourth clip is shorter than CNN14 needs."""
+    generator = torch.Generator().manual_seed(1)
+    mels = [20 * torch.randn(frames, 64, generator=generator) - 40 for frames in lengths]
+    names = [str(number) for number in range(len(lengths))]
+    features = {name: mel.numpy() for name, mel in zip(names, mels, strict=True)}
+    return Clips(names, names, features, np.zeros((len(names), 1)), fill)
+
+
+LISTS = [[0, 1], [0, 1], [2, 0], [3], [1, 3, 2], [], [0, 0, 3]]
+"""Clip 0 (40 frames) is filled to 71, to 55 and not at all."""
+FILLED = {(0, 71), (1, 71), (2, 55), (0, 55), (3, 20), (3, 71), (2, 71), (0, 40), (3, 40)}
+UNFILLED = {(0, 40), (1, 71), (2, 55), (3, 20)}
+
+
+def profile_by_hand(kind: str, state: State, clips: Clips, own: list[int], protocol: str | None, least: int) -> Tensor:
+    """Each clip alone, with zeros up to the longest of its list, then from its beginning again to what CNN14 needs."""
+    mels = [torch.from_numpy(clips.features[clips.contents[clip]]) for clip in own]
+    if protocol == "published":
+        longest = max(len(mel) for mel in mels)
+        mels = [functional.pad(mel, (0, 0, 0, longest - len(mel))) for mel in mels]
+    if clips.fill == "repeat":
+        mels = [mel[torch.arange(max(len(mel), least)) % len(mel)] for mel in mels]
+    mels = [functional.pad(mel, (0, 0, 0, max(0, least - len(mel)))) for mel in mels]
+    return torch.cat([shots_of(kind, state, mel[None, None]) for mel in mels]).mean(dim=0)
+
+
+@pytest.mark.parametrize("fill", ["repeat", "zero"])
+@pytest.mark.parametrize("protocol", ["published", "strict", None])
+@pytest.mark.parametrize("kind", ["attention", "layernorm", "conditioning", "relative", "film"])
+def test_the_zero_fill_of_enrolment_clips(kind: str, protocol: str | None, fill: str) -> None:
+    network, clips = make(kind), make_clips(fill)
+    state, lists = network.state_dict(), [np.array(own, np.int64) for own in LISTS]
+    encoded: list[tuple[int, int]] = []
+    encoder = network.enrolment_encoder or network.encoder
+    hook = encoder.register_forward_pre_hook(lambda _, given: encoded.append(tuple(given[0].shape[:2])))
+    found = profiles(network, clips, "cpu", lists, protocol)
+    hook.remove()
+    expected = [
+        profile_by_hand(kind, state, clips, own, protocol, network.min_frames) if own else network.typical
+        for own in LISTS
+    ]
+    assert difference(found, torch.stack(expected)) < 1e-5
+    # Each clip once for each of its lengths, those of one length in one batch of up to four.
+    lengths = [max(frames, network.min_frames) for _, frames in (FILLED if protocol == "published" else UNFILLED)]
+    assert sorted(encoded) == sorted((lengths.count(frames), frames) for frames in set(lengths))
+
+    asked = lists[: len(clips)]
+    outputs = torch.from_numpy(predict(network, clips, "cpu", asked, protocol=protocol))
+    with torch.no_grad():
+        for clip in (0, 1, 2, 4):
+            log_mel = torch.from_numpy(clips.features[str(clip)])[None]
+            z = main_embedding(kind, state, log_mel, expected[clip][None])
+            seen, _ = fused(kind, state, z, expected[clip][None])
+            assert difference(outputs[clip : clip + 1], linear(state, "output", seen)) < 1e-5
+            if kind == "conditioning":
+                embedded = embed(network, clips, "cpu", "main", asked, protocol=protocol)
+                assert difference(torch.from_numpy(embedded[clip]), z[0]) < 1e-5
 
 
 def fans(weight: Tensor) -> tuple[int, int]:

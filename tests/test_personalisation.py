@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -14,11 +15,15 @@ import torch
 from conftest import run_here, write_table_corpus
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.nn import functional
 
 from exvo import lookup
 from exvo.config import FeatureConfig
-from exvo.enrolment import enrol
+from exvo.enrolment import EnrolmentSettings, enrol
 from exvo.features import log_mel, read_audio
+from exvo.networks.enrolment import Network
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -60,26 +65,113 @@ def test_strict_enrols_with_clips_that_are_not_scored(
     assert predictions(newest, "test")["scored"].all()
 
 
+def log_mels(folder: Path, files: list[str]) -> list[torch.Tensor]:
+    features = FeatureConfig()
+    audio = (read_audio((folder / file).read_bytes(), features).waveform for file in files)
+    return [log_mel(torch.from_numpy(samples), features) for samples in audio]
+
+
+def by_hand(network: Network, mels: list[torch.Tensor], who: list[np.ndarray], zero_fill: bool) -> np.ndarray:
+    """The prediction of each clip alone; with zeros after the shorter of the clips that enrol its speaker, or not."""
+    found = []
+    with torch.inference_mode():
+        for mel, own in zip(mels, who, strict=True):
+            longest = max(len(mels[clip]) for clip in own)
+            assert any(len(mels[clip]) < longest for clip in own) or len(own) == 1
+            ends = [longest - len(mels[clip]) if zero_fill else 0 for clip in own]
+            filled = [functional.pad(mels[clip], (0, 0, 0, end)) for clip, end in zip(own, ends, strict=True)]
+            profile = torch.stack([network.enrol(clip[None])[0] for clip in filled]).mean(dim=0)
+            found.append(network(mel[None], profile[None])[0].numpy())
+    return np.stack(found)
+
+
+def numbers(table: pd.DataFrame) -> np.ndarray:
+    return table[["prediction.High", "prediction.Loud"]].to_numpy()
+
+
+@pytest.mark.parametrize("model", ["cnn14-attention-cnn10-layernorm-auxil-learn", "cnn14-random-init-personalisation"])
 def test_predictions_are_the_networks_with_the_speakers_profile(
-    tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every number of the predictions table once more, from the logged weights, one clip at a time."""
-    options = OPTIONS | {"data": str(tiny_corpus), "model": "cnn14-attention-cnn10-layernorm-auxil-learn"}
-    assert run_here("train", options, monkeypatch) == 0
+    """Every number of the predictions tables once more, from the logged weights; then served, and from `predict`."""
+    assert run_here("train", OPTIONS | {"data": str(tiny_corpus), "model": model}, monkeypatch) == 0
     (trained,) = runs()
     assert (trained.data.params["protocol"], trained.data.params["batch_size"]) == ("published", "8")
+    checkpoint = lookup.load_checkpoint(trained)
+    assert checkpoint.enrolment == EnrolmentSettings("published", 2)
     table = predictions(trained, "val")
     assert table["scored"].all()
+    files, mels = table["file"].tolist(), log_mels(tiny_corpus, table["file"].tolist())
+    published = enrol(table["speaker"].tolist(), "published", 2).clips
+    np.testing.assert_allclose(numbers(table), by_hand(checkpoint.network, mels, published, True), atol=1e-5)
+
+    content = [(tiny_corpus / file).read_bytes() for file in files]
+    rows = [{"audio": content[clip], "enrolment": [content[one] for one in own]} for clip, own in enumerate(published)]
+    served = mlflow.pyfunc.load_model(trained.data.tags["exvo.model_uri"]).predict(pd.DataFrame(rows))
+    np.testing.assert_allclose(served, numbers(table), atol=1e-5)
+    first = [str(tiny_corpus / files[clip]) for clip in published[0]]
+    given = {"audio": str(tiny_corpus / files[0]), "enrolment": ",".join(first), "save": "one.parquet"}
+    assert run_here("predict", given | {"model_uri": trained.info.run_id}, monkeypatch) == 0
+    told = pd.read_parquet(tmp_path / "one.parquet")[["High", "Loud"]]
+    np.testing.assert_allclose(told, numbers(table)[:1], atol=1e-5)
+
+    for protocol in ("strict", "published"):
+        chosen = {"run_id": trained.info.run_id, "split": "val", "protocol": protocol, "shots": "3"}
+        assert run_here("evaluate", chosen, monkeypatch) == 0
+        who = enrol(table["speaker"].tolist(), protocol, 3).clips
+        filled, unfilled = (by_hand(checkpoint.network, mels, who, fill) for fill in (True, False))
+        expected = filled if protocol == "published" else unfilled
+        np.testing.assert_allclose(numbers(predictions(runs("evaluate")[0], "val")), expected, atol=1e-5)
+
+
+def make_former(trained: Run) -> None:
+    """Gives the file of a run's model the header of the format before."""
+    model = MlflowClient().get_logged_model(trained.data.tags["exvo.model_uri"].removeprefix("models:/"))
+    (file,) = Path(model.artifact_location.removeprefix("file://")).rglob("best.safetensors")
+    with safe_open(file, framework="pt") as opened:
+        about = json.loads(opened.metadata()["exvo"])
+        weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    former = {name: about[name] for name in ("network", "task", "fill", "notes")} | {"format": "exvo-2"}
+    save_file(weights, file, {"exvo": json.dumps(former | {"features": about["features"]["settings"]})})
+
+
+def test_a_run_whose_file_names_no_protocol(tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers as before: nothing is filled, unless a protocol is asked for."""
+    options = OPTIONS | {"data": str(tiny_corpus), "model": "cnn10-relative", "protocol": "published"}
+    assert run_here("train", options, monkeypatch) == 0
+    (trained,) = runs()
+    make_former(trained)
     network = lookup.load_checkpoint(trained).network
-    features = FeatureConfig()
-    audio = (read_audio((tiny_corpus / file).read_bytes(), features).waveform for file in table["file"])
-    mels = [log_mel(torch.from_numpy(samples), features)[None] for samples in audio]
-    who = enrol(table["speaker"].tolist(), "published", 2).clips
-    with torch.inference_mode():
-        for clip, row in enumerate(table.to_dict("records")):
-            profile = torch.stack([network.enrol(mels[other])[0] for other in who[clip]]).mean(dim=0)
-            found = network(mels[clip], profile[None])[0]
-            np.testing.assert_allclose(found, [row["prediction.High"], row["prediction.Loud"]], atol=1e-5)
+    for protocol in ("auto", "published"):
+        chosen = {"run_id": trained.info.run_id, "split": "val", "protocol": protocol}
+        assert run_here("evaluate", chosen, monkeypatch) == 0
+        table = predictions(runs("evaluate")[0], "val")
+        mels, who = log_mels(tiny_corpus, table["file"].tolist()), enrol(table["speaker"].tolist(), "published", 2)
+        filled, unfilled = (by_hand(network, mels, who.clips, fill) for fill in (True, False))
+        assert np.abs(filled - unfilled).max() > 1e-3
+        np.testing.assert_allclose(numbers(table), unfilled if protocol == "auto" else filled, atol=1e-5)
+
+
+def test_a_former_run_of_a_network_that_has_changed(
+    tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = OPTIONS | {"data": str(tiny_corpus), "model": "cnn14-attention-cnn10-layernorm-full"}
+    assert run_here("train", options, monkeypatch) == 0
+    (trained,) = runs()
+    uri = trained.data.tags["exvo.model_uri"]
+    make_former(trained)
+    clip = str(tiny_corpus / "s0-0.wav")
+    for entry_point, given in (
+        ("evaluate", {"run_id": trained.info.run_id}),
+        ("predict", {"model_uri": uri, "audio": clip}),
+        ("enrolment-curve", {"run_id": trained.info.run_id}),
+        ("embed", {"run_id": trained.info.run_id}),
+        ("train", options | {"init": f"runs:/{trained.info.run_id}"}),
+    ):
+        assert run_here(entry_point, given, monkeypatch) == 2, entry_point
+        sentence = capsys.readouterr().err
+        assert f"exvo: The model {uri} was trained before its network was mended: " in sentence
+        assert sentence.endswith(" so train it again.\n")
 
 
 def test_continued_systems_start_from_the_best_run_of_their_parent(

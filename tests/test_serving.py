@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from exvo import request, serving, systems
 from exvo.batches import Clips
 from exvo.config import FeatureConfig, InputError
+from exvo.enrolment import EnrolmentSettings
 from exvo.features import log_mel, read_audio
 from exvo.networks import Checkpoint
 from exvo.serving import answer, guarded
@@ -42,7 +44,7 @@ def tone(pitch: float, seconds: float = 0.4, kind: str = "WAV", **options: Any) 
 TONES = [tone(200 + 50 * number, 0.4 + 0.05 * (number % 3)) for number in range(8)]
 
 
-def make(system: str, task: Task | None = None) -> Checkpoint:
+def make(system: str, task: Task | None = None, protocol: str = "strict") -> Checkpoint:
     """An untrained network of a system, its typical profile not zero."""
     task = task or Task("fewshot", tuple(TARGETS))
     labels, speakers = np.random.default_rng(0).random((8, len(task.targets) + 1)), 3
@@ -51,7 +53,7 @@ def make(system: str, task: Task | None = None) -> Checkpoint:
         torch.nn.init.normal_(network.film.scale_shift.weight, std=0.1)
     if network.personalised:
         network.typical.uniform_(generator=torch.Generator().manual_seed(1))
-    return Checkpoint(network, task, FEATURES, "repeat", {})
+    return Checkpoint(network, task, FEATURES, "repeat", {}, EnrolmentSettings(protocol, 2))
 
 
 @pytest.fixture(scope="module")
@@ -69,17 +71,22 @@ def evaluated(checkpoint: Checkpoint, clips: list[bytes], enrolment: list[list[i
     names = [str(number) for number in range(len(clips))]
     table = Clips(names, names, dict(zip(names, mels, strict=True)), np.zeros((len(names), 2)), "repeat")
     who = None if enrolment is None else [np.array(own, np.int64) for own in enrolment]
-    return predict(checkpoint.network, table, "cpu", who)
+    return predict(checkpoint.network, table, "cpu", who, protocol=checkpoint.protocol)
 
 
+@pytest.mark.parametrize("protocol", ["strict", "published"])
 @pytest.mark.parametrize(
     "system",
     ["cnn10-relative", "cnn10-film", "cnn14-random-init-personalisation", "cnn14-attention-cnn10-layernorm-full"],
 )
-def test_enrolment_clips_and_profiles_give_what_evaluate_gives(system: str) -> None:
-    checkpoint = make(system)
-    pairs = [[6, 7], [5], []] * 2
+def test_enrolment_clips_and_profiles_give_what_evaluate_gives(system: str, protocol: str) -> None:
+    """Under `published` the shorter clip of a pair is filled with zeros, in another pair to another length."""
+    checkpoint = make(system, protocol=protocol)
+    pairs = [[6, 7], [5], [], [6, 5], [7, 5, 5], [6]]
     expected = evaluated(checkpoint, TONES, [*pairs, [], []])[:6]
+    other = replace(checkpoint, enrolment=EnrolmentSettings("published" if protocol == "strict" else "strict", 2))
+    differs = np.abs(expected - evaluated(other, TONES, [*pairs, [], []])[:6]).max(axis=1) > 1e-6
+    assert differs.tolist() == [True, False, False, True, True, False]
     rows = [
         {"audio": text(clip), "enrolment": [text(TONES[other]) for other in own] or None}
         for clip, own in zip(TONES, pairs, strict=False)
