@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from exvo import lookup
 from exvo.config import FeatureConfig
-from exvo.enrolment import EnrolmentSettings, enrol
+from exvo.enrolment import Encodings, EnrolmentSettings, encodings, enrol
 from exvo.features import log_mel, read_audio
 from exvo.networks.enrolment import Network
 
@@ -122,6 +122,34 @@ def test_predictions_are_the_networks_with_the_speakers_profile(
         filled, unfilled = (by_hand(checkpoint.network, mels, who, fill) for fill in (True, False))
         expected = filled if protocol == "published" else unfilled
         np.testing.assert_allclose(numbers(predictions(runs("evaluate")[0], "val")), expected, atol=1e-5)
+
+
+def test_every_entry_point_fills_enrolment_clips_under_the_runs_protocol(
+    tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each gives to `encodings`, whose numbers other tests check."""
+    given: list[str | None] = []
+
+    def record(lists: list[np.ndarray], frames: np.ndarray, protocol: str | None) -> Encodings:
+        given.append(protocol)
+        return encodings(lists, frames, protocol)
+
+    monkeypatch.setattr("exvo.training.encodings", record)
+    monkeypatch.setattr("exvo.curve.encodings", record)
+    options = OPTIONS | {"data": str(tiny_corpus), "model": "cnn14-random-init-personalisation", "width": "0.02"}
+    for protocol in ("published", "strict"):
+        assert run_here("train", options | {"protocol": protocol}, monkeypatch) == 0
+        run_id = runs()[0].info.run_id
+        clips = {"audio": str(tiny_corpus / "s0-0.wav"), "enrolment": str(tiny_corpus / "s0-1.wav")}
+        for entry_point, more in (
+            ("evaluate", {"run_id": run_id}),
+            ("embed", {"run_id": run_id, "split": "val"}),
+            ("enrolment-curve", {"run_id": run_id, "draws": "1"}),
+            ("predict", {"model_uri": run_id} | clips),
+        ):
+            given.clear()
+            assert run_here(entry_point, more, monkeypatch) == 0
+            assert set(given) == {protocol}, entry_point
 
 
 def make_former(trained: Run) -> None:

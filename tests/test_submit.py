@@ -102,6 +102,16 @@ def test_a_run_without_test_predictions_predicts_what_evaluate_would(
     assert f"predictions of the run {evaluated.info.run_name} " in capsys.readouterr().out
 
 
+def test_a_personalised_run_enrols_as_evaluate_does(ten_emotions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two clips that enrol have different lengths, so `published` fills the shorter."""
+    trained = train(ten_emotions, monkeypatch, model="cnn14-random-init-personalisation", width="0.02")
+    assert submit(monkeypatch, trained, team="t") == 0
+    assert run_here("evaluate", {"run_id": trained.info.run_id}, monkeypatch) == 0
+    logged = predictions(MlflowClient().search_runs(["0"], "tags.`exvo.entry_point` = 'evaluate'")[0])
+    table = pd.read_csv("output/submissions/ExVo-Few_t_1.csv")
+    np.testing.assert_allclose(table[list(EMOTIONS)], logged[[f"prediction.{name}" for name in EMOTIONS]], atol=2e-6)
+
+
 def test_clips_that_training_left_out_are_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ten_emotions: Path
 ) -> None:
