@@ -266,10 +266,11 @@ def load_environment(source: Run) -> dict[str, Any]:
     except Exception:  # each artifact store has its own errors; runs of early versions have none
         found = {}
     commit, dirty = source.data.tags.get("git.commit", "none"), source.data.tags.get("git.dirty") == "true"
+    none = "unknown" if source.data.tags.get("git.dirty") == "unknown" else "none"
     text = mlflow.artifacts.load_text(f"{folder}/uncommitted.diff.txt") if dirty else ""
     return found | {
         "commit": commit,
-        "uncommitted changes": hashlib.sha256(text.encode()).hexdigest()[:12] if text else "none",
+        "uncommitted changes": hashlib.sha256(text.encode()).hexdigest()[:12] if text else none,
     }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from mlflow.exceptions import MlflowException
 from exvo import lookup, server
 from exvo.config import default_text
 from exvo.delivery import Record, now
-from exvo.provenance import code, environment
+from exvo.provenance import Code, code, environment
 
 RECORDS: list[Record] = []
 """What this process logs now: the last one is the present run."""
@@ -49,6 +51,8 @@ def run(
     """
     server.quiet()
     server.check_store()
+    if code().changes is None:  # so that MLflow neither waits for git nor tags the commit of a repository around ours
+        os.environ["GIT_PYTHON_GIT_EXECUTABLE"] = "/dev/no-git"
     try:
         place = MlflowClient().get_run(parent).info.experiment_id if parent else None
         active = mlflow.start_run(
@@ -104,11 +108,28 @@ def name_run(system: str = "") -> None:
 
 
 def log_code() -> None:
-    """Tags the commit and whether the tree differs from it; the difference is an artifact."""
-    commit, changes, difference = code()
-    set_tags({"git.commit": commit} | ({} if commit == "none" else {"git.dirty": default_text(bool(changes))}))
-    if changes:
-        log_text("uncommitted.diff.txt", f"{changes}\n{difference}")
+    """Tags the commit and whether the tree differs from it; the difference is an artifact. Says what git can't tell."""
+    known = code()
+    dirty = "unknown" if known.changes is None else default_text(bool(known.changes))
+    set_tags({"git.commit": known.commit} | ({} if known.commit == "none" else {"git.dirty": dirty}))
+    if known.problem:
+        set_tags({"git.problem": known.problem})
+        say_problem(known)
+    if known.changes:
+        log_text("uncommitted.diff.txt", f"{known.changes}\n{known.difference}")
+
+
+@cache
+def say_problem(known: Code) -> None:
+    """Prints, once in a process, why it is not known of the code what git would tell."""
+    if known.commit == "none":
+        print(f"the run's commit is logged as none: {known.problem}", flush=True)
+    else:
+        print(
+            f"the run's commit {known.commit[:12]} was read from the checkout's files, and uncommitted changes are not "
+            f"known: {known.problem}",
+            flush=True,
+        )
 
 
 def log_settings(settings: Mapping[str, Any], details: Mapping[str, Any]) -> None:
