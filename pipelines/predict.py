@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,7 +39,7 @@ def run(settings: PredictSettings) -> None:
             tracking.log_table(for_spreadsheets(found), "predictions/audio.csv")
             if settings.save:
                 save(found, Path(settings.save))
-            print(f"\n{chart(found, checkpoint.task.targets, settings.top, bar())}\n")
+            print(f"\n{chart(found, checkpoint.task.targets, settings.top)}\n")
         print(tracking.where_to_look(run_id))
         if problems:
             lines = "".join(f"\n  {problem}" for problem in problems)
@@ -125,15 +124,6 @@ def save(table: pd.DataFrame, path: Path) -> None:
         table.to_parquet(content, index=False)
     write_atomically(path, content.getvalue())
     print(f"table  {path}")
-
-
-def bar() -> str:
-    """What bars are made of: a block, or # where the terminal can't show it."""
-    try:
-        "█".encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return "#"
-    return "█"
 
 
 if __name__ == "__main__":
