@@ -22,7 +22,7 @@ from exvo.config import InputError
 from exvo.networks import Checkpoint, load
 from exvo.systems import SHORT_NAMES
 from exvo.tables import check_predictions, read_parquet
-from exvo.text import first_line
+from exvo.text import first_line, writable
 
 EPOCH = "epoch/"
 """How the names of metrics of an epoch begin."""
@@ -70,6 +70,7 @@ def find_run(name: str, option: str = "run_id") -> Run:
     """
     server.quiet()
     server.check_store()
+    name = writable(name)
     if not name:
         raise InputError(f"{option} is empty; give the id or the name of a run, as `train` prints it, or a system.")
     client = MlflowClient()
@@ -303,6 +304,7 @@ def load_model(uri: str) -> Checkpoint:
     Raises:
         InputError: there is none, or it is not a model of exvo.
     """
+    uri = writable(uri)
     if not uri.startswith("models:/"):
         return load_checkpoint(find_run(uri.removeprefix("runs:/").removesuffix("/model"), "model_uri"))
     server.quiet()

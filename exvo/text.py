@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from typing import Any
 
 PLAIN = {"█": "#", "±": "+-", "–": "-", "−": "-", "×": "x", "→": "->"}
 """What is written for our own characters where an encoding lacks them."""
@@ -39,6 +40,15 @@ def writable(text: str, encoding: str = "utf-8") -> str:
     ('caf\\\\xe9.wav', 'Jos\\\\xe9 +- 0.1 #')
     """
     return text.encode(encoding, WRITABLE).decode(encoding)
+
+
+def all_writable(value: Any) -> Any:
+    """The same for all texts of lists and dicts, which UTF-8 can then write."""
+    if isinstance(value, dict):
+        return {all_writable(name): all_writable(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [all_writable(own) for own in value]
+    return writable(value) if isinstance(value, str) else value
 
 
 def is_name(text: str) -> bool:

@@ -24,6 +24,7 @@ from exvo import lookup, server
 from exvo.config import default_text
 from exvo.delivery import Record, now
 from exvo.provenance import Code, code, environment
+from exvo.text import all_writable, writable
 
 RECORDS: list[Record] = []
 """What this process logs now: the last one is the present run."""
@@ -146,12 +147,12 @@ def log_settings(settings: Mapping[str, Any], details: Mapping[str, Any]) -> Non
 
 def log_json(name: str, content: Any) -> None:
     """A JSON artifact."""
-    log_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    log_text(name, json.dumps(all_writable(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def log_text(name: str, text: str) -> None:
     """A text artifact."""
-    log_bytes(name, text.encode())
+    log_bytes(name, writable(text).encode())
 
 
 def log_bytes(name: str, content: bytes) -> None:
@@ -161,7 +162,7 @@ def log_bytes(name: str, content: bytes) -> None:
 
 def log_corpus(clips: pd.DataFrame, name: str, folder: Path, digest: str) -> None:
     """The corpus as an MLflow dataset with the digest of its whole content."""
-    data = mlflow.data.from_pandas(clips, source=str(folder), name=name, digest=digest[:32])
+    data = mlflow.data.from_pandas(clips, source=writable(str(folder)), name=name, digest=digest[:32])
     RECORDS[-1].add({"kind": "dataset", "dataset": data.to_dict()})
     set_tags({lookup.DIGEST_TAG: digest, lookup.CORPUS_TAG: name})
 

@@ -74,7 +74,7 @@ def predict(
 
     from exvo.containers import AudioError
     from exvo.prediction import enrol, outputs, read_log_mel
-    from exvo.text import LONGEST_NAME, shown
+    from exvo.text import LONGEST_NAME, shown, writable
 
     network = checkpoint.network.to(device)
     profile = None
@@ -86,13 +86,13 @@ def predict(
         try:
             log_mels[file] = read_log_mel(file, checkpoint)
         except AudioError as error:
-            problems.append(f"{shown(str(file), LONGEST_NAME)}: {error.problem}")
+            problems.append(f"{shown(writable(str(file)), LONGEST_NAME)}: {error.problem}")
     if not log_mels:
         return None, problems
     profiles = None if profile is None else profile[None].repeat(len(log_mels), axis=0)
     numbers = outputs(checkpoint, list(log_mels.values()), profiles, device, progress="predicting")
     answers = checkpoint.task.answers(numbers)
-    answers.insert(0, "file", [str(file) for file in log_mels])
+    answers.insert(0, "file", [writable(str(file)) for file in log_mels])
     return answers, problems
 
 
