@@ -2,6 +2,9 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
+# Nothing leaves the machine unasked: MLflow's telemetry is off unless you have set the variable.
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
 .PHONY: demo personalisation notebooks test faults fuzz audit lint ui bench systems lock
 SMALL := --width 0.25 --epochs 16 --batch_size 8 --learning_rate 0.01
 

@@ -1,1 +1,8 @@
-"""exvo: few-shot recognition of emotion in vocal bursts, as an experiment-tracked project."""
+"""exvo: few-shot recognition of emotion in vocal bursts, as an experiment-tracked project.
+
+To import it turns MLflow's telemetry off, here and in the processes that this one starts, unless the variable is set.
+"""
+
+import os
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -228,12 +228,15 @@ def origin(facts: Facts) -> list[str]:
     """The run, study, trial and commit that it comes from, and how it was trained."""
     options, tags = facts.settings["options"], facts.lineage
     commit = tags.get("git.commit", "none")
-    changed = (
-        " with uncommitted changes (the run's artifact uncommitted.diff.txt)" if tags.get("git.dirty") == "true" else ""
-    )
+    changes = {
+        "true": " with uncommitted changes (the run's artifact uncommitted.diff.txt)",
+        "unknown": f"; uncommitted changes are not known ({text(tags.get('git.problem', ''))})",
+    }
+    changed = changes.get(tags.get("git.dirty", ""), "")
+    why = text(tags.get("git.problem", "the code lay in no checkout"))
     told = [
         f"- Run: {facts.run}, made by `{facts.entry_point}`",
-        f"- Commit: {'none, the code lay in no checkout' if commit == 'none' else f'`{commit}`{changed}'}",
+        f"- Commit: {f'none, {why}' if commit == 'none' else f'`{commit}`{changed}'}",
         f"- System: {text(tags.get('exvo.system', options['model']))}; "
         + ", ".join(f"{name} {default_text(options[name])}" for name in (*TRAINING, "optimizer", "precision"))
         + f"; best epoch {facts.best_epoch:.0f}",

@@ -16,7 +16,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from exvo.config import InputError
-from exvo.networks import write_atomically
+from exvo.networks import plain_path, write_atomically
 from exvo.text import reason
 
 KEPT = 2
@@ -157,7 +157,7 @@ class States:
             raise ValueError("its checksum is another")
         weights: dict[str, Tensor] = {}
         optimizer: dict[int, dict[str, Tensor]] = {}
-        with safe_open(path, framework="pt") as file:
+        with plain_path(path) as plain, safe_open(plain, framework="pt") as file:
             about = json.loads(file.metadata()["exvo"])
             for name in file.keys():  # noqa: SIM118
                 kind, _, rest = name.partition("/")

@@ -25,6 +25,7 @@ from exvo import lookup, networks, server, serving
 from exvo.config import InputError
 from exvo.journal import Entry, Journal
 from exvo.provenance import PROJECT
+from exvo.text import all_writable
 
 SERVED = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
 FILES = ("artifact", "model")
@@ -62,6 +63,8 @@ class Record:
     def add(self, entry: Entry, content: bytes | None = None) -> None:
         """Sends an entry, or keeps it where it or an earlier one of its kind can't be sent.
 
+        Bytes of a file's name that are not UTF-8 reach the server as backslash escapes.
+
         Args:
             entry: `kind`, and what `send` takes.
             content: of an artifact.
@@ -69,6 +72,7 @@ class Record:
         Raises:
             InputError: the server refuses it for good, or it can be neither sent nor kept.
         """
+        entry = entry if entry["kind"] == "model" else all_writable(entry)
         self.name = entry["value"] if entry["kind"] == "name" else self.name
         for own in (self.tags, self.params):
             own.update(entry["values"] if entry["kind"] == ("tags" if own is self.tags else "params") else {})
@@ -195,15 +199,16 @@ def log_model(run_id: str, weights: Path) -> None:
     for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
         client.delete_logged_model(model.model_id)
     checkpoint = networks.load(weights)
-    info = mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(serving.LOGGED),
-        artifacts={"weights": str(weights)},
-        code_paths=[str(PROJECT / "exvo")],
-        signature=serving.signature(checkpoint.task),
-        input_example=serving.example(checkpoint),
-        pip_requirements=[f"{name}=={version(name)}" for name in SERVED],
-    )
+    with networks.plain_path(weights) as plain:
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(serving.LOGGED),
+            artifacts={"weights": str(plain)},
+            code_paths=[str(PROJECT / "exvo")],
+            signature=serving.signature(checkpoint.task),
+            input_example=serving.example(checkpoint),
+            pip_requirements=[f"{name}=={version(name)}" for name in SERVED],
+        )
     client.set_tag(run_id, lookup.MODEL_TAG, info.model_uri)
 
 

@@ -22,7 +22,7 @@ from exvo.config import InputError
 from exvo.networks import Checkpoint, load
 from exvo.systems import SHORT_NAMES
 from exvo.tables import check_predictions, read_parquet
-from exvo.text import first_line
+from exvo.text import first_line, writable
 
 EPOCH = "epoch/"
 """How the names of metrics of an epoch begin."""
@@ -70,6 +70,7 @@ def find_run(name: str, option: str = "run_id") -> Run:
     """
     server.quiet()
     server.check_store()
+    name = writable(name)
     if not name:
         raise InputError(f"{option} is empty; give the id or the name of a run, as `train` prints it, or a system.")
     client = MlflowClient()
@@ -266,10 +267,11 @@ def load_environment(source: Run) -> dict[str, Any]:
     except Exception:  # each artifact store has its own errors; runs of early versions have none
         found = {}
     commit, dirty = source.data.tags.get("git.commit", "none"), source.data.tags.get("git.dirty") == "true"
+    none = "unknown" if source.data.tags.get("git.dirty") == "unknown" else "none"
     text = mlflow.artifacts.load_text(f"{folder}/uncommitted.diff.txt") if dirty else ""
     return found | {
         "commit": commit,
-        "uncommitted changes": hashlib.sha256(text.encode()).hexdigest()[:12] if text else "none",
+        "uncommitted changes": hashlib.sha256(text.encode()).hexdigest()[:12] if text else none,
     }
 
 
@@ -310,6 +312,7 @@ def load_model(uri: str) -> Checkpoint:
     Raises:
         InputError: there is none, or it is not a model of exvo.
     """
+    uri = writable(uri)
     if not uri.startswith("models:/"):
         return load_checkpoint(find_run(uri.removeprefix("runs:/").removesuffix("/model"), "model_uri"))
     server.quiet()

@@ -219,6 +219,7 @@ def lineage(run: Run) -> dict[str, str]:
         lookup.PROTOCOL_TAG,
         "git.commit",
         "git.dirty",
+        "git.problem",
         lookup.STUDY_TAG,
         lookup.TRIAL_TAG,
     )

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from exvo.config import InputError
-from exvo.text import first_line
+from exvo.text import first_line, writable
 
 
 def quiet() -> None:
@@ -25,6 +25,7 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a git that is missing is told by `tracking.log_code`
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # `tracking.where_to_look` is ours
     warnings.filterwarnings("ignore", "The specified dataset source can be interpreted in multiple ways")
 
@@ -33,12 +34,18 @@ def check_store() -> None:
     """Refuses a folder in which MLflow's default store can't work.
 
     Raises:
-        InputError: runs of an old file store lie in ./mlruns.
+        InputError: runs of an old file store lie in ./mlruns, or the folder's name is not UTF-8.
     """
     if mlflow.get_tracking_uri().startswith("sqlite") and any(Path("mlruns").glob("*/meta.yaml")):
         raise InputError(
             "The folder mlruns holds runs of MLflow's old file store, which MLflow 3 no longer reads; move them with "
             "`mlflow migrate-filestore`, or move the folder away."
+        )
+    folder = os.getcwd()
+    if mlflow.get_tracking_uri().startswith("sqlite") and writable(folder) != folder:
+        raise InputError(
+            f"The folder {writable(folder)} has a name that is not UTF-8, which MLflow's database can't hold; rename "
+            "it, or work in another folder."
         )
 
 

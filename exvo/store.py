@@ -219,7 +219,7 @@ class Store(Mapping[str, np.ndarray]):
     def _load(self, path: Path) -> None:
         """Map a shard and index its clips; the mapping outlives the file's descriptor."""
         state = _state(path)
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        with pa.memory_map(os.fsencode(path)) as source, pa.ipc.open_file(source) as reader:
             if (reader.schema.metadata or {}).get(SETTINGS) != self._settings():
                 raise ValueError("its feature settings are not those of its folder")
             if not reader.schema.equals(pa.schema(list(COLUMNS.items()))):

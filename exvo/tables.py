@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +44,18 @@ def read_parquet(path: Path, name: str = "") -> pa.Table:
     """
     name = name or str(path)
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        source = os.fsencode(path)  # a name that is not UTF-8 too
+        with pa.OSFile(source) as stream, pq.ParquetFile(stream, pre_buffer=False) as file:
             about = file.metadata
             groups = [about.row_group(number) for number in range(about.num_row_groups)]
             if any(group.total_byte_size > MAX_BYTES for group in groups):
                 raise InputError(f"{name} takes more than {MAX_BYTES // 2**20} MiB in memory; make it smaller.")
             schema = plain_schema(name, file.schema_arrow)
             repeated = [field.name for field in schema if pa.types.is_string(field.type)]
-        with pq.ParquetFile(path, pre_buffer=False, read_dictionary=repeated) as file:
+        with (
+            pa.OSFile(source) as stream,
+            pq.ParquetFile(stream, pre_buffer=False, read_dictionary=repeated) as file,
+        ):
             parts, size = [], 0
             for batch in file.iter_batches(ROWS, use_threads=False):
                 size += sum(plain_bytes(column) for column in batch.columns)

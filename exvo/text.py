@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
+import codecs
 import re
+from typing import Any
+
+PLAIN = {"█": "#", "±": "+-", "–": "-", "−": "-", "×": "x", "→": "->"}
+"""What is written for our own characters where an encoding lacks them."""
+
+WRITABLE = "exvo.writable"
+"""Error handler of `str.encode` that never fails; `writable` says how it writes what an encoding lacks."""
 
 LONGEST_NAME = 1_000
 """Characters of a speaker, a country, a target or a path; file systems take 255 for each part of a path."""
 
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, line ends, what changes the direction of writing, and halves of characters."""
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    escapes = [f"\\x{ord(letter) - 0xDC00:02x}" if "\udc80" <= letter <= "\udcff" else "" for letter in letters]
+    plain = [PLAIN.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in letters]
+    return "".join(escape or other for escape, other in zip(escapes, plain, strict=True)), error.end
+
+
+codecs.register_error(WRITABLE, _plain)
+
+
+def writable(text: str, encoding: str = "utf-8") -> str:
+    """Text as an encoding can write it: what it lacks becomes a plain character or a backslash escape.
+
+    UTF-8 lacks nothing but the bytes of a file's name that is not UTF-8 itself, which Python holds as half characters.
+
+    >>> writable("caf\\udce9.wav"), writable("José ± 0.1 █", "ascii")
+    ('caf\\\\xe9.wav', 'Jos\\\\xe9 +- 0.1 #')
+    """
+    return text.encode(encoding, WRITABLE).decode(encoding)
+
+
+def all_writable(value: Any) -> Any:
+    """The same for all texts of lists and dicts, which UTF-8 can then write."""
+    if isinstance(value, dict):
+        return {all_writable(name): all_writable(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [all_writable(own) for own in value]
+    return writable(value) if isinstance(value, str) else value
 
 
 def is_name(text: str) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from mlflow.exceptions import MlflowException
 from exvo import lookup, server
 from exvo.config import default_text
 from exvo.delivery import Record, now
-from exvo.provenance import code, environment
+from exvo.provenance import Code, code, environment
+from exvo.text import all_writable, writable
 
 RECORDS: list[Record] = []
 """What this process logs now: the last one is the present run."""
@@ -49,6 +52,8 @@ def run(
     """
     server.quiet()
     server.check_store()
+    if code().changes is None:  # so that MLflow neither waits for git nor tags the commit of a repository around ours
+        os.environ["GIT_PYTHON_GIT_EXECUTABLE"] = "/dev/no-git"
     try:
         place = MlflowClient().get_run(parent).info.experiment_id if parent else None
         active = mlflow.start_run(
@@ -104,11 +109,28 @@ def name_run(system: str = "") -> None:
 
 
 def log_code() -> None:
-    """Tags the commit and whether the tree differs from it; the difference is an artifact."""
-    commit, changes, difference = code()
-    set_tags({"git.commit": commit} | ({} if commit == "none" else {"git.dirty": default_text(bool(changes))}))
-    if changes:
-        log_text("uncommitted.diff.txt", f"{changes}\n{difference}")
+    """Tags the commit and whether the tree differs from it; the difference is an artifact. Says what git can't tell."""
+    known = code()
+    dirty = "unknown" if known.changes is None else default_text(bool(known.changes))
+    set_tags({"git.commit": known.commit} | ({} if known.commit == "none" else {"git.dirty": dirty}))
+    if known.problem:
+        set_tags({"git.problem": known.problem})
+        say_problem(known)
+    if known.changes:
+        log_text("uncommitted.diff.txt", f"{known.changes}\n{known.difference}")
+
+
+@cache
+def say_problem(known: Code) -> None:
+    """Prints, once in a process, why it is not known of the code what git would tell."""
+    if known.commit == "none":
+        print(f"the run's commit is logged as none: {known.problem}", flush=True)
+    else:
+        print(
+            f"the run's commit {known.commit[:12]} was read from the checkout's files, and uncommitted changes are not "
+            f"known: {known.problem}",
+            flush=True,
+        )
 
 
 def log_settings(settings: Mapping[str, Any], details: Mapping[str, Any]) -> None:
@@ -125,12 +147,12 @@ def log_settings(settings: Mapping[str, Any], details: Mapping[str, Any]) -> Non
 
 def log_json(name: str, content: Any) -> None:
     """A JSON artifact."""
-    log_text(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    log_text(name, json.dumps(all_writable(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def log_text(name: str, text: str) -> None:
     """A text artifact."""
-    log_bytes(name, text.encode())
+    log_bytes(name, writable(text).encode())
 
 
 def log_bytes(name: str, content: bytes) -> None:
@@ -140,7 +162,7 @@ def log_bytes(name: str, content: bytes) -> None:
 
 def log_corpus(clips: pd.DataFrame, name: str, folder: Path, digest: str) -> None:
     """The corpus as an MLflow dataset with the digest of its whole content."""
-    data = mlflow.data.from_pandas(clips, source=str(folder), name=name, digest=digest[:32])
+    data = mlflow.data.from_pandas(clips, source=writable(str(folder)), name=name, digest=digest[:32])
     RECORDS[-1].add({"kind": "dataset", "dataset": data.to_dict()})
     set_tags({lookup.DIGEST_TAG: digest, lookup.CORPUS_TAG: name})
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from exvo.config import ExtractSettings, FeatureConfig, InputError
 from exvo.options import parse
-from pipelines.process import stoppable
+from pipelines.process import lasting_streams, stoppable, use_utf8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,21 +76,25 @@ class Ready:
 def command(entry_point: str, run: Callable[[Any], None]) -> None:
     """Runs an entry point from its command line: a user's mistake is one sentence and exit status 2.
 
-    Ctrl-C and SIGTERM are one sentence, and status 130 or 143.
+    Ctrl-C and SIGTERM are one sentence, and status 130 or 143. The status tells how the work ended, not whether all
+    that was printed has found a reader: it is logged too.
     """
-    try:
-        with stoppable():
-            run(parse(entry_point, description=sys.modules[run.__module__].__doc__))
-    except InputError as error:
-        sys.exit(fail(str(error), 2))
-    except KeyboardInterrupt as stop:
-        sys.exit(fail(str(stop) or "Stopped.", getattr(stop, "status", 130)))
-    except RuntimeError as error:
-        from exvo.training import TrainingError
+    if run.__module__ == "__main__":
+        use_utf8()
+    with lasting_streams():
+        try:
+            with stoppable():
+                run(parse(entry_point, description=sys.modules[run.__module__].__doc__))
+        except InputError as error:
+            sys.exit(fail(str(error), 2))
+        except KeyboardInterrupt as stop:
+            sys.exit(fail(str(stop) or "Stopped.", getattr(stop, "status", 130)))
+        except RuntimeError as error:
+            from exvo.training import TrainingError
 
-        if not isinstance(error, TrainingError):
-            raise
-        sys.exit(fail(str(error), 1))
+            if not isinstance(error, TrainingError):
+                raise
+            sys.exit(fail(str(error), 1))
 
 
 def fail(sentence: str, status: int) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from exvo.config import CompareSettings, InputError
 from exvo.options import command_line
+from exvo.text import writable
 from pipelines.common import command, log_page
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def list_systems(settings: CompareSettings) -> None:
 
     rows = results.newest(lookup.finished_runs(trials=False), settings.split)
     if settings.corpus:
-        rows = rows[rows["corpus"] == settings.corpus]
+        rows = rows[rows["corpus"] == writable(settings.corpus)]
     if rows.empty:
         first = "train" if settings.split == "val" else f"evaluate -P split={settings.split} -P run_id=<training run>"
         raise InputError(

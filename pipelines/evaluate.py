@@ -175,6 +175,8 @@ def commands(trained: Trained, split: str, options: dict[str, Any]) -> str:
     lines = [] if commit == "none" else [f"git checkout {commit}"]
     if tags.get("git.dirty") == "true":
         lines.append("git apply uncommitted.diff.txt   # an artifact of the training run; new files are not in it")
+    if tags.get("git.dirty") == "unknown":
+        lines.append("# git could not tell whether there were uncommitted changes")
     lines.append(command_line(entry_point, trained.options))
     if (entry_point, split) != ("main", "test"):
         chosen = {"run_id": "<that run>", "split": split, "protocol": options["protocol"], "shots": options["shots"]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,7 +39,7 @@ def run(settings: PredictSettings) -> None:
             tracking.log_table(for_spreadsheets(found), "predictions/audio.csv")
             if settings.save:
                 save(found, Path(settings.save))
-            print(f"\n{chart(found, checkpoint.task.targets, settings.top, bar())}\n")
+            print(f"\n{chart(found, checkpoint.task.targets, settings.top)}\n")
         print(tracking.where_to_look(run_id))
         if problems:
             lines = "".join(f"\n  {problem}" for problem in problems)
@@ -76,7 +75,7 @@ def predict(
 
     from exvo.containers import AudioError
     from exvo.prediction import outputs, profiles, read_log_mel
-    from exvo.text import LONGEST_NAME, shown
+    from exvo.text import LONGEST_NAME, shown, writable
 
     network = checkpoint.network.to(device)
     profile = None
@@ -89,13 +88,13 @@ def predict(
         try:
             log_mels[file] = read_log_mel(file, checkpoint)
         except AudioError as error:
-            problems.append(f"{shown(str(file), LONGEST_NAME)}: {error.problem}")
+            problems.append(f"{shown(writable(str(file)), LONGEST_NAME)}: {error.problem}")
     if not log_mels:
         return None, problems
     known = None if profile is None else profile[None].repeat(len(log_mels), axis=0)
     numbers = outputs(checkpoint, list(log_mels.values()), known, device, progress="predicting")
     answers = checkpoint.task.answers(numbers)
-    answers.insert(0, "file", [str(file) for file in log_mels])
+    answers.insert(0, "file", [writable(str(file)) for file in log_mels])
     return answers, problems
 
 
@@ -127,15 +126,6 @@ def save(table: pd.DataFrame, path: Path) -> None:
         table.to_parquet(content, index=False)
     write_atomically(path, content.getvalue())
     print(f"table  {path}")
-
-
-def bar() -> str:
-    """What bars are made of: a block, or # where the terminal can't show it."""
-    try:
-        "█".encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return "#"
-    return "█"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""A command as a process: one at a time on an output folder, and how it ends when it is told to."""
+"""A command as a process: its terminal, one at a time on an output folder, and how it ends when it is told to."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import platform
+import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,12 +20,85 @@ from types import FrameType
 
 from exvo.config import InputError
 from exvo.locks import lock, unlock
+from exvo.text import WRITABLE
 
 SECOND = 1.0
 """Seconds after which a second signal is meant as one: `timeout` and terminals may send the first one twice."""
 
 PATIENCE = 20.0
 """Seconds that a command has to mark its run; then it ends as if it were killed, which harms nothing."""
+
+
+class LastingFile(io.FileIO):
+    """A standard stream's file, to write to which never fails: what nobody takes is dropped.
+
+    Attributes:
+        lost: why something was dropped; 0 where nothing was, else of `errno`.
+    """
+
+    lost = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Writes all of it, as far as it can be written; returns its length in any case."""
+        left = memoryview(data).cast("B")
+        size = len(left)
+        while left:
+            try:
+                written = super().write(left)
+                if written is None:  # somebody has made the pipe one that does not wait
+                    select.select([], [self], [])
+            except OSError as error:
+                self.lost = self.lost or error.errno or errno.EIO
+                break
+            left = left[written or 0 :]
+        return size
+
+
+@contextlib.contextmanager
+def lasting_streams() -> Iterator[None]:
+    """What is printed stops nothing: not a reader that has gone, a terminal or disk that fails, or a missing letter.
+
+    Streams that were closed lead nowhere, so that no other file gets their numbers. At the end a sentence tells of
+    output that was lost, unless its reader has gone on purpose. Streams that somebody else has put in
+    their place stay.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    files = []
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__"):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors=WRITABLE)
+            continue
+        encoding = stream.encoding if stream else "utf-8"
+        direct, by_line = (stream.write_through, stream.line_buffering) if stream else (False, True)
+        files.append(LastingFile(number, "w", closefd=False))
+        buffer = files[-1] if direct else io.BufferedWriter(files[-1])
+        lasting = io.TextIOWrapper(buffer, encoding, WRITABLE, line_buffering=by_line, write_through=direct)
+        setattr(sys, name, lasting)
+        setattr(sys, f"__{name}__", lasting)
+    try:
+        yield
+    finally:
+        if files:
+            sys.stdout.flush()
+            if files[0].lost not in (0, errno.EPIPE):
+                print(f"exvo: What was printed is not complete ({os.strerror(files[0].lost)}).", file=sys.stderr)
+
+
+def use_utf8() -> None:
+    """Begins the process anew where Python would read the names of files in another encoding than UTF-8.
+
+    What it prints stays in the terminal's encoding.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        encoding = sys.stdout.encoding if sys.stdout else "utf-8"
+        environment = {"PYTHONIOENCODING": encoding} | os.environ | {"PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 class Stopped(KeyboardInterrupt):
@@ -38,7 +115,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise `Stopped`; a second one ends the process at once."""
+    """Ctrl-C and SIGTERM raise `Stopped`; a second one ends the process at once. It outlives its terminal (SIGHUP)."""
     first: float | None = None
     timer: threading.Timer | None = None
 
@@ -54,6 +131,7 @@ def stoppable() -> Iterator[None]:
             os._exit(128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda number, frame: None)  # children take it as ever
     try:
         yield
     finally:

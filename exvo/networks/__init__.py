@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from exvo.enrolment import EnrolmentSettings
 from exvo.networks.enrolment import Network
 from exvo.networks.header import Header, read_header, write_header
 from exvo.tasks import Task
-from exvo.text import reason, shown
+from exvo.text import reason, shown, writable
 
 COUNTER = "num_batches_tracked"  # of batch norm: a whole number, all else is single precision
 
@@ -117,6 +120,16 @@ def save(
     write_atomically(path, to_bytes(tensors, metadata={"exvo": write_header(header)}))
 
 
+@contextmanager
+def plain_path(path: Path) -> Iterator[Path]:
+    """A file's path for libraries that take no other than UTF-8: its own, or for the time being that of a copy."""
+    if writable(str(path)) == str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(shutil.copy(path, Path(folder) / writable(path.name)))
+
+
 def load(path: Path) -> Checkpoint:
     """Reads what `save` wrote. Nothing in the file is trusted: no weight is read unless all have this network's shapes.
 
@@ -124,7 +137,7 @@ def load(path: Path) -> Checkpoint:
         InputError: the file is absent, damaged or not a checkpoint of exvo, or of a network that has changed since.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with plain_path(path) as plain, safe_open(plain, framework="pt") as file:
             header = read_header((file.metadata() or {})["exvo"])
             names = list(file.keys())
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
