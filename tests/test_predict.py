@@ -176,12 +176,12 @@ def test_find_audio_takes_files_folders_and_globs_once(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     names = ["[f].wav", "a.MP3", "b.wav", "c,d.flac", "deep/e.opus"]
-    assert find_audio(str(tmp_path), "audio") == [tmp_path / name for name in names]
-    assert find_audio(f"{tmp_path}/*.wav,{tmp_path}/b.wav", "audio") == [tmp_path / "[f].wav", tmp_path / "b.wav"]
-    assert find_audio(f"{tmp_path}/**/*.opus", "audio") == [tmp_path / "deep/e.opus"]
-    assert find_audio(f"{tmp_path}/c,d.flac", "audio") == [tmp_path / "c,d.flac"]
-    assert find_audio(f"{tmp_path}/[f].wav", "audio") == [tmp_path / "[f].wav"]
-    assert find_audio("g.txt", "audio") == [Path("g.txt")]
+    assert find_audio(str(tmp_path), "audio").files == [tmp_path / name for name in names]
+    assert find_audio(f"{tmp_path}/*.wav,{tmp_path}/b.wav", "audio").files == [tmp_path / "[f].wav", tmp_path / "b.wav"]
+    assert find_audio(f"{tmp_path}/**/*.opus", "audio").files == [tmp_path / "deep/e.opus"]
+    assert find_audio(f"{tmp_path}/c,d.flac", "audio").files == [tmp_path / "c,d.flac"]
+    assert find_audio(f"{tmp_path}/[f].wav", "audio").files == [tmp_path / "[f].wav"]
+    assert find_audio("g.txt", "audio").files == [Path("g.txt")]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"enrolment=.*empty holds no audio"):
         find_audio(f"{tmp_path}/empty", "enrolment")
