@@ -13,7 +13,7 @@ import tempfile
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from exvo.config import InputError
@@ -25,6 +25,12 @@ UNREAD = (
     *(".voc", ".w64", ".weba", ".webm", ".wma", ".wmv", ".wv"),
 )
 """Endings of audio and video that is not read, and that ffmpeg converts."""
+
+NAME_BYTES = 255
+"""Of a file's or a folder's name, on the file systems in use."""
+
+PATH_CHARACTERS = 4_096
+"""Of a whole path."""
 
 _SHELLS = ("bash", "sh", "dash")
 _CONVERT = "ffmpeg -nostdin -n -i {} -ac 1 -ar 16000 {}"
@@ -68,8 +74,12 @@ def _twins(folder: str, _changed: int) -> dict[str, str]:
     return {unicodedata.normalize("NFC", name): name for name in sorted(os.listdir(folder))}
 
 
+@cache
 def launched_from() -> str:
-    """The folder in which `mlflow run` was typed, or empty: it starts an entry point in the project's own folder."""
+    """The folder in which `mlflow run` was typed, where that is not the project's, in which it starts us; else empty.
+
+    It is asked for once: MLflow takes its variable away when the run begins.
+    """
     if "MLFLOW_RUN_ID" not in os.environ:
         return ""
     import psutil
@@ -130,6 +140,8 @@ def require_name(option: str, path: str) -> None:
         InputError: it is too long, holds a null character, or a folder on its way can't be entered.
     """
     try:
+        if any(len(os.fsencode(part)) > NAME_BYTES for part in path.split("/")) or len(path) >= PATH_CHARACTERS:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return

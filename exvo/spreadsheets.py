@@ -34,6 +34,7 @@ _WESTERN = ("cp1252", "cp1250", "cp1254", "iso8859-15", "latin-1")
 _ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?=[A-Za-z])|(?<=[A-Za-z])[\x80-\xff](?![\x80-\xff])")
 _HIGH = re.compile(rb"[\x80-\xff]")
 _COMMA = re.compile(r"[+-]?\d*,\d*([eE][+-]?\d+)?", re.ASCII)
+_POINT = re.compile(r"[+-]?\d*\.\d*([eE][+-]?\d+)?", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 
 
@@ -169,19 +170,21 @@ def _widths(text: str, separator: str) -> Iterator[int]:
 def decimal_points(columns: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Columns of numbers as text, decimal commas as points where all numbers have them; and what was done, or empty.
 
-    A comma is a decimal one where no number of the table has a point, none has two commas, and at least one can't have
-    a comma between thousands. Otherwise nothing is changed, and the caller refuses what is no number.
+    A comma is a decimal one where no number of the table has a decimal point, and at least one number can't have its
+    comma between thousands. Cells that are no numbers in either way stay as they are, for the caller to refuse.
 
     >>> decimal_points(pd.DataFrame({"a": ["0,5", "1"], "b": ["1,250", ""]}))[0].values.tolist()
     [['0.5', '1.250'], ['1', '']]
     """
     cells = pd.Series(columns.to_numpy().ravel(), dtype=str)
+    cells = cells[cells.str.contains("[.,]")]
     commas = cells[cells.str.contains(",", regex=False)]
-    if commas.empty or cells.str.contains(".", regex=False).any():
+    commas = commas[commas.map(_matches(_COMMA))]
+    if commas.empty or commas.map(_matches(_THOUSANDS)).all() or cells.map(_matches(_POINT)).any():
         return columns, ""
-    if not commas.map(_matches(_COMMA)).all() or commas.map(_matches(_THOUSANDS)).all():
-        return columns, ""
-    return columns.apply(lambda column: column.str.replace(",", ".", regex=False)), "decimal commas"
+    points = {name: column.str.replace(",", ".", regex=False) for name, column in columns.items()}
+    changed = {name: column.where(~column.map(_matches(_COMMA)), points[name]) for name, column in columns.items()}
+    return pd.DataFrame(changed, index=columns.index), "decimal commas"
 
 
 def number_advice(cells: Sequence[str]) -> str:

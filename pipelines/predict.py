@@ -113,7 +113,7 @@ def check_save(name: str) -> None:
         InputError: its ending is neither .csv nor .parquet, its folder is not there or can't be written to, or it is a
             folder itself.
     """
-    from exvo.paths import require_writable
+    from exvo.paths import NAME_BYTES, require_writable
     from exvo.text import shown
 
     path, given = Path(name), f"save={shown(name, 200)}"
@@ -123,6 +123,8 @@ def check_save(name: str) -> None:
         raise InputError(f"{given}: the name must end in .csv or .parquet.")
     if not os.path.isdir(path.absolute().parent):
         raise InputError(f"{given}: the folder is not there; make it first.")
+    if len(os.fsencode(path.name)) > NAME_BYTES - 30:  # it is written under a longer name and renamed
+        raise InputError(f"{given}: the name is too long for a file; give another one.")
     if os.path.isdir(path):
         raise InputError(f"{given} is a folder; give the name of a file.")
     require_writable(path.absolute().parent)
