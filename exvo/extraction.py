@@ -22,7 +22,7 @@ from tqdm import tqdm
 from exvo.config import FeatureConfig, InputError
 from exvo.containers import AudioError, open_regular, os_problem
 from exvo.features import Audio, LogMel, read_audio
-from exvo.paths import conversion, on_disk
+from exvo.paths import on_disk, with_conversion
 from exvo.store import Clip, Store
 
 TASK = 16  # files that a worker takes at a time; for fewer it isn't worth while starting
@@ -160,7 +160,7 @@ class _Tasks:
             except OSError as error:
                 problem = os_problem(error)
             except AudioError as error:
-                problem = error.problem + conversion(path)
+                problem = with_conversion(error.problem, path)
             found.append(_Found(content, problem))
         return found
 

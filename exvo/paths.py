@@ -169,16 +169,16 @@ def require_writable(folder: Path) -> None:
         raise InputError(f"{folder} can't be written to ({why}); free space or choose another folder.") from None
 
 
-def conversion(path: str) -> str:
-    """What a sentence adds on a file of a format that is not read: the command that converts it; or empty.
+def with_conversion(problem: str, path: str) -> str:
+    """What is wrong with an audio file, and for a format that is not read the command that converts it.
 
-    >>> conversion("in.m4a"), conversion("in.wav")
-    ('; convert it: ffmpeg -nostdin -n -i in.m4a -ac 1 -ar 16000 in.m4a.wav', '')
+    >>> with_conversion("not audio", "in.m4a"), with_conversion("missing", "in.m4a")
+    ('not audio; convert it: ffmpeg -nostdin -n -i in.m4a -ac 1 -ar 16000 in.m4a.wav', 'missing')
     """
-    if os.path.splitext(path)[1].lower() not in UNREAD:
-        return ""
+    if problem in ("missing", "empty file", "a folder") or os.path.splitext(path)[1].lower() not in UNREAD:
+        return problem
     safe = shown(f"./{path}" if path.startswith("-") else path, LONGEST_NAME)
-    return f"; convert it: {_CONVERT.format(shlex.quote(safe), shlex.quote(f'{safe}.wav'))}"
+    return f"{problem}; convert it: {_CONVERT.format(shlex.quote(safe), shlex.quote(f'{safe}.wav'))}"
 
 
 def folder_conversion(folder: str, endings: Sequence[str]) -> str:

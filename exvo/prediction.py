@@ -44,8 +44,9 @@ def read_log_mel(source: Path, checkpoint: Checkpoint) -> np.ndarray:
         waveform = read_audio(source, checkpoint.features).waveform
     except AudioError as error:
         name = os.fspath(source)
-        where = f", not {where_looked(name)}" if error.problem == "missing" and where_looked(name) != "there" else ""
-        raise AudioError(f"{error.problem}{where}{paths.conversion(name)}", name) from None
+        where = where_looked(name) if error.problem == "missing" else "there"
+        problem = error.problem if where == "there" else f"missing, not {where}"
+        raise AudioError(paths.with_conversion(problem, name), name) from None
     except ValueError:
         raise AudioError("its name holds a null character", str(source)) from None
     return log_mel(torch.from_numpy(waveform), checkpoint.features).numpy()
