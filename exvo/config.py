@@ -113,8 +113,8 @@ class SystemConfig:
 def option(default: Any, help: str, **limits: Any) -> Any:
     """A dataclass field that is also a command-line option.
 
-    `limits` may hold `choices` (of a text), `low` and `high` (of a number, inclusive) and `auto` (what `auto` means:
-    the field is then None).
+    `limits` may hold `choices` (of a text), `low` and `high` (of a number, inclusive), `auto` (what `auto` means:
+    the field is then None) and `path` (the kind of `exvo.paths.locate`, of a text that names one file or folder).
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
@@ -124,10 +124,10 @@ class ExtractSettings:
     """Options of `extract`, and of all entry points that read a corpus."""
 
     corpus: str = option("sample", "the corpus to read", choices=CORPORA)
-    data: str = option("", "the corpus' folder; empty for the sample corpus, which is synthesised")
+    data: str = option("", "the corpus' folder; empty for the sample corpus, which is synthesised", path="input")
     skip_unreadable: bool = option(False, "leave unreadable clips out instead of stopping")
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
-    output: str = option("output", "folder for features, checkpoints and the sample corpus")
+    output: str = option("output", "folder for features, checkpoints and the sample corpus", path="output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +162,7 @@ class TrainSettings(ExtractSettings):
         "",
         "weights to start from: a file of PANNs weights, or runs:/<id>; empty: random ones, for a continued system the "
         "best run of the system that it continues",
+        path="input",
     )
     protocol: str = option("auto", PROTOCOL_HELP.format("the system's"), choices=("auto", *PROTOCOLS))
     shots: int = option(2, "enrolment clips of a speaker", low=1, high=MAX_SHOTS)
@@ -187,6 +188,7 @@ class TuneSettings(TrainSettings):
         "",
         "where the study is kept: a journal file (<name>.journal) or the URL of a database "
         "(postgresql://<user>@<host>/<database>); empty: studies.journal in the output folder",
+        path="place",
     )
 
 
@@ -196,10 +198,10 @@ class RunSettings:
 
     run_id: str = option("", "the training run: its id or name, or a system, whose newest finished run it is then")
     split: str = option("val", "the split of its corpus", choices=SPLITS)
-    data: str = option("", "the corpus' folder; empty: where the run found it")
+    data: str = option("", "the corpus' folder; empty: where the run found it", path="input")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
-    output: str = option("output", "folder for features")
+    output: str = option("output", "folder for features", path="output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,9 +209,9 @@ class ReproduceSettings:
     """Options of `reproduce`: all else comes from the run."""
 
     run: str = option("", "the training run: its id or name, or a system, whose newest finished run it is then")
-    data: str = option("", "the corpus' folder; empty: where the run found it")
+    data: str = option("", "the corpus' folder; empty: where the run found it", path="input")
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
-    output: str = option("output", "folder for features, checkpoints and the sample corpus")
+    output: str = option("output", "folder for features, checkpoints and the sample corpus", path="output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,11 +280,11 @@ class SubmitSettings:
     run_id: str = option("", "the training run: its id or name, or a system, whose newest finished run it is then")
     team: str = option("", "the team's name in the file's name: letters, digits, - and _")
     number: int = option(1, "of the submission, in the file's name", low=0, high=99)
-    check: str = option("", "a submission file to check against the run's corpus, instead of writing one")
-    data: str = option("", "the corpus' folder; empty: where the run found it")
+    check: str = option("", "a submission file to check against the run's corpus, instead of writing one", path="input")
+    data: str = option("", "the corpus' folder; empty: where the run found it", path="input")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
-    output: str = option("output", "folder for features and, in submissions/, the file")
+    output: str = option("output", "folder for features and, in submissions/, the file", path="output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,10 +295,12 @@ class PredictSettings:
         "models:/exvo-fewshot@champion",
         "the model: models:/<name>@<alias> or models:/<name>/<version> of the registry, or a training run's id or name",
     )
-    audio: str = option("", "the clips: a file, a folder or a glob, or several with commas")
+    audio: str = option(
+        "", "the clips: a file, a folder, a glob or @<list of files>, or several with commas (\\, is one in a name)"
+    )
     enrolment: str = option("", "clips of who is heard in all of them, given likewise; empty: the typical speaker")
     top: int = option(3, "emotions of each clip on the screen", low=1, high=1000)
-    save: str = option("", "a file for the whole table, .csv or .parquet")
+    save: str = option("", "a file for the whole table, .csv or .parquet", path="save")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
 
 
@@ -304,7 +308,7 @@ class PredictSettings:
 class SyncSettings:
     """Options of `sync`."""
 
-    output: str = option("output", "the output folder of the runs")
+    output: str = option("output", "the output folder of the runs", path="output")
 
 
 ENTRY_POINTS: dict[str, type[Any]] = {

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from exvo.config import FeatureConfig, InputError
 from exvo.containers import AudioError, open_regular, os_problem
 from exvo.features import Audio, LogMel, read_audio
+from exvo.paths import on_disk, with_conversion
 from exvo.store import Clip, Store
 
 TASK = 16  # files that a worker takes at a time; for fewer it isn't worth while starting
@@ -144,7 +145,7 @@ class _Tasks:
         """Hash files; decode those whose clips the store doesn't hold, and add them to the shard."""
         found: list[_Found] = []
         for name in files:
-            path, content, problem = os.path.join(self.folder, name), "", ""
+            path, content, problem = on_disk(self.folder, name), "", ""
             try:
                 with open_regular(path) as file:
                     before = _state(os.fstat(file.fileno()))
@@ -159,7 +160,7 @@ class _Tasks:
             except OSError as error:
                 problem = os_problem(error)
             except AudioError as error:
-                problem = error.problem
+                problem = with_conversion(error.problem, path)
             found.append(_Found(content, problem))
         return found
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from exvo.config import ENTRY_POINTS, InputError, default_text, nearest
+from exvo.paths import locate
 
 
 def command_line(entry_point: str, options: Mapping[str, Any]) -> str:
@@ -70,8 +71,10 @@ class _Parser(argparse.ArgumentParser):
 def parse(entry_point: str, arguments: Sequence[str] | None = None, description: str | None = None) -> Any:
     """The settings of an entry point from its command line (`sys.argv` when None); `--help` begins with `description`.
 
+    Options that name one file or folder hold where it is (`paths.locate`).
+
     Raises:
-        InputError: an option is unknown, lacks its value, or its value is not of its type or range.
+        InputError: an option is unknown, lacks its value, is not of its type or range, or names no path.
     """
     settings = ENTRY_POINTS[entry_point]
     fields = {field.name: field for field in dataclasses.fields(settings)}
@@ -86,9 +89,32 @@ def parse(entry_point: str, arguments: Sequence[str] | None = None, description:
             metavar="|".join(field.metadata.get("choices", ())) or str(field.type).removesuffix(" | None").upper(),
             help=f"{field.metadata['help']}{auto} (default: {default or 'empty'})".replace("%", "%%"),
         )
-    given, unknown = parser.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    given, unknown = parser.parse_known_args(with_values(words, list(fields)))
     if unknown:
         name = unknown[0].removeprefix("--").split("=")[0]
         raise InputError(f"{entry_point} has no option {unknown[0]}{nearest(name, list(fields))}")
     values = {name: parse_value(fields[name], text) for name, text in vars(given).items() if text is not None}
+    for name, value in values.items():
+        if "path" in fields[name].metadata:
+            values[name] = locate(name, value, fields[name].metadata["path"])
     return settings(**values)
+
+
+def with_values(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The words of a command line, each option joined with its value, which may so begin with a dash.
+
+    A word that is itself an option is no value.
+
+    >>> with_values(["--audio", "-laugh.wav", "--top", "--save", "a.csv"], ["audio", "top", "save"])
+    ['--audio=-laugh.wav', '--top', '--save=a.csv']
+    """
+    options = {f"--{name}" for name in names}
+    joined: list[str] = []
+    for word in words:
+        is_option = word.split("=")[0] in options or word in ("-h", "--help")
+        if joined and joined[-1] in options and not is_option:
+            joined[-1] = f"{joined[-1]}={word}"
+        else:
+            joined.append(word)
+    return joined

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from exvo import text
+from exvo import paths, text
 from exvo.batches import Clips
 from exvo.config import InputError
+from exvo.containers import AudioError
+from exvo.corpora.base import named, read_csv
 from exvo.features import log_mel, read_audio
 from exvo.networks import Checkpoint
+from exvo.spreadsheets import WORKBOOKS, decode
+from exvo.tables import MAX_CSV, read_parquet
 from exvo.training import apply
 from exvo.training import profiles as speaker_profiles
 
-ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
+LONGEST_GLOB = 1_000  # characters
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
 BAR = 24  # characters of a full bar
 MOST_SHOWN = 50  # clips on the screen
@@ -32,7 +41,15 @@ def read_log_mel(source: Path, checkpoint: Checkpoint) -> np.ndarray:
     Raises:
         AudioError: the file can't be used.
     """
-    waveform = read_audio(source, checkpoint.features).waveform
+    try:
+        waveform = read_audio(source, checkpoint.features).waveform
+    except AudioError as error:
+        name = os.fspath(source)
+        where = where_looked(name) if error.problem == "missing" else "there"
+        problem = error.problem if where == "there" else f"missing, not {where}"
+        raise AudioError(paths.with_conversion(problem, name), name) from None
+    except ValueError:
+        raise AudioError("its name holds a null character", str(source)) from None
     return log_mel(torch.from_numpy(waveform), checkpoint.features).numpy()
 
 
@@ -102,31 +119,168 @@ def outputs(
     return apply(answer, as_clips(log_mels, checkpoint), network.min_frames, device, progress=progress)
 
 
-def find_audio(given: str, option: str) -> list[Path]:
-    """The files that an option names: files, folders (all audio beneath them) and globs, with commas between.
+class Given(NamedTuple):
+    """What an option that takes several files names.
 
-    A file that is not there is kept, so that its reader says so.
+    Attributes:
+        files: each once; one that is not there is kept, so that its reader says so.
+        notes: sentences on what was left out of folders.
+    """
+
+    files: list[Path]
+    notes: list[str]
+
+
+def find_audio(given: str, option: str) -> Given:
+    """The files that an option names, with commas between: files, folders (all audio beneath them), globs and lists.
+
+    What has that very name comes first, then `@list.txt` (see `read_list`); a comma that is a part of a name is
+    written `\\,`. A relative path is looked for in `paths.places`.
 
     Raises:
-        InputError: nothing is given, or a folder or glob holds no audio.
+        InputError: nothing is given, a folder or glob holds no audio, or a list can't be read.
     """
-    if Path(given).is_file():
-        return [Path(given)]
-    found: list[Path] = []
-    for part in filter(None, (part.strip() for part in given.split(","))):
-        path = Path(part).expanduser()
-        if path.is_dir():
-            own = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
-        elif path.exists() or not glob.has_magic(part):
-            own = [path]
+    whole = look_up(given)
+    parts = [given] if whole else re.split(r"(?<!\\),", given)
+    files: list[Path] = []
+    notes: list[str] = []
+    for part in filter(None, (part.replace("\\,", ",").strip() for part in parts)):
+        path = look_up(part)
+        if path and os.path.isdir(path):
+            own, left_out = from_folder(path, option)
+            notes += left_out
+        elif path:
+            own = [Path(path)]
+        elif part.startswith("@"):
+            own = read_list(part[1:], option)
+        elif glob.has_magic(part) and len(part) <= LONGEST_GLOB:
+            own = from_glob(part)
+            if not own:
+                raise InputError(f"{option}={text.shown(part, 200)} holds no audio ({', '.join(ENDINGS)}).")
         else:
-            own = [file for file in map(Path, sorted(glob.glob(str(path), recursive=True))) if file.is_file()]
-        if not own:
-            raise InputError(f"{option}={part} holds no audio ({', '.join(ENDINGS)}).")
-        found += own
-    if not found:
-        raise InputError(f"{option} is empty; give an audio file, a folder or a glob such as 'clips/*.mp3'.")
-    return list(dict.fromkeys(found))
+            own = [Path(part)]
+        files += own
+    if not files:
+        raise InputError(
+            f"{option} is empty; give an audio file, a folder or a glob such as 'clips/*.mp3', or @<list of files>."
+        )
+    return Given(list(dict.fromkeys(files)), notes)
+
+
+def look_up(path: str, *folders: str) -> str:
+    """Where a path is: in one of these folders, or where the user is; empty where it is in none."""
+    for folder in (*folders, *(("",) if os.path.isabs(paths.expand(path)) else paths.places())):
+        place = paths.on_disk(folder if folder != os.getcwd() else "", paths.expand(path))
+        if os.path.lexists(place):
+            return place
+    return ""
+
+
+def from_glob(pattern: str) -> list[Path]:
+    """The files that a glob names, where the user is or else in the project's folder."""
+    for folder in paths.places():
+        within = paths.expand(pattern) if folder == os.getcwd() else os.path.join(glob.escape(folder), pattern)
+        files = [path for path in map(Path, sorted(glob.glob(within, recursive=True))) if path.is_file()]
+        if files:
+            return files
+    return []
+
+
+def from_folder(folder: str, option: str) -> tuple[list[Path], list[str]]:
+    """The audio beneath a folder, without hidden files and what macOS puts beside files in archives; sentences on both.
+
+    Raises:
+        InputError: there is none.
+    """
+    files: list[Path] = []
+    unread: Counter[str] = Counter()
+    hidden: list[str] = []
+    for place, folders, names in os.walk(folder):
+        aside = [name for name in (*folders, *names) if name.startswith(".") or name == "__MACOSX"]
+        hidden += [os.path.relpath(os.path.join(place, name), folder) for name in aside]
+        folders[:] = [name for name in folders if name not in aside]
+        for name in names:
+            ending = os.path.splitext(name)[1].lower()
+            if name not in aside and os.path.isfile(os.path.join(place, name)):
+                unread[ending] += ending in paths.UNREAD
+                files += [Path(place, name)] if ending in ENDINGS else []
+    notes = []
+    if hidden:
+        some = named((text.shown(name, 100) for name in sorted(hidden)), 3)
+        notes.append(f"left out of {text.shown(folder, 200)}: {len(hidden):,} hidden files or folders ({some})")
+    endings = sorted(+unread)
+    if endings:
+        counts = ", ".join(f"{unread[ending]:,} {ending}" for ending in endings)
+        notes.append(
+            f"left out of {text.shown(folder, 200)}: files of formats that are not read ({counts}); convert them: "
+            f"{paths.folder_conversion(folder, endings)}"
+        )
+    if not files:
+        raise InputError(
+            "; ".join([f"{option}={text.shown(folder, 200)} holds no audio ({', '.join(ENDINGS)})", *notes])
+        )
+    return sorted(files), notes
+
+
+def read_list(name: str, option: str) -> list[Path]:
+    """The files of a list: paths, one a line, or the column `file` of a table (.csv, .tsv, .parquet).
+
+    A relative path is relative to the list's folder, or else to where the user is. Lines may be in UTF-8, in UTF-16
+    with a byte order mark, or the bytes of the names on the disk.
+
+    Raises:
+        InputError: the list is not there, too large or empty, or names files that are not there: all are counted.
+    """
+    source = look_up(name)
+    given = f"{option}=@{text.shown(name, 200)}"
+    if not source or not os.path.isfile(source):
+        raise InputError(f"{given}: the list {text.shown(name, 200)} is not {where_looked(name)}.")
+    lines = [line for line in map(str.strip, list_lines(Path(source))) if line]
+    if not lines:
+        raise InputError(f"{given} names no files; write a path on each line.")
+    folder = os.path.dirname(os.path.abspath(source))
+    files = {line: look_up(line, folder) if "\0" not in line else "" for line in lines}
+    missing = [text.shown(line, 200) for line, path in files.items() if not os.path.isfile(path)]
+    if missing:
+        looked = " nor in ".join(dict.fromkeys([folder, *paths.places()]))
+        looked = f"neither in {looked}" if " nor in " in looked else f"not in {looked}"
+        raise InputError(f"{given}: {len(missing):,} of {len(lines):,} files are {looked}: {named(missing)}.")
+    return [Path(path) for path in files.values()]
+
+
+def list_lines(source: Path) -> list[str]:
+    """The paths that a list holds, as they stand there.
+
+    Raises:
+        InputError: it can't be read, or a table lacks the column `file`.
+    """
+    ending = source.suffix.lower()
+    if ending in (".parquet", ".csv", ".tsv", *WORKBOOKS):
+        table = read_parquet(source).to_pandas() if ending == ".parquet" else read_csv(source, "a list of files")
+        if "file" not in table:
+            raise InputError(f"{source} has no column file; name the column of the paths so.")
+        return table["file"].dropna().astype(str).tolist()
+    try:
+        if source.stat().st_size > MAX_CSV:
+            raise InputError(f"{source} is larger than {MAX_CSV // 2**20} MiB; is it a list of files?")
+        content = source.read_bytes()
+        marked = content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = decode(content)[0] if marked else os.fsdecode(content)
+    except OSError as error:
+        raise InputError(f"{source} is not readable ({error.strerror}); look at its permissions.") from None
+    except ValueError as error:
+        raise InputError(f"{source} can't be read as a list of files: {error}.") from None
+    return re.split(r"\r\n|\r|\n", lines)
+
+
+def where_looked(path: str) -> str:
+    """'there', or where a relative path was looked for, where that is more than one folder: for a sentence with 'not'.
+
+    >>> where_looked("a.wav")
+    'there'
+    """
+    folders = paths.places()
+    return f"in {' or '.join(folders)}" if len(folders) > 1 and not os.path.isabs(path) else "there"
 
 
 def for_spreadsheets(answers: pd.DataFrame) -> pd.DataFrame:

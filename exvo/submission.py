@@ -143,7 +143,7 @@ def check(path: Path, ids: Sequence[str]) -> Checked:
         ids: `File_ID` of each clip of the test split, in the order of the corpus.
     """
     most = ROW_BYTES * (len(ids) + 1_000)
-    if path.is_file() and path.stat().st_size > most:
+    if os.path.isfile(path) and path.stat().st_size > most:
         problem = f"It has {path.stat().st_size:,} bytes, but {len(ids):,} clips take fewer than {most:,}."
         return Checked("fewshot", [problem], [])
     try:
@@ -155,7 +155,10 @@ def check(path: Path, ids: Sequence[str]) -> Checked:
     columns = wrong_columns(list(rows.columns), task)
     if columns:
         return Checked(task, [columns], notes)
-    problems = wrong_ids(rows["File_ID"], ids)
+    problems = []
+    if rows.attrs["notes"]:
+        problems.append(f"It is not plain CSV (UTF-8, commas, decimal points): it has {named(rows.attrs['notes'])}.")
+    problems += wrong_ids(rows["File_ID"], ids)
     numbers, unusual = wrong_numbers(rows[list(COLUMNS[task][1:])])
     return Checked(task, problems + numbers, notes + unusual)
 

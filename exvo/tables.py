@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from exvo.config import SPLITS, InputError
-from exvo.text import is_name, reason, shown
+from exvo.text import is_name, normal, reason, shown
 
 MAX_COLUMNS = 1_000
 """Of a table: a corpus' targets each take several metrics, and MLflow's pages stall over thousands of those."""
@@ -31,7 +31,7 @@ ROWS = 4_096  # decoded at a time
 
 
 def read_parquet(path: Path, name: str = "") -> pa.Table:
-    """A table of numbers, texts and truth values, without what pandas may have written beside them.
+    """A table of numbers, texts (NFC) and truth values, without what pandas may have written beside them.
 
     It is decoded in parts, because a short file may hold the same long text millions of times.
 
@@ -62,8 +62,8 @@ def read_parquet(path: Path, name: str = "") -> pa.Table:
                 if size > MAX_BYTES:
                     raise InputError(f"{name} takes more than {MAX_BYTES // 2**20} MiB in memory; make it smaller.")
                 batch.validate(full=True)  # texts are UTF-8
-                parts.append(batch.cast(schema))
-            return pa.Table.from_batches(parts, schema)
+                parts.append(compose(batch.cast(schema)))
+            return pa.Table.from_batches(parts, parts[0].schema if parts else compose(schema.empty_table()).schema)
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
@@ -76,7 +76,7 @@ def plain_schema(name: str, schema: pa.Schema) -> pa.Schema:
     Raises:
         InputError: columns without a name, with the same or of another kind, or too many.
     """
-    names = schema.names
+    names = [normal(name) for name in schema.names]
     if len(names) > MAX_COLUMNS:
         raise InputError(f"{name} has {len(names):,} columns, more than {MAX_COLUMNS:,}; leave some out.")
     bad = [column for column in names if not column or not is_name(column)]
@@ -93,6 +93,15 @@ def plain_schema(name: str, schema: pa.Schema) -> pa.Schema:
             raise InputError(f"{name}: the column {shown(field.name)} is of {told}; save numbers or text.")
         fields.append(pa.field(field.name, kind))
     return pa.schema(fields)
+
+
+def compose(batch: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
+    """Columns' names and texts in composed form (NFC), which plain ASCII has already."""
+    for place, column in enumerate(batch.columns):
+        if pa.types.is_string(column.type) and not pc.all(pc.string_is_ascii(column)).as_py():
+            texts = [None if text is None else normal(text) for text in column.to_pylist()]
+            batch = batch.set_column(place, batch.schema.field(place), pa.array(texts, pa.string()))
+    return batch.rename_columns([normal(name) for name in batch.schema.names])
 
 
 def plain_bytes(column: pa.Array) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 PLAIN = {"█": "#", "±": "+-", "–": "-", "−": "-", "×": "x", "→": "->"}
@@ -58,6 +60,32 @@ def is_name(text: str) -> bool:
     (True, False, False)
     """
     return len(text) <= LONGEST_NAME and not _CONTROL.search(text)
+
+
+def normal(text: str) -> str:
+    """A name or a path in Unicode's composed form (NFC), so that each has one spelling.
+
+    A text too long for a name stays as it is: `is_name` refuses it, and composing takes the square of its length.
+
+    >>> normal("Jose\\u0301") == "Jos\\u00e9"
+    True
+    """
+    return text if text.isascii() or len(text) > LONGEST_NAME else unicodedata.normalize("NFC", text)
+
+
+def look_alikes(names: Iterable[str]) -> list[list[str]]:
+    """Groups of different names that differ only by case, spaces, width or letters that nobody sees, in their order.
+
+    >>> look_alikes(["Anna", "Ben", "anna ", "\\uff21nna", "Ben"])
+    [['Anna', 'anna ', '\uff21nna']]
+    """
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        if len(name) <= LONGEST_NAME:
+            folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+            key = "".join(letter for letter in folded if not letter.isspace() and unicodedata.category(letter) != "Cf")
+            groups.setdefault(key, []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def shown(text: str, limit: int = 40) -> str:

@@ -30,6 +30,7 @@ TARGETS = {
     "panns": "Panns",
     "predictions": "Predictions",
     "submissions": "Submissions",
+    "lists": "Lists",
     "store": "Stores",
     "served": "Served",
 }

@@ -117,8 +117,11 @@ def write_csv(random: Random, path: Path, rows: list[list[str]]) -> None:
     if random.random() < 0.02:
         odd_file(random, path)
         return
+    plain = random.random() < 0.6
+    if not plain and random.random() < 0.5:
+        path.write_bytes(spreadsheet(random, rows))
+        return
     stream = io.StringIO()
-    plain = random.random() < 0.8
     writer = csv.writer(
         stream,
         delimiter="," if plain else random.choice(",;\t|"),
@@ -129,6 +132,51 @@ def write_csv(random: Random, path: Path, rows: list[list[str]]) -> None:
     writer.writerows(rows)
     content = stream.getvalue().encode("utf-8" if plain else random.choice(ENCODINGS), "replace")
     path.write_bytes(damage(random, content) if random.random() < 0.15 else content)
+
+
+def spreadsheet(random: Random, rows: list[list[str]]) -> bytes:
+    """The rows as spreadsheets write them: decimal commas, empty rows and columns, a line that names the separator."""
+    separator = random.choice([";", ";", "\t", ","])
+    if random.random() < 0.6:
+        rows = [rows[0], *[[re.sub(r"^(\d+)\.(\d+)$", r"\1,\2", cell) for cell in row] for row in rows[1:]]]
+    if random.random() < 0.3:
+        rows = [[*row, *[""] * random.randint(0, 3)] for row in rows]
+    for _ in range(random.choice([0, 0, 1, 3])):
+        rows = [*rows]
+        rows.insert(random.randint(0, len(rows)), [""] * random.randint(0, len(rows[0]) + 1))
+    stream = io.StringIO()
+    if random.random() < 0.3:
+        stream.write(f"sep={random.choice([separator, separator, ';', '|'])}\r\n")
+    quoting = random.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+    csv.writer(stream, delimiter=separator, lineterminator=random.choice(["\r\n", "\r"]), quoting=quoting).writerows(
+        rows
+    )
+    encoding = random.choice(["utf-8-sig", "utf-16", "utf-16", "utf-8", "cp1252", "cp1250", "cp1251"])
+    content = stream.getvalue().encode(encoding, "replace")
+    return damage(random, content) if random.random() < 0.1 else content
+
+
+def draw_list(random: Random, folder: Path) -> str:
+    """A list of files of any kind, or a folder with odd names; what an option would say."""
+    for name in ("0.wav", "1.mp3", "a,b.wav", "._0.wav", "x.m4a", "Jose\u0301.wav"):
+        (folder / name).touch()
+    (folder / "link").symlink_to("/", target_is_directory=True)
+    names = [
+        random.choice(["0.wav", "1.mp3", "a,b.wav", "Jos\u00e9.wav", *CELLS]) for _ in range(random.choice([1, 2, 9]))
+    ]
+    names = ["0.wav"] * len(names) if random.random() < 0.3 else names
+    kind = random.choice(["list.txt", "list.csv", "list.parquet", "", "given"])
+    path = folder / kind
+    if kind == "list.txt":
+        content = "\n".join(names).encode(random.choice(["utf-8", "utf-16", "latin-1", "utf-8-sig"]), "replace")
+        path.write_bytes(damage(random, content) if random.random() < 0.2 else content)
+    elif kind == "list.csv":
+        write_csv(random, path, odd_rows(random, ["file", "x"], [[name, "1"] for name in names]))
+    elif kind == "list.parquet":
+        write_parquet(random, path, [["file"], *([name] for name in names)])
+    elif kind == "given":
+        return ",".join(str(folder / name) for name in names)
+    return f"@{path}" if kind else str(folder)
 
 
 def odd_file(random: Random, path: Path) -> None:

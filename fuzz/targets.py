@@ -21,6 +21,7 @@ from exvo.features import log_mel, read_audio
 from exvo.networks import load
 from exvo.networks.cnn import PANN
 from exvo.networks.panns import load_panns
+from exvo.prediction import find_audio
 from exvo.store import Store
 from exvo.tables import check_predictions, read_parquet
 from exvo.tasks import make_task
@@ -247,6 +248,30 @@ class Submissions(Target):
         require(not right or tables.plainly_right(path), "passed a file that is wrong")
         if not right:
             raise InputError(f"{self.folder} {checked.problems[0]}")
+
+
+class Lists(Target):
+    """What `audio=` and `enrolment=` name: files, globs, folders and lists."""
+
+    memory = PARQUET
+
+    def draw(self, random: Random) -> None:
+        """A list of files, or a folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        self.given = tables.draw_list(random, self.folder)
+
+    def read(self) -> None:
+        """Paths, and sentences that are fit for a terminal."""
+        files, notes = find_audio(self.given, "audio")
+        require(len(set(files)) == len(files) > 0, "a file twice, or none")
+        require(self.given[0] != "@" or all(map(os.path.isfile, files)), "a file of a list that is not there")
+        for note in notes:
+            require(clean(note) and "\n" not in note, "a note with controls")
+
+    def named(self) -> str:
+        """The option."""
+        return "audio=" if self.given[0] != "@" else ""
 
 
 class Stores(Target):

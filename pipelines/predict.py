@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,30 +22,38 @@ if TYPE_CHECKING:
 def run(settings: PredictSettings) -> None:
     """Predicts in a run of its own, and tells of files that can't be used once the others are predicted."""
     from exvo import lookup, tracking
-    from exvo.prediction import chart, find_audio, for_spreadsheets
+    from exvo.prediction import Given, chart, find_audio, for_spreadsheets
+    from exvo.text import shown
     from exvo.training import resolve_device
 
     settings = replace(settings, device=resolve_device(settings.device))
-    files = find_audio(settings.audio, "audio")
-    enrolling = find_audio(settings.enrolment, "enrolment") if settings.enrolment else []
-    if len(enrolling) > MAX_SHOTS:
-        raise InputError(f"enrolment={settings.enrolment} names {len(enrolling)} clips; give at most {MAX_SHOTS}.")
     check_save(settings.save)
+    files, notes = find_audio(settings.audio, "audio")
+    enrolling, more = find_audio(settings.enrolment, "enrolment") if settings.enrolment else Given([], [])
+    if len(enrolling) > MAX_SHOTS:
+        given = shown(settings.enrolment, 200)
+        raise InputError(f"enrolment={given} names {len(enrolling)} clips; give at most {MAX_SHOTS}.")
     checkpoint = lookup.load_model(settings.model_uri)
     with tracking.run("predict") as run_id:
         tracking.log_settings(asdict(settings), {"model": dict(checkpoint.notes)})
-        print(describe(checkpoint, len(enrolling)))
+        print("\n".join([describe(checkpoint, len(enrolling)), *dict.fromkeys(notes + more)]))
         found, problems = predict(checkpoint, files, enrolling, settings.device)
+        unsaved = ""
         if found is not None:
             tracking.log_table(for_spreadsheets(found), "predictions/audio.csv")
-            if settings.save:
-                save(found, Path(settings.save))
+            try:
+                if settings.save:
+                    save(found, Path(settings.save))
+            except InputError as error:
+                unsaved = f"{error} The table is the run's artifact predictions/audio.csv."
             print(f"\n{chart(found, checkpoint.task.targets, settings.top)}\n")
         print(tracking.where_to_look(run_id))
         if problems:
             lines = "".join(f"\n  {problem}" for problem in problems)
             others = "" if found is None else ", the others are predicted"
-            raise InputError(f"{len(problems)} of {len(files)} files can't be used{others}:{lines}")
+            unsaved += f"{' ' * bool(unsaved)}{len(problems)} of {len(files)} files can't be used{others}:{lines}"
+        if unsaved:
+            raise InputError(unsaved)
 
 
 def describe(checkpoint: Checkpoint, enrolling: int) -> str:
@@ -99,15 +108,27 @@ def predict(
 
 
 def check_save(name: str) -> None:
-    """Refuses a name that no table can be saved under.
+    """Refuses a name under which no table can be saved, before anything is computed.
 
     Raises:
-        InputError: its ending is neither .csv nor .parquet, or its folder is not there.
+        InputError: its ending is neither .csv nor .parquet, its folder is not there or can't be written to, or it is a
+            folder itself.
     """
-    if name and Path(name).suffix not in (".csv", ".parquet"):
-        raise InputError(f"save={name}: the name must end in .csv or .parquet.")
-    if name and not Path(name).absolute().parent.is_dir():
-        raise InputError(f"save={name}: the folder is not there; make it first.")
+    from exvo.paths import NAME_BYTES, require_writable
+    from exvo.text import shown
+
+    path, given = Path(name), f"save={shown(name, 200)}"
+    if not name:
+        return
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{given}: the name must end in .csv or .parquet.")
+    if not os.path.isdir(path.absolute().parent):
+        raise InputError(f"{given}: the folder is not there; make it first.")
+    if len(os.fsencode(path.name)) > NAME_BYTES - 30:  # it is written under a longer name and renamed
+        raise InputError(f"{given}: the name is too long for a file; give another one.")
+    if os.path.isdir(path):
+        raise InputError(f"{given} is a folder; give the name of a file.")
+    require_writable(path.absolute().parent)
 
 
 def save(table: pd.DataFrame, path: Path) -> None:

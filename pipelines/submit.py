@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 def run(settings: SubmitSettings) -> None:
     """Checks a file, or writes one in a run of its own."""
     from exvo import lookup, submission, tracking
+    from exvo.paths import require_writable
     from exvo.training import resolve_device
 
     source = lookup.find_run(settings.run_id)
@@ -39,10 +40,12 @@ def run(settings: SubmitSettings) -> None:
     settings = replace(settings, device=resolve_device(settings.device))
     corpus = load_corpus(corpus_settings(settings, options))
     submission.require_emotions(corpus.targets)
+    place = Path(settings.output) / "submissions"
+    require_writable(place if place.exists() else place.parent)
     with tracking.run("submit", output=settings.output) as run_id:
         tracking.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         tracking.log_evaluated(source, options["protocol"])
-        write(Path(settings.output) / "submissions" / name, corpus, predictions(source, settings, options), task)
+        write(place / name, corpus, predictions(source, settings, options), task)
         print(tracking.where_to_look(run_id))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
@@ -16,7 +19,7 @@ from conftest import run_here
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from exvo import lookup
+from exvo import lookup, networks
 from exvo.config import EvaluateSettings, InputError, TrainSettings
 from exvo.prediction import chart, find_audio
 from pipelines import evaluate, train
@@ -175,12 +178,12 @@ def test_find_audio_takes_files_folders_and_globs_once(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     names = ["[f].wav", "a.MP3", "b.wav", "c,d.flac", "deep/e.opus"]
-    assert find_audio(str(tmp_path), "audio") == [tmp_path / name for name in names]
-    assert find_audio(f"{tmp_path}/*.wav,{tmp_path}/b.wav", "audio") == [tmp_path / "[f].wav", tmp_path / "b.wav"]
-    assert find_audio(f"{tmp_path}/**/*.opus", "audio") == [tmp_path / "deep/e.opus"]
-    assert find_audio(f"{tmp_path}/c,d.flac", "audio") == [tmp_path / "c,d.flac"]
-    assert find_audio(f"{tmp_path}/[f].wav", "audio") == [tmp_path / "[f].wav"]
-    assert find_audio("g.txt", "audio") == [Path("g.txt")]
+    assert find_audio(str(tmp_path), "audio").files == [tmp_path / name for name in names]
+    assert find_audio(f"{tmp_path}/*.wav,{tmp_path}/b.wav", "audio").files == [tmp_path / "[f].wav", tmp_path / "b.wav"]
+    assert find_audio(f"{tmp_path}/**/*.opus", "audio").files == [tmp_path / "deep/e.opus"]
+    assert find_audio(f"{tmp_path}/c,d.flac", "audio").files == [tmp_path / "c,d.flac"]
+    assert find_audio(f"{tmp_path}/[f].wav", "audio").files == [tmp_path / "[f].wav"]
+    assert find_audio("g.txt", "audio").files == [Path("g.txt")]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"enrolment=.*empty holds no audio"):
         find_audio(f"{tmp_path}/empty", "enrolment")
@@ -206,3 +209,87 @@ def test_a_terminal_without_blocks_gets_number_signs(
             assert run_here("predict", {"audio": f"{tiny_corpus}/s2-*.wav", "model_uri": "cnn10"}, patch) == 0
         assert b"s2-0.wav" in written.getvalue()
         assert full * 3 in written.getvalue()
+
+
+def test_more_files_than_a_param_can_hold(
+    trained: Expected, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(100):
+        (tmp_path / f"a-rather-long-name-for-a-file-so-that-a-hundred-fill-the-option-{number}.wav").symlink_to(
+            tiny_corpus / "s2-0.wav"
+        )
+    names = sorted(path.name for path in tmp_path.glob("*.wav"))
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    tables = []
+    for given in (",".join(names), "@list.txt"):
+        assert run_here("predict", {"audio": given}, monkeypatch) == 0
+        tables.append(logged(newest()))
+        assert given.startswith(newest().data.params["audio"].removesuffix("..."))
+    assert tables[0]["file"].tolist() == names
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_enrolment_takes_a_list_and_folders_say_what_they_leave_out(
+    trained: Expected,
+    tiny_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(tiny_corpus / "s2-0.wav", tmp_path / "a.wav")
+    (tmp_path / "._a.wav").touch()
+    (tmp_path / "b.m4a").write_bytes(b"no audio that is read")
+    pd.DataFrame({"file": [str(tiny_corpus / "s2-1.wav"), str(tiny_corpus / "s2-2.wav")]}).to_csv(tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text((tmp_path / "list.csv").read_text().replace(",file", "number,file"))
+    options = {"audio": str(tmp_path), "enrolment": f"@{tmp_path}/list.csv"}
+    assert run_here("predict", options, monkeypatch) == 0
+    told = capsys.readouterr()
+    assert "adapted to the speaker of 2 enrolment clips" in told.out
+    assert f"left out of {tmp_path}: 1 hidden files or folders (._a.wav)\n" in told.out
+    assert f"left out of {tmp_path}: files of formats that are not read (1 .m4a); convert them: find " in told.out
+    assert run_here("predict", {"audio": str(tmp_path / "b.m4a")}, monkeypatch) == 2
+    told = capsys.readouterr()
+    assert "b.m4a: not audio (" in told.err
+    assert "; convert it: ffmpeg " in told.err
+
+
+def test_a_place_that_cannot_be_saved_to_is_refused_before_and_loses_nothing_after(
+    trained: Expected,
+    tiny_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    clip = str(tiny_corpus / "s2-0.wav")
+    before = newest().info.run_id
+    for name, part in (
+        ("folder.csv", "is a folder; give the name of a file."),
+        ("x" * 300 + ".csv", "has a name that is too long for a file"),
+        ("x" * 250 + ".csv", "the name is too long for a file"),
+        ("none/a.csv", "the folder is not there; make it first."),
+    ):
+        assert run_here("predict", {"audio": clip, "save": str(tmp_path / name)}, monkeypatch) == 2
+        assert part in capsys.readouterr().err
+    monkeypatch.setattr(tempfile, "TemporaryFile", raising(OSError(errno.EROFS, "Read-only file system")))
+    assert run_here("predict", {"audio": clip, "save": str(tmp_path / "a.csv")}, monkeypatch) == 2
+    assert f"{tmp_path} can't be written to (Read-only file system)" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert newest().info.run_id == before
+
+    monkeypatch.setattr(networks, "write_atomically", raising(InputError("a.csv can't be written (disk full).")))
+    assert run_here("predict", {"audio": clip, "save": str(tmp_path / "a.csv")}, monkeypatch) == 2
+    told = capsys.readouterr()
+    assert (
+        told.err == "exvo: a.csv can't be written (disk full). The table is the run's artifact predictions/audio.csv.\n"
+    )
+    assert "s2-0.wav  " in told.out
+    assert logged(newest())["file"].tolist() == [clip]
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from exvo.config import InputError, nearest
 from exvo.corpora import emogator, hume_vb, sample, table
 from exvo.corpora.audit import Audit, audit
 from exvo.corpora.base import Corpus
+from exvo.text import LONGEST_NAME, shown
 
 __all__ = ["Audit", "Corpus", "audit", "load"]
 
@@ -24,6 +26,7 @@ def load(name: str, folder: Path) -> Corpus:
     """
     if name not in _READERS:
         raise InputError(f"corpus={name} is not known{nearest(name, list(_READERS))}")
-    if name != "sample" and not folder.is_dir():
-        raise InputError(f"the folder {folder} of corpus {name} is not there; give the folder that holds the corpus.")
+    if name != "sample" and not os.path.isdir(folder):
+        place = shown(str(folder), LONGEST_NAME)
+        raise InputError(f"the folder {place} of corpus {name} is not there; give the folder that holds the corpus.")
     return _READERS[name](folder)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from exvo.config import SPLITS
 from exvo.corpora.base import Corpus, named
+from exvo.text import look_alikes
 
 FILL_SECONDS = 0.32
 """CNN14's five poolings need 32 frames; a shorter clip is filled."""
@@ -68,6 +69,7 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
     return {
         "corpus": corpus.name,
         "synthetic": corpus.synthetic,
+        "reading": list(corpus.notes),
         **_counts(corpus, clips),
         "splits": {split: _counts(corpus, clips[clips["split"] == split]) for split in SPLITS},
         "sample_rates": {str(rate): int(count) for rate, count in rates.items()},
@@ -82,7 +84,15 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
         "filled": {"count": len(short), "files": short},
         "duplicates": [files for files in copies if len(files) > 1],
         "speakers_in_several_splits": sorted(per_speaker.index[per_speaker > 1]),
+        "look_alikes": _look_alikes(corpus),
     }
+
+
+def _look_alikes(corpus: Corpus) -> dict[str, list[list[str]]]:
+    """The names that differ only by case, spaces or width, of each kind that has any."""
+    kinds = {name: sorted(corpus.clips[name].unique()) for name in ("speaker", "country") if name in corpus.clips}
+    groups = {kind: look_alikes(names) for kind, names in (kinds | {"label": list(corpus.targets)}).items()}
+    return {kind: some for kind, some in groups.items() if some}
 
 
 def _counts(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
@@ -125,6 +135,11 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
     if summary["speakers_in_several_splits"]:
         speakers = named(summary["speakers_in_several_splits"])
         warnings.append(f"speakers are in several splits, so scores say nothing about new speakers: {speakers}.")
+    for kind, groups in summary["look_alikes"].items():
+        equal = named(" = ".join(map(repr, group[:4])) + " = ..." * (len(group) > 4) for group in groups)
+        warnings.append(
+            f"{kind} names that look alike count as different ones: {equal}; if they are one, correct them."
+        )
     for name in ("train", "val"):
         part = clips[clips["split"] == name]
         constant = [target for target in corpus.targets if part[target].nunique() == 1]
@@ -158,6 +173,8 @@ def _overview(summary: dict[str, Any]) -> list[str]:
     kind = "SYNTHETIC, made by a program" if summary["synthetic"] else "recorded"
     rates = ", ".join(f"{rate} Hz ({count})" for rate, count in summary["sample_rates"].items())
     lines = [f"corpus     {summary['corpus']} ({kind})", f"rates      {rates or 'none'}"]
+    if summary["reading"]:
+        lines.insert(1, f"table      read with {', '.join(summary['reading'])}")
     if summary["countries"] is not None:
         countries = ", ".join(f"{name or 'unknown'} ({count})" for name, count in summary["countries"].items())
         lines.append(f"countries  {countries}")

@@ -16,8 +16,10 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from exvo.config import SPLITS, InputError
+from exvo.paths import on_disk
+from exvo.spreadsheets import WORKBOOKS, decimal_points, decode, number_advice, parse, refuse_workbook
 from exvo.tables import MAX_COLUMNS, MAX_CSV
-from exvo.text import LONGEST_NAME, is_name, reason, shown
+from exvo.text import LONGEST_NAME, is_name, normal, reason, shown
 
 AGE_LIMITS = (0.0, 130.0)
 """Years."""
@@ -30,6 +32,7 @@ ANY_NUMBER = (-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max))
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MISSING = {"", "nan", "na"}
+_TEXTS = ("file", "split", "speaker", "country", "category")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Corpus:
     `clips` has one row a clip, in the order of the corpus' own file, under these columns: `file` (POSIX path relative
     to `folder`), `split` (train, val, test), `speaker` (text; may be empty in test), then where the corpus has them
     `country` (text, empty where unknown), `age` (float, years, NaN where unknown) and `category` (text), then one
-    float column a target, NaN in every target of an unlabelled test clip.
+    float column a target, NaN in every target of an unlabelled test clip. Texts are in composed form (NFC); a file may
+    have another on the disk (`exvo.paths.on_disk`). `notes` are short phrases on how the corpus' own file was read,
+    where it is not plain CSV or Parquet.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Corpus:
     targets: tuple[str, ...]
     synthetic: bool = False
     categories: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def named(items: Iterable[object], limit: int = 10) -> str:
@@ -67,26 +73,33 @@ def refuse(source: Path, found: str, items: Iterable[object], remedy: str) -> Ne
 
 
 def read_csv(source: Path, layout: str) -> pd.DataFrame:
-    """Read a CSV file (UTF-8, with or without BOM) as stripped text, (rows, columns), indexed by `line N`.
+    """Read a CSV file as stripped text in composed form (NFC), (rows, columns), indexed by `line N`.
+
+    It may be as a spreadsheet writes it (`exvo/spreadsheets.py`); `attrs["notes"]` then holds how it was read.
 
     Raises InputError where the file is missing (`layout` then says what the folder should hold), too large, is not
-    UTF-8 CSV, has a column without a name or twice, or has rows that are longer or shorter than the header.
+    CSV that can be read in one way, has a column without a name or twice, or rows that are longer or shorter than the
+    header.
     """
-    if not source.is_file():
-        raise InputError(f"{source} is not there: {layout}.")
-    if source.stat().st_size > MAX_CSV:
-        raise InputError(f"{source} is larger than {MAX_CSV // 2**20} MiB; is it the table of the clips?")
+    if not os.path.isfile(source):
+        beside = [str(source.with_suffix(ending)) for ending in WORKBOOKS]
+        refuse_workbook(next(filter(os.path.isfile, beside), ""))
+        raise InputError(f"{shown(str(source), LONGEST_NAME)} is not there: {layout}.")
+    refuse_workbook(str(source))
     try:
-        with source.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            if len(header) > MAX_COLUMNS:
-                raise InputError(f"{source} has {len(header):,} columns, more than {MAX_COLUMNS:,}; leave some out.")
-            rows = [(f"line {reader.line_num}", [cell.strip() for cell in row]) for row in reader if row]
-    except (UnicodeDecodeError, csv.Error) as error:
+        if source.stat().st_size > MAX_CSV:
+            raise InputError(f"{source} is larger than {MAX_CSV // 2**20} MiB; is it the table of the clips?")
+        text, encoding = decode(source.read_bytes())
+        table = parse(text, encoding, MAX_COLUMNS)
+    except csv.Error as error:
         raise InputError(f"{source} is not a CSV file in UTF-8 ({reason(error)}); save it as one.") from error
     except OSError as error:
         raise InputError(f"{source} is not readable ({error.strerror}); look at its permissions.") from error
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{source} can't be read as CSV: {error}.") from None
+    header, rows = table.header, list(zip(table.places, table.cells, strict=True))
     unnamed = [f"column {place}" for place, name in enumerate(header, 1) if not name]
     if unnamed:
         refuse(source, "columns without a name", unnamed, "name or remove them (pandas: to_csv(index=False))")
@@ -95,8 +108,11 @@ def read_csv(source: Path, layout: str) -> pd.DataFrame:
         refuse(source, "columns given more than once", twice, "keep one of each")
     ragged = [f"{where} ({len(row)})" for where, row in rows if len(row) != len(header)]
     if ragged:
-        refuse(source, f"rows without the header's {len(header)} fields", ragged, "correct these rows")
-    return pd.DataFrame([row for _, row in rows], columns=header, index=[where for where, _ in rows], dtype=str)
+        remedy = f"correct these rows, with {table.separator} between cells"
+        refuse(source, f"rows without the header's {len(header)} fields", ragged, remedy)
+    frame = pd.DataFrame(table.cells, columns=header, index=table.places, dtype=str)
+    frame.attrs["notes"] = table.notes
+    return frame
 
 
 def require(source: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -131,15 +147,23 @@ def build(
     optional = [column for column in ("country", "age", "category") if column in rows.columns and column not in targets]
     require(source, rows, ["file", "split", "speaker", *targets])
     clips = rows[["file", "split", "speaker", *optional, *targets]].copy()
+    notes = tuple(rows.attrs.get("notes", ()))
+    texts = [text for text in _TEXTS if text in clips and text not in targets]
+    for text in texts:
+        clips[text] = clips[text].map(normal)
     _check_names(source, clips, targets)
     clips["file"] = _files(source, folder, clips["file"])
     _check_splits(source, clips)
+    numbers = [column for column in ("age", *targets) if column in clips and not is_numeric_dtype(clips[column])]
+    if numbers:
+        clips[numbers], commas = decimal_points(clips[numbers])
+        notes += (commas,) if commas else ()
     if "age" in optional:
         clips["age"] = _numbers(source, clips["age"], AGE_LIMITS)
     for target in targets:
         clips[target] = _numbers(source, clips[target], limits)
     _check_labels(source, clips, list(targets))
-    return Corpus(name, folder, clips.reset_index(drop=True), tuple(targets), categories=categories)
+    return Corpus(name, folder, clips.reset_index(drop=True), tuple(targets), categories=categories, notes=notes)
 
 
 def _check_names(source: Path, clips: pd.DataFrame, targets: Sequence[str]) -> None:
@@ -155,7 +179,7 @@ def _check_names(source: Path, clips: pd.DataFrame, targets: Sequence[str]) -> N
 
 
 def _files(source: Path, folder: Path, files: pd.Series) -> pd.Series:
-    """The paths in normal form (`./a.wav` is `a.wav`), all distinct and inside the folder."""
+    """The paths in normal form (`./a.wav` is `a.wav`, composed letters), all distinct and inside the folder."""
     bad = [f"{where} ({text!r})" for where, text in files.items() if not _is_inside(text)]
     if bad:
         refuse(source, "file is not a relative path with /", bad, "give paths below the corpus folder, as wav/1.wav")
@@ -167,7 +191,7 @@ def _files(source: Path, folder: Path, files: pd.Series) -> pd.Series:
     root = os.path.realpath(folder)
     bad = []
     for where, text in files.items():
-        path = os.path.realpath(os.path.join(root, text))
+        path = os.path.realpath(on_disk(root, text))
         if not path.startswith(root.rstrip(os.sep) + os.sep):
             bad.append(f"{where} ({text} is {path})")
     if bad:
@@ -229,7 +253,8 @@ def _numbers(source: Path, column: pd.Series, limits: tuple[float, float]) -> pd
         wrong = ~empty & ~column.map(lambda text: _NUMBER.fullmatch(text) is not None)
         numbers = column.where(~empty & ~wrong, "nan").map(float).astype(float)
     if wrong.any():
-        refuse(source, f"{column.name} is not a number", _quoted(column[wrong]), "give finite numbers")
+        remedy = number_advice([str(cell) for cell in column[wrong]])
+        refuse(source, f"{column.name} is not a number", _quoted(column[wrong]), remedy)
     beyond = column[(numbers < low) | (numbers > high)]
     if len(beyond):
         remedy = f"give numbers from {low:g} to {high:g}"

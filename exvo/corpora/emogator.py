@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def read(folder: Path) -> Corpus:
     Raises InputError where `data/mp3` is missing or files there have other names (hidden files are ignored).
     """
     source = folder / "data" / "mp3"
-    if not source.is_dir():
+    if not os.path.isdir(source):
         raise InputError(
             f"{source} is not there: an EmoGator folder holds data/mp3/000001-01-1.mp3 and so on, "
             "to be had with git clone https://github.com/fredbuhl/EmoGator."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pyarrow as pa
 
 from exvo.config import InputError
 from exvo.corpora.base import ANY_NUMBER, Corpus, build, named, read_csv
+from exvo.spreadsheets import WORKBOOKS, refuse_workbook
 from exvo.tables import read_parquet
 from exvo.text import shown
 
@@ -27,7 +29,11 @@ def read(folder: Path) -> Corpus:
 
     Raises InputError where the folder holds neither file or both, or the table breaks a rule, naming the rows.
     """
-    sources = [folder / name for name in ("clips.csv", "clips.parquet") if (folder / name).is_file()]
+    sources = [folder / name for name in ("clips.csv", "clips.parquet") if os.path.isfile(folder / name)]
+    if not sources:
+        for ending in WORKBOOKS:
+            if os.path.isfile(folder / f"clips{ending}"):
+                refuse_workbook(str(folder / f"clips{ending}"))
     if len(sources) != 1:
         found = "both clips.csv and clips.parquet" if sources else "neither clips.csv nor clips.parquet"
         raise InputError(f"{folder} holds {found}: {_LAYOUT}; give exactly one.")
