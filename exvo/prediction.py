@@ -19,20 +19,23 @@ from exvo.features import log_mel, read_audio
 from exvo.networks import Checkpoint
 from exvo.training import apply
 
-ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
+ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
 BAR = 24  # characters of a full bar
 MOST_SHOWN = 50  # clips on the screen
 
 
-def read_log_mel(source: Path, checkpoint: Checkpoint) -> np.ndarray:
-    """The log-mel of a file, as the network was trained on: (frames, bands) in dB.
+def read_log_mel(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str]:
+    """The log-mel of a file, as the network was trained on.
+
+    Returns:
+        (frames, bands) in dB, and a note on what of the file is lost; '' as a rule.
 
     Raises:
         AudioError: the file can't be used.
     """
-    waveform = read_audio(source, checkpoint.features).waveform
-    return log_mel(torch.from_numpy(waveform), checkpoint.features).numpy()
+    audio = read_audio(source, checkpoint.features)
+    return log_mel(torch.from_numpy(audio.waveform), checkpoint.features).numpy(), audio.note
 
 
 def as_clips(log_mels: Sequence[np.ndarray], checkpoint: Checkpoint) -> Clips:

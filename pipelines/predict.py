@@ -77,15 +77,21 @@ def predict(
     from exvo.prediction import enrol, outputs, read_log_mel
     from exvo.text import LONGEST_NAME, shown
 
+    def read(file: Path) -> np.ndarray:
+        log_mel, note = read_log_mel(file, checkpoint)
+        if note:
+            print(f"warning: {shown(str(file), LONGEST_NAME)}: {note}")
+        return log_mel
+
     network = checkpoint.network.to(device)
     profile = None
     if enrolling and network.personalised:
-        profile = enrol(checkpoint, [read_log_mel(file, checkpoint) for file in enrolling], device).mean(axis=0)
+        profile = enrol(checkpoint, [read(file) for file in enrolling], device).mean(axis=0)
     log_mels: dict[Path, np.ndarray] = {}
     problems = []
     for file in tqdm(files, desc="reading", unit="clip", leave=False, disable=None):
         try:
-            log_mels[file] = read_log_mel(file, checkpoint)
+            log_mels[file] = read(file)
         except AudioError as error:
             problems.append(f"{shown(str(file), LONGEST_NAME)}: {error.problem}")
     if not log_mels:
