@@ -1,21 +1,69 @@
-"""Audio files before they are decoded: opened, and refused where they are cut short, which libsndfile doesn't see."""
+"""Audio files before they are decoded: opened, and refused where libsndfile would read a part of them as the whole.
+
+A file that is cut short, or in which something follows the first recording, is refused with the reason. What may follow
+the samples: chunks of the same file, tags (ID3, APE, Lyrics3), zeros, and fewer than `FEW` bytes. A WAV that was
+written into a pipe has a placeholder for its length: its samples go on to the end.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from exvo.config import InputError
+from exvo.tags import past_tags
 from exvo.text import LONGEST_NAME, shown
 
 MAX_PARTS = 100_000  # chunks of a WAV or pages of an Ogg: 60 s of Opus in the shortest packets take a few thousand
-UNKNOWN_SIZE = 0xFFFFFFFF  # what an encoder writes to a WAV header when it streams
+LARGEST = 2**28  # bytes of an MP3, a FLAC or a streamed WAV, which are looked through as a whole
+FEW = 8  # bytes after the samples that hold no recording
+PLACEHOLDERS = (
+    (0, 0),
+    (0x7EFFF000, 0x7F001000),  # SoX, to AIFF
+    (0x7FFF0000, 0x80001000),  # SoX, arecord, LAME, opusdec, espeak; less a frame or a header
+    (0xFFFF0000, 0xFFFFFFFF),  # FFmpeg, mpg123
+    (2**62, 2**64 - 1),  # lengths of 64 bits
+)
+"""From and to: data lengths that programs write which cannot know the length, because they write into a pipe."""
+
+RECORDINGS = {
+    b"RIFF": "WAV",
+    b"RIFX": "WAV",
+    b"RF64": "WAV",
+    b"riff": "W64",
+    b"FORM": "AIFF",
+    b"caff": "CAF",
+    b".snd": "AU",
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+}
+"""How a recording begins, and its format."""
+
+TAGS = (
+    b"LIST",
+    b"id3 ",
+    b"ID3 ",
+    b"bext",
+    b"iXML",
+    b"_PMX",
+    b"cue ",
+    b"smpl",
+    b"JUNK",
+    b"PAD ",
+    b"FLLR",
+    b"ANNO",
+    b"COMT",
+)
+"""Chunks after the samples that hold none."""
+
 UNKNOWN_LENGTH = "of unknown length (its header holds none): convert it to WAV"
 
 
@@ -61,18 +109,40 @@ def open_audio(source: str | Path | bytes) -> io.FileIO | io.BytesIO:
     return _Bytes(source) if isinstance(source, bytes) else open_regular(source)
 
 
-def check_size(file: io.FileIO | io.BytesIO) -> None:
-    """Refuse an empty file, and a WAV or Ogg that is cut short: there libsndfile gives what is left as the whole."""
+def check_size(file: io.FileIO | io.BytesIO) -> io.FileIO | io.BytesIO:
+    """Refuse an empty file, one that is cut short, and one that goes on after its first recording.
+
+    Returns:
+        What to decode: the file at its beginning, or its bytes with the length in place of a placeholder.
+
+    Raises:
+        AudioError: which of them it is.
+    """
     size = file.seek(0, io.SEEK_END)
     if size == 0:
         raise AudioError("empty file")
     file.seek(0)
     head = file.read(12)
-    if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE" and _wav_end(file) > size:
-        raise AudioError("truncated")
-    if head[:4] == b"OggS" and _ogg_end(file) > size:
-        raise AudioError("truncated")
+    if layout := _layout(head):
+        file = _check_chunks(file, size, layout)
+    elif head[:4] == b"OggS":
+        file = _check_ogg(file, size)
+    elif head[:4] == b".snd":
+        _check_au(file, size)
     file.seek(0)
+    return file
+
+
+def whole(file: io.FileIO | io.BytesIO) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        AudioError: they are more than `LARGEST`.
+    """
+    if file.seek(0, io.SEEK_END) > LARGEST:
+        raise AudioError(f"larger than {LARGEST // 2**20} MiB")
+    file.seek(0)
+    return file.read()
 
 
 def read_plain(content: bytes) -> tuple[np.ndarray, int] | None:
@@ -101,57 +171,170 @@ def read_plain(content: bytes) -> tuple[np.ndarray, int] | None:
     return None
 
 
-def _wav_end(file: io.FileIO | io.BytesIO) -> int:
-    """Where the data chunk ends by its header, in bytes; 0 where the header doesn't say."""
-    long = 0
+class _Layout(NamedTuple):
+    """How a format of chunks is laid out."""
+
+    head: str  # of a chunk: its name and length, as `struct` has it
+    first: int  # byte where the first chunk begins
+    align: int  # bytes that a chunk's end is filled up to
+    counted: bool  # whether a chunk's length holds its head too
+    samples: bytes  # the name of their chunk
+
+
+def _layout(head: bytes) -> _Layout | None:
+    """Of a file that begins so; None where it has no chunks."""
+    if head[8:12] == b"WAVE" and head[:4] in (b"RIFF", b"RF64", b"RIFX"):
+        return _Layout(">4sI" if head[:4] == b"RIFX" else "<4sI", 12, 2, False, b"data")
+    if head[8:12] in (b"AIFF", b"AIFC") and head[:4] == b"FORM":
+        return _Layout(">4sI", 12, 2, False, b"SSND")
+    if head[:8] == b"caff\0\1\0\0":
+        return _Layout(">4sQ", 8, 1, False, b"data")
+    if head == b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb":  # Wave64
+        return _Layout("<4s12xQ", 40, 8, True, b"data")
+    return None
+
+
+def _check_chunks(file: io.FileIO | io.BytesIO, size: int, layout: _Layout) -> io.FileIO | io.BytesIO:
+    """Refuse samples that end after the file's end, and what follows them unless it belongs to them."""
+    place, wide, after, long, length_at = layout.first, struct.calcsize(layout.head), 0, 0, 0
     for _ in _parts():
-        if len(head := file.read(8)) < 8:
+        file.seek(min(place, size))
+        if len(head := file.read(wide)) < wide:
             break
-        name, length = struct.unpack("<4sI", head)
-        start = file.tell()
-        if name == b"data":
-            length = long if length == UNKNOWN_SIZE else length
-            return start + length if length else 0
-        if name == b"ds64":  # RF64: sizes of 64 bits
-            long = struct.unpack("<8xQ", file.read(16).ljust(16, b"\0"))[0]
-        file.seek(start + length + length % 2)
-    return 0
+        name, length = struct.unpack(layout.head, head)
+        start = place + wide
+        end = max(start, (place if layout.counted else start) + length)
+        if name == layout.samples and not after:
+            if length == 0xFFFFFFFF and long:
+                length, end = long, start + long
+            else:
+                length_at = 0
+            if any(low <= length <= high for low, high in PLACEHOLDERS) and end != size:
+                return _streamed(file, size, layout, start, length_at)
+            if end > size:
+                raise AudioError("truncated")
+            after = end
+        elif after and name == layout.samples:
+            raise AudioError(f"its samples are in several parts (the second at byte {place:,}): convert it to WAV")
+        elif after and not _belongs(name, end, size):
+            break
+        elif name == b"ds64":  # RF64: sizes of 64 bits
+            length_at = start + 8
+            file.seek(length_at)
+            long = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0] or 2**64 - 1
+        place = end
+        if filling := -(end - layout.first) % layout.align:
+            file.seek(min(end, size))
+            place += filling if file.read(1) in (b"\0", b"") else 0  # some programs don't fill
+    if not after:
+        return file
+    check_rest(file, place, size)
+    return _Bytes(whole(file)[:after]) if layout.counted and after < size else file  # libsndfile takes it for samples
 
 
-def _ogg_end(file: io.FileIO | io.BytesIO) -> int:
-    """Where the last page ends by its header, in bytes (RFC 3533)."""
-    end = 0
+def _belongs(name: bytes, end: int, size: int) -> bool:
+    """Whether a chunk after the samples is one of the file's own. Tags may be cut short: the samples are whole."""
+    return name not in RECORDINGS and name.isascii() and name.decode().isprintable() and (end <= size or name in TAGS)
+
+
+def _streamed(
+    file: io.FileIO | io.BytesIO, size: int, layout: _Layout, start: int, length_at: int
+) -> io.FileIO | io.BytesIO:
+    """The file's bytes with the samples' length: they begin at `start` and go on to the end.
+
+    Args:
+        file: with a placeholder for the length.
+        size: of the file, bytes.
+        layout: of its chunks.
+        start: where the samples begin.
+        length_at: where the length of 64 bits is, of an RF64; else 0.
+    """
+    content = bytearray(whole(file))
+    wide = struct.calcsize(layout.head)
+    name, length = struct.unpack_from(layout.head, content, start) if size - start >= wide else (b"", 0)
+    if size == start or (name and _belongs(name, start + wide + length, size)):
+        return file  # there are none
+    second = re.search(rb"(RIFF|RIFX|RF64)....WAVE(fmt |JUNK|ds64)", content[start:], re.DOTALL)
+    if second:
+        raise AudioError(joined("WAV", start + second.start()))
+    if length_at:
+        struct.pack_into("<Q", content, length_at, size - start)
+    else:
+        samples = content[start - wide : start - wide + 4]
+        length = size - start + (wide if layout.counted else 0)
+        kept = content[start - wide + 4 : start - struct.calcsize(layout.head[0] + layout.head[-1])]
+        content[start - wide : start] = samples + kept + struct.pack(layout.head[0] + layout.head[-1], length)
+    return _Bytes(bytes(content))
+
+
+def _check_ogg(file: io.FileIO | io.BytesIO, size: int) -> io.FileIO | io.BytesIO:
+    """Walk over the pages (RFC 3533): the last must be whole, and no stream may begin after the first one's pages.
+
+    Returns the file, or its pages where something harmless follows, in which libsndfile would look for the last one.
+    """
+    place, begun = 0, False
     for _ in _parts():
-        file.seek(end)
+        file.seek(place)
         head = file.read(27)
-        if not head or not b"OggS".startswith(head[:4]):
+        if len(head) < 27 and head and b"OggS".startswith(head[:4]):
+            raise AudioError("truncated")
+        if head[:4] != b"OggS":
             break
-        if len(head) < 27:
-            return end + 27
+        begins = bool(head[5] & 2)
+        if begins and begun:
+            raise AudioError(joined("Ogg", place))
+        begun = not begins
         segments = file.read(head[26])
-        end += 27 + head[26] + sum(segments)
-    return end
+        place += 27 + head[26] + sum(segments)
+    if place > size:
+        raise AudioError("truncated")
+    check_rest(file, place, size)
+    return _Bytes(whole(file)[:place]) if place < size else file
+
+
+def _check_au(file: io.FileIO | io.BytesIO, size: int) -> None:
+    """The header of an AU says where its samples begin and how long they are, or all ones."""
+    file.seek(4)
+    start, length = struct.unpack(">II", file.read(8).ljust(8, b"\0"))
+    if length and length != 0xFFFFFFFF:
+        if start + length > size:
+            raise AudioError("truncated")
+        check_rest(file, start + length, size)
+
+
+def check_rest(file: io.FileIO | io.BytesIO, place: int, size: int) -> None:
+    """Refuse what follows a recording, unless it is tags, zeros or fewer than `FEW` bytes.
+
+    Args:
+        file: of `size` bytes.
+        place: where the recording ends.
+        size: of the file.
+
+    Raises:
+        AudioError: says where it begins, and what it is where that is known.
+    """
+    if size - place < FEW:
+        return
+    file.seek(place)
+    rest = file.read(LARGEST)
+    first, end = past_tags(rest)
+    if end - first < FEW:
+        return
+    for name, kind in RECORDINGS.items():
+        if rest.startswith(name, first):
+            raise AudioError(joined(kind, place + first))
+    raise AudioError(
+        f"after its samples, at byte {place + first:,}, {end - first:,} bytes are neither tags nor padding: "
+        "damaged, or something was appended"
+    )
+
+
+def joined(kind: str, place: int) -> str:
+    """The problem of a file with two recordings, the second of them in that format, at that byte."""
+    return f"two recordings joined end to end (the second, {kind}, begins at byte {place:,}): split them"
 
 
 def _parts() -> Iterator[int]:
     """Counts chunks or pages. Raises AudioError at more than `MAX_PARTS`."""
     yield from range(MAX_PARTS)
     raise AudioError(f"it has more than {MAX_PARTS:,} parts")
-
-
-def check_mp3(file: io.FileIO | io.BytesIO, promised: int, decoded: int) -> None:
-    """An MP3 may have its length in its first frame; without, libsndfile guesses it from that frame's bitrate.
-
-    A guess that is too long does no harm. One that is too short ends the decoding amid the frames.
-    """
-    following = file.read(2)
-    file.seek(0)
-    head = file.read(10)
-    tag = 10 + sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
-    file.seek(tag if head[:3] == b"ID3" else 0)
-    first = file.read(256)
-    if any(name in first for name in (b"Xing", b"Info", b"VBRI")):
-        if decoded < promised:
-            raise AudioError("truncated")
-    elif len(following) == 2 and following[0] == 0xFF and following[1] >= 0xE0:
-        raise AudioError(UNKNOWN_LENGTH)

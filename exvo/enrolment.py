@@ -49,11 +49,13 @@ class Enrolment:
         clips: for each clip the indices of the clips that enrol its speaker; empty where there are none.
         scored: (clips,), False for clips that enrol and so are not scored.
         short: speakers who enrol with fewer clips than asked for; '' stands for clips of unknown speakers.
+        copies: clips that are not scored because one with the same samples enrols their speaker.
     """
 
     clips: list[np.ndarray]
     scored: np.ndarray
     short: list[str]
+    copies: int = 0
 
 
 def members(speakers: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
@@ -63,17 +65,23 @@ def members(speakers: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names.tolist(), np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True))
 
 
-def enrol(speakers: Sequence[str] | np.ndarray, protocol: str, shots: int) -> Enrolment:
+def enrol(
+    speakers: Sequence[str] | np.ndarray, protocol: str, shots: int, recordings: Sequence[str] | None = None
+) -> Enrolment:
     """Each speaker's first `shots` clips enrol.
 
     Under `strict` at least one clip of a speaker is left to score: who has too few enrols with all but the last, and
     who has a single clip with none, as does an unknown speaker ('') under both: then the typical profile stands in.
+    A copy of a clip that enrols its speaker is not scored either, even where no other is left.
 
     Args:
         speakers: (clips,), of a split in file order.
         protocol: published or strict.
         shots: enrolment clips.
+        recordings: (clips,), equal for equal samples; None where it isn't known.
     """
+    samples = recordings if recordings is not None else range(len(speakers))
+    copies = 0
     clips = [np.zeros(0, np.int64)] * len(speakers)
     scored = np.ones(len(speakers), bool)
     short = []
@@ -83,9 +91,13 @@ def enrol(speakers: Sequence[str] | np.ndarray, protocol: str, shots: int) -> En
             short.append(speaker)
         if protocol == "strict":
             scored[own[:count]] = False
+            enrolling = {samples[clip] for clip in own[:count]}
+            alike = [clip for clip in own[count:] if samples[clip] in enrolling]
+            scored[alike] = False
+            copies += len(alike)
         for clip in own:
             clips[clip] = own[:count] if protocol == "published" else own[:count][own[:count] != clip]
-    return Enrolment(clips, scored, short)
+    return Enrolment(clips, scored, short, copies)
 
 
 def swap(enrolment: Enrolment, speakers: Sequence[str] | np.ndarray) -> list[np.ndarray]:

@@ -64,8 +64,9 @@ def extract(
 
     Returns:
         The store, and a table with one row a file, in the order given: file, content, seconds, rate (Hz), channels,
-        frames, peak (full scale is 1), rms_db (dB to full scale), problem ('' if none). Unreadable files are in the
-        table, with their problem; `check` refuses them.
+        frames, peak (full scale is 1), rms_db (dB to full scale), decoded (equal for equal samples in whatever file;
+        '' if not known), note (what of the file is not in the log-mel; '' as a rule), problem ('' if none). Unreadable
+        files are in the table, with their problem; `check` refuses them.
 
     Raises:
         InputError: the features can't be written; what was written before is kept.
@@ -76,7 +77,7 @@ def extract(
     store.sweep()
     found: dict[int, list[_Found]] = {}
     bar = tqdm(total=len(files), desc="features", unit="clip", disable=None)
-    with bar, _Workers(_Tasks(Path(folder), files, store), workers or _cores()) as at_work:
+    with bar, _Workers(_Tasks(Path(folder), files, store, config), workers or _cores()) as at_work:
         for done in at_work.results():
             store.refresh()
             if done.problem:
@@ -109,8 +110,8 @@ def check(audio: pd.DataFrame, skip_unreadable: bool) -> pd.DataFrame:
 class _Tasks:
     """The files in tasks, each of which is taken once, by one process or another."""
 
-    def __init__(self, folder: Path, files: Sequence[str], store: Store) -> None:
-        self.folder, self.store, self.log_mel = folder, store, LogMel(store.config)
+    def __init__(self, folder: Path, files: Sequence[str], store: Store, config: FeatureConfig) -> None:
+        self.folder, self.store, self.config, self.log_mel = folder, store, config, LogMel(config)
         self.tasks = [files[at : at + TASK] for at in range(0, len(files), TASK)]
         self._taken = multiprocessing.Value("i", 0)
 
@@ -152,7 +153,7 @@ class _Tasks:
                     whole = file.read(before.size) if before.size <= WHOLE else b""
                     content = hashlib.sha256(whole).hexdigest() if whole else _digest(file)
                 if content not in shard.clips and not self.store.intact(content):
-                    audio = read_audio(whole or path, self.store.config)
+                    audio = read_audio(whole or path, self.config)
                     if _state(os.stat(path)) == before:
                         shard.add(content, audio)
                     else:
@@ -172,18 +173,19 @@ class _Shard:
         self.clips: dict[str, Clip] = {}
         self.size = 0  # numbers in their log-mels
         self._store, self._log_mel = store, log_mel
-        longest = log_mel.frames(math.ceil(store.config.max_seconds * store.config.sample_rate)) + 1
-        self._values = np.empty(LARGE + TASK * longest * store.config.bands, np.float32)
+        longest = log_mel.frames(math.ceil(log_mel.config.max_seconds * log_mel.config.sample_rate)) + 1
+        self._values = np.empty(LARGE + TASK * longest * log_mel.config.bands, np.float32)
 
     def add(self, content: str, audio: Audio) -> None:
         """A clip with its log-mel and levels."""
-        frames, bands = self._log_mel.frames(len(audio.waveform)), self._store.config.bands
+        frames, bands = self._log_mel.frames(len(audio.waveform)), self._log_mel.config.bands
         log_mel = self._values[self.size : self.size + frames * bands].reshape(frames, bands)
         self._log_mel(audio.waveform, log_mel)
         scale = audio.peak if audio.peak < FAINT else 1.0
         scaled = audio.waveform if scale == 1.0 else audio.waveform / scale
         rms_db = 20.0 * math.log10(scale) + 10.0 * math.log10(float(np.dot(scaled, scaled)) / len(scaled))
-        self.clips[content] = Clip(content, log_mel, audio.seconds, audio.rate, audio.channels, audio.peak, rms_db)
+        known = (audio.seconds, audio.rate, audio.channels, audio.peak, rms_db, audio.decoded, audio.note)
+        self.clips[content] = Clip(content, log_mel, *known)
         self.size += log_mel.size
 
     def write(self) -> str:
@@ -300,8 +302,10 @@ def _table(store: Store, files: Sequence[str], found: Sequence[_Found]) -> pd.Da
     contents = [result.content for result in found]
     known = store.table().reindex(contents).reset_index(drop=True)
     known[list(COUNTS)] = known[list(COUNTS)].fillna(0).astype(np.int64)
+    known[["decoded", "note"]] = known[["decoded", "note"]].fillna("")
     table = known.assign(file=list(files), content=contents, problem=[result.problem for result in found])
-    return table[["file", "content", "seconds", "rate", "channels", "frames", "peak", "rms_db", "problem"]]
+    facts = ["seconds", "rate", "channels", "frames", "peak", "rms_db", "decoded", "note"]
+    return table[["file", "content", *facts, "problem"]]
 
 
 def _cores() -> int:

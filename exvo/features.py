@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +17,16 @@ import torch
 from torch import Tensor
 
 from exvo.config import FeatureConfig, InputError
-from exvo.containers import UNKNOWN_LENGTH, AudioError, check_mp3, check_size, open_audio, os_problem, read_plain
+from exvo.containers import UNKNOWN_LENGTH, AudioError, check_size, open_audio, os_problem, read_plain
+from exvo.streams import check_flac, check_mp3, check_mp3_in_wav, check_mp3_length
 
 BLOCK = 2**20  # samples decoded at a time, over all channels: a header's promise is never allocated
 GROUP = 16  # bands weighted at a time: most of the filterbank is zeros
 FRAMES = 256  # transformed at a time: their spectra fit a core's cache
 MAX_RATE = 1_000_000  # Hz; FLAC ends at 655,350, and soxr takes seconds to resample from billions
 SCALE = np.float32(2.0**-15)  # of 16-bit samples
+LOST = 0.1  # s at the end of an MP3 in a WAV that libsndfile may promise and not decode
+CANCELLED = 12.0  # dB that mixing to mono may lose; of N channels of which one is not silent it takes 10 log10(N)
 LOUDEST = 100.0  # full scale is 1; MP3 overshoots it a little, integers taken for floats by far
 
 
@@ -34,24 +39,33 @@ class Audio:
     rate: int  # Hz
     channels: int
     seconds: float
+    decoded: int  # `fingerprint` of the source's samples, mixed to mono but not resampled
+    note: str  # what of the source is not in the waveform, though it can be used; '' as a rule
 
 
 def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
-    """Decode WAV, FLAC, Ogg Vorbis, Opus or MP3, a path or the file's bytes; mix to mono and resample.
+    """Decode WAV, FLAC, Ogg Vorbis, Opus, MP3 or AIFF, a path or the file's bytes; mix to mono and resample.
 
     Raises:
         AudioError: names the file; `problem` says what is wrong with it.
     """
     name = "the audio" if isinstance(source, bytes) else str(source)
     try:
-        if isinstance(source, bytes) and (plain := read_plain(source)):
+        plain = read_plain(source) if isinstance(source, bytes) else None
+        if plain:
             samples, rate = plain
-            mono, channels = _mix(np.multiply(samples, SCALE, dtype=np.float32)), samples.shape[1]
+            floats = np.multiply(samples, SCALE, dtype=np.float32)
+            mono, channels, energy, note = _mix(floats), samples.shape[1], _energy(floats), ""
         else:
-            with open_audio(source) as file:
-                check_size(file)
-                mono, rate, channels = _decode(file, config)
-        return Audio(*_prepare(mono, rate, config), rate, channels, len(mono) / rate)
+            with open_audio(source) as opened:
+                file = check_size(opened)
+                check_mp3(file)
+                file.seek(0)
+                mono, rate, channels, energy, note = _decode(file, config)
+        note = note or _lost(mono, channels, energy)
+        prepared = _prepare(mono, rate, config)
+        decoded = fingerprint(plain[0][:, 0] if plain and channels == 1 else mono, rate)
+        return Audio(*prepared, rate, channels, len(mono) / rate, decoded, note)
     except AudioError as error:
         raise AudioError(error.problem, name) from None
     except soundfile.LibsndfileError as error:  # opened, then broke off
@@ -97,7 +111,9 @@ def _prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> tuple[
         raise AudioError(f"its shape is {waveform.shape}: give (samples,) or (samples, channels)")
     if len(waveform) > config.max_seconds * rate:
         raise AudioError(f"longer than {config.max_seconds:g} s")
-    mono = _mix(waveform if waveform.ndim == 2 else waveform[:, None]).astype(np.float32, copy=False)
+    waveform = waveform if waveform.ndim == 2 else waveform[:, None]
+    mono = _mix(waveform).astype(np.float32, copy=False)
+    _lost(mono, waveform.shape[1], _energy(waveform))
     peak = _peak(mono)
     resampled = mono if rate == config.sample_rate else soxr.resample(mono, rate, config.sample_rate, quality="HQ")
     if len(resampled) < config.min_samples:
@@ -217,37 +233,105 @@ def _tables(config: FeatureConfig, device: torch.device) -> tuple[Tensor, Tensor
     return window, torch.from_numpy(mel_filterbank(config)).to(device)
 
 
-def _decode(file: io.FileIO | io.BytesIO, config: FeatureConfig) -> tuple[np.ndarray, int, int]:
-    """(mono float32 (samples,), rate in Hz, channels), decoded in blocks of bounded size."""
+def _decode(file: io.FileIO | io.BytesIO, config: FeatureConfig) -> tuple[np.ndarray, int, int, float, str]:
+    """(mono float32 (samples,), rate in Hz, channels, `_energy`, note), decoded in blocks of bounded size."""
     try:  # a descriptor lets libsndfile read without the interpreter's lock
         sound = soundfile.SoundFile(file if isinstance(file, io.BytesIO) else file.fileno(), closefd=False)
     except soundfile.LibsndfileError as error:
         raise AudioError(f"not audio ({_reason(error)})") from None
     with sound:
-        promised, rate = sound.frames, sound.samplerate
+        promised, rate, channels = sound.frames, sound.samplerate, sound.channels
         if promised > config.max_seconds * rate:
             longer = f"longer than {config.max_seconds:g} s"
             raise AudioError(UNKNOWN_LENGTH if promised >= 2**62 else longer)
-        blocks = []
-        wanted = max(1, min(BLOCK // sound.channels, promised + 1))
+        blocks, energy = [], 0.0
+        wanted = max(1, min(BLOCK // channels, promised + 1))
         while len(block := sound.read(wanted, dtype="float32", always_2d=True)):
             blocks.append(_mix(block))
+            energy += _energy(block)
             if len(block) < wanted:
                 break
-        decoded = sum(map(len, blocks))
-        if sound.format == "MP3":
-            check_mp3(file, promised, decoded)
-        elif decoded < promised:
-            raise AudioError("truncated")
+        note = _check_whole(file, sound, sum(map(len, blocks)))
         if not blocks:
             raise AudioError("no samples")
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate, sound.channels
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate, channels, energy, note
+
+
+def _check_whole(file: io.FileIO | io.BytesIO, sound: soundfile.SoundFile, decoded: int) -> str:
+    """Refuse a file of which libsndfile has not decoded all; a note where next to nothing is missing."""
+    missing = (sound.frames - decoded) / sound.samplerate
+    if sound.format == "MP3":
+        check_mp3_length(file, sound.frames, decoded)
+    elif sound.subtype.startswith("MPEG") and missing < LOST:
+        check_mp3_in_wav(file, decoded, int(LOST * sound.samplerate))
+        return f"its last {missing:.3f} s could not be decoded" if missing > 0 else ""
+    elif missing > 0:
+        raise AudioError("truncated")
+    elif sound.format == "FLAC":
+        check_flac(file)
+    return ""
 
 
 def _mix(samples: np.ndarray) -> np.ndarray:
     """(samples, channels) -> (samples,): the mean over channels."""
     channels = samples.shape[1]
     return samples[:, 0] if channels == 1 else samples @ np.full(channels, 1 / channels, samples.dtype)
+
+
+def _energy(samples: np.ndarray) -> float:
+    """(samples, channels) -> the sum of the squares, the mean over channels; 0 of one channel, which isn't mixed."""
+    channels, flat = samples.shape[1], samples.reshape(-1)
+    if channels == 1:
+        return 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        energy = float(np.dot(flat, flat))
+        if energy < 1e-20:  # too faint for float32's squares
+            energy = float(np.square(flat, dtype=np.float64).sum())
+    return float(energy / channels)
+
+
+def _lost(mono: np.ndarray, channels: int, energy: float) -> str:
+    """A note where mixing to `mono` (samples,) has lost much of the `_energy`: its channels cancel each other.
+
+    Raises:
+        AudioError: nothing is left.
+    """
+    if channels == 1 or not 0.0 < energy < math.inf:
+        return ""
+    left = float(np.square(mono, dtype=np.float64).sum())
+    if left == 0.0:
+        raise AudioError(f"its {channels} channels cancel each other: mixed to one, nothing is left")
+    lost = 10.0 * math.log10(energy / left)
+    return f"mixing its {channels} channels to one lost {lost:.0f} dB" if lost > CANCELLED else ""
+
+
+def fingerprint(mono: np.ndarray, rate: int) -> int:
+    """64 bits that are equal for equal samples, 1 or more: of a recording, whatever file it lies in.
+
+    Samples that are whole numbers of 16 bits count as such, whether they come as int16 or as floats. It is the CRC-32
+    of the first half and of the second, each with length and rate. Two recordings of which both halves differ agree by
+    a chance of 2^-64, and of which one half differs of 2^-32; never if that half differs in 32 bits in a row or less.
+    Who wants two recordings to agree can make such.
+
+    Args:
+        mono: (samples,), int16 or float32 with full scale at 1; finite.
+        rate: Hz.
+    """
+    samples = mono if mono.dtype == np.int16 else _as_int16(mono)
+    start = zlib.crc32(struct.pack("<QI?", len(samples), rate, samples.dtype == np.int16))
+    content, half = np.ascontiguousarray(samples).data, len(samples) // 2
+    return zlib.crc32(content[:half], start) << 32 | zlib.crc32(content[half:], start) or 1
+
+
+def _as_int16(mono: np.ndarray) -> np.ndarray:
+    """float32 samples as int16 where all are such numbers, else as they are."""
+    for part in (mono[:256], mono):  # of what comes from MP3, few samples tell
+        scaled = part * np.float32(2**15)
+        with np.errstate(invalid="ignore"):
+            numbers = scaled.astype(np.int16)
+        if not np.array_equal(numbers, scaled):
+            return mono
+    return numbers
 
 
 def _peak(waveform: np.ndarray) -> float:

@@ -35,14 +35,17 @@ BAR = 24  # characters of a full bar
 MOST_SHOWN = 50  # clips on the screen
 
 
-def read_log_mel(source: Path, checkpoint: Checkpoint) -> np.ndarray:
-    """The log-mel of a file, as the network was trained on: (frames, bands) in dB.
+def read_log_mel(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str]:
+    """The log-mel of a file, as the network was trained on.
+
+    Returns:
+        (frames, bands) in dB, and a note on what of the file is lost; '' as a rule.
 
     Raises:
         AudioError: the file can't be used.
     """
     try:
-        waveform = read_audio(source, checkpoint.features).waveform
+        audio = read_audio(source, checkpoint.features)
     except AudioError as error:
         name = os.fspath(source)
         where = where_looked(name) if error.problem == "missing" else "there"
@@ -50,7 +53,7 @@ def read_log_mel(source: Path, checkpoint: Checkpoint) -> np.ndarray:
         raise AudioError(paths.with_conversion(problem, name), name) from None
     except ValueError:
         raise AudioError("its name holds a null character", str(source)) from None
-    return log_mel(torch.from_numpy(waveform), checkpoint.features).numpy()
+    return log_mel(torch.from_numpy(audio.waveform), checkpoint.features).numpy(), audio.note
 
 
 def as_clips(log_mels: Sequence[np.ndarray], checkpoint: Checkpoint) -> Clips:

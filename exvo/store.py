@@ -1,15 +1,14 @@
-"""The feature store: log-mels in memory-mapped Arrow files, one row a clip, found by the audio's content."""
+"""The feature store: features in memory-mapped Arrow files, one row a clip, found by the audio's content."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 import uuid
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,120 +16,84 @@ import pandas as pd
 import pyarrow as pa
 
 from exvo.config import FeatureConfig, InputError
+from exvo.shards import KNOWN, Clip, Features, Shard, read_shard, write_shard
 
-SETTINGS = b"exvo.features"  # the key of the feature settings in a shard's metadata
-COLUMNS = {
-    "content": pa.string(),
-    "frames": pa.int32(),
-    "seconds": pa.float64(),
-    "rate": pa.int32(),
-    "channels": pa.int32(),
-    "peak": pa.float64(),
-    "rms_db": pa.float64(),
-    "checksum": pa.uint64(),  # of the log-mel
-    "log_mel": pa.large_list(pa.float32()),
-}
+__all__ = ["Clip", "Features", "Store"]
+
 STALE = 3600.0  # seconds after which a temporary file is what a killed process left: writing a shard takes a few
+RECENT = 2**16  # clips in the dictionary of the index, at least, before its arrays are made anew
 
-
-@dataclass(frozen=True, eq=False)
-class Clip:
-    """One row: a clip's log-mel and what is known of its audio."""
-
-    content: str  # SHA-256 of the file's bytes, hexadecimal
-    log_mel: np.ndarray  # float32 (frames, bands), dB
-    seconds: float  # of the source
-    rate: int  # of the source, Hz
-    channels: int  # of the source
-    peak: float  # largest magnitude of the mono waveform; full scale is 1
-    rms_db: float  # level of the mono waveform, dB to full scale
-
-    @property
-    def frames(self) -> int:
-        """Frames of the log-mel."""
-        return len(self.log_mel)
-
-    @property
-    def checksum(self) -> int:
-        """Of the log-mel."""
-        return _checksum(self.log_mel)
-
-
-@dataclass(frozen=True, eq=False)
-class _Shard:
-    """Views on one mapped file."""
-
-    path: Path
-    batch: pa.RecordBatch
-    offsets: np.ndarray  # int64 (clips + 1,)
-    values: np.ndarray  # float32, the clips' log-mels one after the other
-    state: tuple[int, int, int]  # of the file when it was mapped, see `_state`
-
-    def changed(self) -> bool:
-        """Whether the mapped file was written to or cut short since: reading past its end would end this process.
-
-        A file that was deleted or replaced is not: the mapping keeps it.
-        """
-        try:
-            now = _state(self.path)
-        except OSError:
-            return False
-        return now[0] == self.state[0] and now != self.state
+Place = tuple[int, int]  # of a clip: its shard and its row
 
 
 class Store(Mapping[str, np.ndarray]):
-    """content -> log-mel, a read-only view (frames, bands) on the mapped file: reading a clip costs its own bytes.
+    """content -> a clip's features, a read-only view on the mapped file: reading a clip costs its own bytes.
 
-    The shards of one `FeatureConfig` lie in one folder, whose name holds the settings' digest. A shard is written
-    under a temporary name and renamed, so it is whole or absent, and several processes may write at the same time.
-    A shard that was cut short or damaged since is left out with a warning. Opening doesn't read the log-mels; `intact`
-    tells whether one is still what was written. A shard may be deleted or replaced while it is mapped; one that is
-    written to in place is refused at the next clip that is asked for (in the microseconds before, the system would end
-    the process with SIGBUS).
+    The shards of the same features lie in one folder, whose name holds their kind and key. A shard is written under a
+    temporary name and renamed, so it is whole or absent, and several processes may write at the same time. A shard that
+    was cut short or damaged since is left out with a warning. Opening doesn't read the features; `intact` tells whether
+    a clip's are still what was written. A shard may be deleted or replaced while it is mapped; one that is written to
+    in place is refused at the next clip that is asked for (in the microseconds before, the system would end the process
+    with SIGBUS).
+
+    Args:
+        folder: where stores lie, one for each kind and key of features.
+        config: of log-mels; or other features.
     """
 
-    def __init__(self, folder: str | Path, config: FeatureConfig) -> None:
+    def __init__(self, folder: str | Path, config: FeatureConfig | Features) -> None:
         self.root = Path(folder)
         self.config = config
-        self.folder = self.root / f"log-mel-{config.digest()}"
-        self._shards: list[_Shard] = []
-        self._index: dict[str, tuple[int, int]] = {}
+        self.features = config if isinstance(config, Features) else Features.of_log_mel(config)
+        self.folder = self.root / f"{self.features.kind}-{self.features.key}"
+        self._files: set[str] = set()
+        self._shards: list[Shard] = []
+        self._index = _Index()
         self.refresh()
 
     def refresh(self) -> None:
         """Map what was written since, by other processes too."""
-        known = {shard.path for shard in self._shards}
-        for path in sorted(set(self.folder.glob("*.arrow")) - known):
+        try:
+            names = {name for name in os.listdir(self.folder) if name.endswith(".arrow")} - self._files
+        except OSError:
+            return
+        begun = len(self._shards)
+        for name in sorted(names):
+            self._files.add(name)
             try:
-                self._load(path)
+                self._shards.append(read_shard(self.folder / name, self.features))
             except (pa.ArrowException, ValueError, OSError) as error:
+                path = self.folder / name
                 warnings.warn(f"{path} is left out, delete it: {_one_line(error)}", RuntimeWarning, stacklevel=3)
+        self._index.add(self._shards, begun)
 
-    def __reduce__(self) -> tuple[type[Store], tuple[Path, FeatureConfig]]:
+    def __reduce__(self) -> tuple[type[Store], tuple[Path, FeatureConfig | Features]]:
         """Another process maps the files itself."""
         return Store, (self.root, self.config)
 
     def __contains__(self, content: object) -> bool:
-        return content in self._index
+        return isinstance(content, str) and self._index.find(content) is not None
 
     def __getitem__(self, content: str) -> np.ndarray:
-        """A clip's log-mel, (frames, bands), dB.
+        """A clip's features; a log-mel is (frames, bands), dB.
 
         Raises:
             KeyError: the store lacks the clip.
             InputError: its shard was written to while it was in use.
         """
-        number, row = self._index[content]
-        shard = self._shards[number]
+        place = self._index.find(content)
+        if place is None:
+            raise KeyError(content)
+        shard = self._shards[place[0]]
         if shard.changed():
             raise InputError(
                 f"{shard.path} was changed while it was in use, though a shard is written once: delete it and run the "
                 "same command again, which extracts its clips anew."
             )
-        return shard.values[shard.offsets[row] : shard.offsets[row + 1]].reshape(-1, self.config.bands)
+        return self.features.shaped(shard.row(place[1]))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
+        return self._index.contents()
 
     def __len__(self) -> int:
         return len(self._index)
@@ -141,32 +104,30 @@ class Store(Mapping[str, np.ndarray]):
 
     def intact(self, content: str) -> bool:
         """Whether the store holds the clip as it was written. A damaged one it forgets, with a warning."""
-        place = self._index.get(content)
+        place = self._index.find(content)
         if place is None:
             return False
-        shard, row = self._shards[place[0]], place[1]
-        if not shard.changed():
-            values = shard.values[shard.offsets[row] : shard.offsets[row + 1]]
-            if _checksum(values) == shard.batch.column("checksum")[row].as_py():
-                return True
+        shard = self._shards[place[0]]
+        if shard.intact(place[1]):
+            return True
         warnings.warn(f"{shard.path} is damaged in places, delete it", RuntimeWarning, stacklevel=2)
-        self._index.pop(content, None)
+        self._index.forget(content)
         return False
 
     def table(self) -> pd.DataFrame:
-        """All that is known of the clips but their log-mels, one row a content: frames, seconds, rate, ..."""
-        names = [name for name in COLUMNS if name not in ("checksum", "log_mel")]
-        schema = pa.schema([(name, COLUMNS[name]) for name in names])
-        batches = [shard.batch.select(names).replace_schema_metadata(None) for shard in self._shards]
-        table: pd.DataFrame = pa.Table.from_batches(batches, schema).to_pandas()
-        return table.drop_duplicates("content", keep="last").set_index("content")
+        """All that is known of the clips but their features, one row a content: the columns of `shards.KNOWN`."""
+        known = [shard.known(self.features) for shard in self._shards]
+        columns = {name: np.concatenate([one[name] for one in known]) if known else np.empty(0) for name in KNOWN}
+        digests = [digest.hex() for shard in self._shards for digest in _digests(shard.contents)]
+        table = pd.DataFrame(columns, index=pd.Index(digests, dtype=object, name="content"))
+        return table[~table.index.duplicated(keep="last")]
 
     def add(self, clips: Sequence[Clip], values: np.ndarray | None = None) -> None:
         """Write the clips as one shard.
 
         Args:
-            clips: with their log-mels.
-            values: float32, begins with all their log-mels in turn, where they lie so; else they are copied together.
+            clips: with their features.
+            values: begins with all their features in turn, where they lie so; else they are copied together.
 
         Raises:
             OSError: it can't be written (a full disk); then nothing is left of it.
@@ -174,19 +135,16 @@ class Store(Mapping[str, np.ndarray]):
         if not clips:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        batch = self._batch(clips, values)
         temporary = self.folder / f"{self._next():020}-{uuid.uuid4().hex}.tmp"  # sorted: of two rows the newer counts
         try:
-            with open(temporary, "xb") as file:
-                with pa.ipc.new_file(file, batch.schema) as writer:
-                    writer.write_batch(batch)
-                file.flush()
-                os.fsync(file.fileno())
+            write_shard(temporary, self.features, clips, values)
             shard = temporary.rename(temporary.with_suffix(".arrow"))
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        self._load(shard)
+        self._files.add(shard.name)
+        self._shards.append(read_shard(shard, self.features))
+        self._index.add(self._shards, len(self._shards) - 1)
 
     def sweep(self) -> None:
         """Delete the temporary files of processes that were killed amid writing."""
@@ -197,57 +155,98 @@ class Store(Mapping[str, np.ndarray]):
 
     def _next(self) -> int:
         """The number of a new shard: the time, ns, or one more than the last shard's if the clock was set back."""
-        last = max((path.name[:20] for path in self.folder.glob("*.arrow")), default="")
+        last = max((name[:20] for name in os.listdir(self.folder) if name.endswith(".arrow")), default="")
         return max(time.time_ns(), int(last) + 1 if last.isdecimal() else 0)
 
-    def _settings(self) -> bytes:
-        return json.dumps(asdict(self.config), sort_keys=True).encode()
 
-    def _batch(self, clips: Sequence[Clip], values: np.ndarray | None) -> pa.RecordBatch:
-        for clip in clips:
-            if clip.log_mel.dtype != np.float32 or clip.log_mel.shape[1:] != (self.config.bands,):
-                found = f"{clip.log_mel.dtype} {clip.log_mel.shape}"
-                raise ValueError(f"a log-mel is float32 (frames, {self.config.bands}), not {found}")
-        offsets = np.cumsum([0] + [clip.log_mel.size for clip in clips])
-        if values is None:
-            values = np.concatenate([clip.log_mel.reshape(-1) for clip in clips])
-        columns = {name: [getattr(clip, name) for clip in clips] for name in COLUMNS if name != "log_mel"}
-        log_mel = pa.LargeListArray.from_arrays(offsets, values[: offsets[-1]])
-        schema = pa.schema(list(COLUMNS.items()), {SETTINGS: self._settings()})
-        return pa.RecordBatch.from_pydict(columns | {"log_mel": log_mel}, schema)
+class _Index:
+    """content -> place, of a million clips in 40 MB: sorted arrays, and a dictionary of those that came since.
 
-    def _load(self, path: Path) -> None:
-        """Map a shard and index its clips; the mapping outlives the file's descriptor."""
-        state = _state(path)
-        with pa.memory_map(os.fsencode(path)) as source, pa.ipc.open_file(source) as reader:
-            if (reader.schema.metadata or {}).get(SETTINGS) != self._settings():
-                raise ValueError("its feature settings are not those of its folder")
-            if not reader.schema.equals(pa.schema(list(COLUMNS.items()))):
-                raise ValueError("its columns are not those of a shard")
-            if reader.num_record_batches != 1:
-                raise ValueError(f"it has {reader.num_record_batches} parts instead of one")
-            batch = reader.get_batch(0)
-        batch.validate(full=True)
-        if any(column.null_count for column in batch.columns) or batch.column("log_mel").values.null_count:
-            raise ValueError("it has gaps")
-        log_mels = batch.column("log_mel")
-        shard = _Shard(path, batch, log_mels.offsets.to_numpy(), log_mels.values.to_numpy(), state)
-        if not np.array_equal(np.diff(shard.offsets), batch.column("frames").to_numpy() * self.config.bands):
-            raise ValueError("its frames don't fit its log-mels")
-        self._shards.append(shard)
-        for row, content in enumerate(batch.column("content").to_pylist()):
-            self._index[content] = (len(self._shards) - 1, row)
+    A dictionary of a million alone takes six times as much, and seconds to fill.
+    """
+
+    def __init__(self) -> None:
+        self._sorted = np.empty((0, 4), ">u8")  # contents, each once
+        self._keys = np.empty(0, np.uint64).data  # their first 64 bits
+        self._places = np.empty((0, 2), np.int64)
+        self._recent: dict[bytes, Place] = {}
+        self._forgotten: set[bytes] = set()
+        self._count = 0
+
+    def add(self, shards: Sequence[Shard], begun: int) -> None:
+        """Take up the shards from that number on: of two rows of a content the newer counts."""
+        clips = sum(len(shard.contents) for shard in shards[begun:])
+        if clips + len(self._recent) > max(RECENT, len(self._keys) // 2):
+            self._sort(shards, begun)
+            return
+        for number in range(begun, len(shards)):
+            for row, digest in enumerate(_digests(shards[number].contents)):
+                self._count += self._find(digest) is None
+                self._recent[digest] = number, row
+                self._forgotten.discard(digest)
+
+    def find(self, content: str) -> Place | None:
+        """Where a clip lies."""
+        try:
+            return self._find(bytes.fromhex(content))
+        except ValueError:
+            return None
+
+    def forget(self, content: str) -> None:
+        """Leave out a clip that is there, until it is added again."""
+        digest = bytes.fromhex(content)
+        self._recent.pop(digest, None)
+        self._forgotten.add(digest)
+        self._count -= 1
+
+    def contents(self) -> Iterator[str]:
+        """Those that are there, in no order."""
+        yield from (digest.hex() for digest in self._recent)
+        for digest in _digests(self._sorted):
+            if digest not in self._recent and digest not in self._forgotten:
+                yield digest.hex()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _find(self, digest: bytes) -> Place | None:
+        place = self._recent.get(digest)
+        return place if place or digest in self._forgotten else self._search(digest)
+
+    def _search(self, digest: bytes) -> Place | None:
+        """In the arrays."""
+        key = int.from_bytes(digest[:8], "big")
+        row = bisect_left(self._keys, key)
+        while row < len(self._keys) and self._keys[row] == key:
+            if self._sorted[row].tobytes() == digest:
+                shard, place = self._places[row].tolist()
+                return shard, place
+            row += 1
+        return None
+
+    def _sort(self, shards: Sequence[Shard], begun: int) -> None:
+        """Make the arrays anew, in which the shards from that number on were not yet taken up."""
+        contents = np.concatenate([shard.contents for shard in shards])  # in the machine's order of bytes
+        sizes = [len(shard.contents) for shard in shards]
+        rows = np.concatenate([np.arange(size) for size in sizes])
+        places = np.stack([np.repeat(np.arange(len(sizes)), sizes), rows], axis=1)
+        order = np.argsort(contents[:, 0], kind="stable")  # the newest of equal rows is the last
+        alike = contents[order[1:], 0] == contents[order[:-1], 0]
+        if (contents[order[1:]][alike] != contents[order[:-1]][alike]).any():  # 64 bits alike by chance
+            order = np.lexsort(contents.T[::-1])
+        contents, places = contents[order], places[order]
+        last = np.append((contents[1:] != contents[:-1]).any(axis=1), True)
+        self._sorted, self._places, self._recent = contents[last].astype(">u8"), places[last], {}
+        self._keys = contents[last, 0].data
+        known = {digest: self._search(digest) for digest in self._forgotten}
+        self._forgotten = {digest for digest, place in known.items() if place and place[0] < begun}
+        self._count = len(self._keys) - len(self._forgotten)
 
 
-def _state(path: Path) -> tuple[int, int, int]:
-    """The file's number on its disk, its size in bytes, and when it was last written to, ns."""
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _checksum(log_mel: np.ndarray) -> int:
-    """The sum of the values' bits: at memory speed, and any damage to a few bytes changes it."""
-    return int(log_mel.reshape(-1).view(np.uint32).sum(dtype=np.uint64))
+def _digests(contents: np.ndarray) -> Iterator[bytes]:
+    """(clips, 4) -> each clip's 32 bytes."""
+    content = contents.tobytes()
+    return (content[at : at + 32] for at in range(0, len(content), 32))
 
 
 def _one_line(error: Exception) -> str:

@@ -23,7 +23,8 @@ from exvo.enrolment import EnrolmentSettings
 from exvo.networks import load, save
 from exvo.networks.cnn import PANN
 from exvo.networks.panns import load_panns
-from exvo.store import COLUMNS, SETTINGS, Clip, Store
+from exvo.shards import COLUMNS, COLUMNS_1, HEADER, SETTINGS_1, Features
+from exvo.store import Clip, Store
 from exvo.tasks import Task
 from fuzz.material import HUGE, damage, value
 from fuzz.tables import damage_ends
@@ -206,12 +207,16 @@ def write_shard(folder: Path) -> bytes:
 
 
 def draw_shard(random: Random, whole: bytes) -> bytes:
-    """A shard, damaged, or an Arrow file of other columns."""
+    """A shard, damaged, or an Arrow file of other columns, or of version 1."""
     if random.random() < 0.7:
         return damage_ends(random, whole)
-    settings = json.dumps(FeatureConfig().__dict__, sort_keys=True).encode()
-    fields = [(name, random.choice([kind] * 9 + [pa.string(), pa.null()])) for name, kind in COLUMNS.items()]
-    schema = pa.schema(random.sample(fields, random.choice([len(fields)] * 3 + [1])), {SETTINGS: settings})
+    features = Features.of_log_mel(FeatureConfig())
+    settings = json.dumps(features.settings, sort_keys=True).encode()
+    old = random.random() < 0.5
+    names = COLUMNS_1 if old else {**COLUMNS, "values": features.schema.field("values").type}
+    fields = [(name, random.choice([kind] * 9 + [pa.string(), pa.null()])) for name, kind in names.items()]
+    metadata = {SETTINGS_1: settings} if old else {HEADER: features.header}
+    schema = pa.schema(random.sample(fields, random.choice([len(fields)] * 3 + [1])), metadata)
     file = pa.BufferOutputStream()
     compression = random.choice([None, None, "lz4", "zstd"])
     with pa.ipc.new_file(file, schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:

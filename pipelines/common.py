@@ -68,9 +68,11 @@ class Ready:
 
     def enrolment(self, split: str, protocol: str, shots: int) -> Enrolment:
         """Who enrols whom among the readable clips of a split."""
+        from exvo.corpora.audit import recordings
         from exvo.enrolment import enrol
 
-        return enrol(self.rows(split)["speaker"].tolist(), protocol, shots)
+        rows = self.rows(split)
+        return enrol(rows["speaker"].tolist(), protocol, shots, recordings(self.audio).to_numpy()[rows.index].tolist())
 
 
 def command(entry_point: str, run: Callable[[Any], None]) -> None:
@@ -163,6 +165,10 @@ def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> s
         lines.append(f"{len(known)} speakers have too few clips and enrol with fewer: {named(known)}")
     if "" in enrolment.short:
         lines.append("clips of unknown speakers are recognised with the typical speaker's profile")
+    if enrolment.copies:
+        lines.append(
+            f"{enrolment.copies} clips are not scored: their audio is that of a clip that enrols their speaker"
+        )
     every = ready.corpus.clips[ready.corpus.clips["split"] == split]
     first = enrol(every["speaker"].tolist(), protocol, shots).clips
     enrolling = every.iloc[sorted({int(clip) for own in first for clip in own})]
@@ -170,6 +176,14 @@ def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> s
     if len(lost):
         lines.append(f"unreadable enrolment clips, in whose place the speaker's next enrol: {named(lost)}")
     return "".join(f"{line}\n" for line in lines)
+
+
+def log_copies(enrolment: Enrolment, split: str) -> None:
+    """Logs how many clips of a split are not scored because a copy of them enrols, if there are any."""
+    from exvo import tracking
+
+    if enrolment.copies:
+        tracking.log_metrics({f"copies_of_enrolment/{split}": enrolment.copies})
 
 
 def report(

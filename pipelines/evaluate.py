@@ -11,6 +11,7 @@ from pipelines.common import (
     Ready,
     command,
     describe_enrolment,
+    log_copies,
     log_corpus,
     log_page,
     read_corpus,
@@ -122,6 +123,7 @@ def evaluate(
     enrolment = ready.enrolment(split, options["protocol"], options["shots"])
     if network.personalised or options["protocol"] == "strict":
         print(describe_enrolment(ready, split, options["protocol"], options["shots"]), end="")
+    log_copies(enrolment, split)
     enrolments = {"right": enrolment.clips}
     enrolling = {speaker for speaker, own in zip(clips.speakers, enrolment.clips, strict=True) if len(own)}
     if network.personalised and len(enrolling) > 1:

@@ -86,16 +86,22 @@ def predict(
     from exvo.prediction import outputs, profiles, read_log_mel
     from exvo.text import LONGEST_NAME, shown, writable
 
+    def read(file: Path) -> np.ndarray:
+        log_mel, note = read_log_mel(file, checkpoint)
+        if note:
+            print(f"warning: {shown(writable(str(file)), LONGEST_NAME)}: {note}")
+        return log_mel
+
     network = checkpoint.network.to(device)
     profile = None
     if enrolling and network.personalised:
-        own = [read_log_mel(file, checkpoint) for file in enrolling]
+        own = [read(file) for file in enrolling]
         (profile,) = profiles(checkpoint, own, [np.arange(len(own))], device)
     log_mels: dict[Path, np.ndarray] = {}
     problems = []
     for file in tqdm(files, desc="reading", unit="clip", leave=False, disable=None):
         try:
-            log_mels[file] = read_log_mel(file, checkpoint)
+            log_mels[file] = read(file)
         except AudioError as error:
             problems.append(f"{shown(writable(str(file)), LONGEST_NAME)}: {error.problem}")
     if not log_mels:

@@ -12,6 +12,7 @@ from pipelines.common import (
     Ready,
     command,
     describe_enrolment,
+    log_copies,
     log_corpus,
     read_corpus,
     report,
@@ -140,6 +141,7 @@ def train(
 
     if network.personalised or settings.protocol == "strict":
         print(describe_enrolment(ready, "val", settings.protocol, settings.shots), end="")
+    log_copies(enrolment, "val")
     print(describe(settings, network, len(clips), corpus.synthetic), flush=True)
     try:
         best = fit(network, task, clips, training_config(settings, system), validate, save_best, on_epoch, states)

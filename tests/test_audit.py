@@ -95,6 +95,28 @@ def test_a_sound_corpus_has_no_warning_and_copies_within_a_split_have_one() -> N
     assert twice.warnings == ["equal audio within a split (1 groups): a.wav (train) = b.wav (train)."]
 
 
+def test_copies_in_other_files_and_what_is_lost() -> None:
+    """`decoded` tells equal samples; where it is not known, the bytes do."""
+    clips = CLIPS[:6].assign(speaker=["s1", "s1", "s2", "s3", "s3", "s4"], age=30.0, country="Peru")
+    clips["loud"] = clips["calm"]
+    corpus = replace(CORPUS, clips=clips)
+    audio = AUDIO[:6].assign(content=list("abcdef"), problem="", decoded=["1", "2", "3", "1", "5", "6"], note="")
+    audio.loc[1, "note"] = "mixing its 2 channels to one lost 40 dB"
+    found = audit(corpus, audio)
+    assert found.summary["duplicates"] == [["a.wav", "d.wav"]]
+    assert found.summary["notes"] == [{"file": "b.wav", "note": "mixing its 2 channels to one lost 40 dB"}]
+    assert found.warnings == [
+        "of 1 clips something is lost: b.wav (mixing its 2 channels to one lost 40 dB).",
+        "equal audio across splits, scores are too good (1 groups): a.wav (train) = d.wav (val).",
+    ]
+    assert found.digest == audit(corpus, AUDIO[:6].assign(content=list("abcdef"), problem="")).digest
+    old = audit(corpus, audio.assign(content=list("abcdea"), decoded=["", "2", "3", "4", "5", ""], note=""))
+    assert old.summary["duplicates"] == [["a.wav", "f.wav"]]
+    assert old.warnings[-1].startswith(
+        "2 clips were extracted by an earlier version, so their copies are recognised by"
+    )
+
+
 def test_text_names_everything() -> None:
     text = audit(CORPUS, AUDIO).text()
     for part in ("table (recorded)", "16000 Hz (3)", "Peru (3)", "unknown (2)", "e.wav", "g.wav (missing)", "0.438"):

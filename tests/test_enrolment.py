@@ -41,6 +41,19 @@ def test_strict_protocol_by_hand() -> None:
     assert (clips, scored, short) == ([[1], [0], [0, 1]], [False, False, True], ["a"])
 
 
+def test_copies_of_clips_that_enrol_are_not_scored_under_strict() -> None:
+    speakers = ["a", "b", "a", "a", "b", "a", "", ""]
+    recordings = ["1", "2", "3", "1", "1", "4", "1", "1"]  # b's second clip is a copy of one that enrols a, not b
+    found = enrol(speakers, "strict", 2, recordings)
+    assert found.scored.tolist() == [False, False, False, False, True, True, True, True]
+    assert found.copies == 1
+    assert [own.tolist() for own in found.clips] == told(speakers, "strict", 2)[0]
+    published = enrol(speakers, "published", 2, recordings)
+    assert (published.scored.all(), published.copies) == (True, 0)
+    alone = enrol(["a", "a"], "strict", 2, ["1", "1"])
+    assert (alone.scored.tolist(), alone.copies) == ([False, False], 1)
+
+
 @pytest.mark.parametrize("shots", range(1, 17))
 @pytest.mark.parametrize("protocol", ["published", "strict"])
 def test_protocols_against_a_plain_loop(protocol: str, shots: int) -> None:

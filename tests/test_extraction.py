@@ -97,6 +97,21 @@ def test_levels_of_a_faint_clip_and_of_one_that_is_resampled(tmp_path: Path) -> 
     assert audio["peak"][1] == np.abs(read_audio(tmp_path / "fast.wav", CONFIG).waveform).max() > 1.05
 
 
+def test_copies_and_what_is_lost_are_known_from_the_store_too(tmp_path: Path) -> None:
+    samples = (np.random.default_rng(0).normal(0, 0.1, (9_000, 2)) * 2**15).astype(np.int16)
+    samples[:, 1] = -0.98 * samples[:, 0]
+    for name, kind in (("one.wav", "WAV"), ("two.flac", "FLAC"), ("three.aiff", "AIFF")):
+        soundfile.write(tmp_path / name, samples, 22_050, "PCM_16", format=kind)
+    soundfile.write(tmp_path / "four.wav", samples[:, 0], 22_050, "PCM_16")
+    names = ["one.wav", "two.flac", "three.aiff", "four.wav"]
+    for _ in range(2):
+        _, audio = extract(tmp_path, names, tmp_path / "store", CONFIG)
+        assert audio["content"].nunique() == 4
+        assert list(audio["decoded"]) == [f"{read_audio(tmp_path / name, CONFIG).decoded:016x}" for name in names]
+        assert audio["decoded"].nunique() == 2
+        assert list(audio["note"]) == ["mixing its 2 channels to one lost 40 dB"] * 3 + [""]
+
+
 def test_bad_files_are_all_listed_and_stop_nothing(corpus: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, files = corpus
     whole = (folder / files[0]).read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -63,6 +64,37 @@ def test_strict_enrols_with_clips_that_are_not_scored(
     newest = runs("evaluate")[0]
     assert newest.data.tags[lookup.PROTOCOL_TAG] == "published"
     assert predictions(newest, "test")["scored"].all()
+
+
+def test_copies_of_enrolment_clips_are_not_scored(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In another format, with other bytes: they would be scored with their own samples as enrolment."""
+    folder = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus, folder)
+    table = pd.read_csv(folder / "clips.csv")
+    own = table.index[table["speaker"] == table.loc[table["split"] == "val", "speaker"].iloc[0]]
+    samples, rate = soundfile.read(folder / table.loc[own[0], "file"], dtype="int16")
+    copy = table.loc[own[3], "file"].replace(".wav", ".flac")
+    soundfile.write(folder / copy, samples, rate)
+    table.loc[own[3], "file"] = copy
+    table.to_csv(folder / "clips.csv", index=False)
+    options = OPTIONS | {"data": str(folder), "model": "cnn10-relative"}
+    assert run_here("train", options, monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert f"equal audio within a split (1 groups): {table.loc[own[0], 'file']} (val) = {copy} (val)." in told
+    assert "1 clips are not scored: their audio is that of a clip that enrols their speaker\n" in told
+    assert "val split, 12 clips, 5 of them scored" in told
+    (trained,) = runs()
+    assert trained.data.metrics["copies_of_enrolment/val"] == 1
+    scored = predictions(trained, "val").set_index("file")["scored"]
+    assert scored[table.loc[own, "file"]].tolist() == [False, False, True, False]
+    assert run_here("evaluate", {"run_id": trained.info.run_id, "split": "val"}, monkeypatch) == 0
+    assert "1 clips are not scored: their audio" in capsys.readouterr().out
+    (evaluated,) = runs("evaluate")
+    assert evaluated.data.metrics["copies_of_enrolment/val"] == 1
+    assert run_here("evaluate", {"run_id": trained.info.run_id, "split": "test"}, monkeypatch) == 0
+    assert "are not scored" not in capsys.readouterr().out
 
 
 def log_mels(folder: Path, files: list[str]) -> list[torch.Tensor]:

@@ -130,6 +130,21 @@ def test_unreadable_files_are_listed_and_the_others_predicted(
     assert capsys.readouterr().err == "exvo: 1 of 1 files can't be used:\n  gone.wav: missing\n"
 
 
+def test_aiff_is_read_and_what_mixing_loses_is_said(
+    trained: Expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000)
+    formats = {"iff": "AIFF", "aif": "AIFF", "wav": "WAV"}
+    for name, right in (("one.aiff", -0.98 * noise), ("two.aif", noise), ("three.wav", -noise)):
+        soundfile.write(tmp_path / name, np.stack([noise, right], axis=1), 16_000, "FLOAT", format=formats[name[-3:]])
+    assert run_here("predict", {"audio": str(tmp_path)}, monkeypatch) == 2
+    told = capsys.readouterr()
+    assert f"warning: {tmp_path}/one.aiff: mixing its 2 channels to one lost 40 dB\n" in told.out
+    assert told.out.count("warning: ") == 1
+    assert f"{tmp_path}/three.wav: its 2 channels cancel each other: mixed to one, nothing is left" in told.err
+    assert logged(newest())["file"].tolist() == [f"{tmp_path}/one.aiff", f"{tmp_path}/two.aif"]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import pickle
 import sys
@@ -12,17 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
+from exvo import store as store_module
 from exvo.config import FeatureConfig
-from exvo.store import Clip, Store
+from exvo.shards import crc32
+from exvo.store import Clip, Features, Store
 
 CONFIG = FeatureConfig()
 
 
 def clip(number: int, frames: int = 20) -> Clip:
     log_mel = np.random.default_rng(number).normal(-40, 20, (frames, CONFIG.bands)).astype(np.float32)
-    return Clip(f"{number:064x}", log_mel, frames / 100, 48_000, 1 + number % 2, 0.5, -20.0 - number)
+    about = (frames / 100, 48_000, 1 + number % 2, 0.5, -20.0 - number, 1_000 + number, f"note {number}")
+    return Clip(f"{number:064x}", log_mel, *about)
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def test_what_is_added_comes_back(store: Store) -> None:
             added = clip(number, 10 + number)
             assert added.content in opened
             assert opened.frames(added.content) == 10 + number
-            np.testing.assert_array_equal(opened[added.content], added.log_mel)
+            np.testing.assert_array_equal(opened[added.content], added.values)
             assert opened.intact(added.content)
         assert clip(20).content not in opened
         assert not opened.intact(clip(20).content)
@@ -62,7 +67,8 @@ def test_the_table(store: Store) -> None:
     table = reopened(store).table()
     row = table.loc[clip(7).content]
     assert table.index.is_unique
-    assert dict(row) == {"frames": 17, "seconds": 0.17, "rate": 48_000, "channels": 2, "peak": 0.5, "rms_db": -27.0}
+    facts = {"frames": 17, "seconds": 0.17, "rate": 48_000, "channels": 2, "peak": 0.5, "rms_db": -27.0}
+    assert dict(row) == {**facts, "decoded": "00000000000003ef", "note": "note 7"}
     assert len(Store(store.root / "elsewhere", CONFIG).table()) == 0
 
 
@@ -90,7 +96,7 @@ def test_of_two_rows_the_newer_counts(tmp_path: Path) -> None:
     store.add([clip(1, 20)])
     store.add([newer])
     for opened in (store, reopened(store)):
-        np.testing.assert_array_equal(opened[newer.content], newer.log_mel)
+        np.testing.assert_array_equal(opened[newer.content], newer.values)
         assert list(opened.table()["peak"]) == [0.25]
 
 
@@ -132,7 +138,7 @@ def test_a_shard_overwritten_with_noise_is_left_out(store: Store) -> None:
 
 def test_a_damaged_log_mel_is_forgotten(store: Store) -> None:
     path = shards(store)[0]
-    values = clip(4, 14).log_mel.tobytes()
+    values = clip(4, 14).values.tobytes()
     data = bytearray(path.read_bytes())
     data[data.index(values) + 1_000] ^= 0x40
     path.unlink()
@@ -144,6 +150,169 @@ def test_a_damaged_log_mel_is_forgotten(store: Store) -> None:
     assert all(opened.intact(content) for content in opened)
     opened.add([clip(4, 14)])
     assert reopened(store).intact(clip(4).content)
+
+
+def damaged(store: Store, before: bytes, after: bytes) -> Store:
+    """The store, opened again with other bytes in its first shard."""
+    path = shards(store)[0]
+    data = path.read_bytes()
+    assert data.count(before) == 1
+    path.unlink()
+    path.write_bytes(data.replace(before, after))
+    return reopened(store)
+
+
+def test_swapped_halves_and_bits_changed_in_pairs_are_damage(store: Store) -> None:
+    """A sum of the bits misses all of these."""
+    values = clip(4, 14).values.tobytes()
+    half = len(values) // 2
+    up, down = bytearray(values), bytearray(values)
+    first, second = next(
+        (one, other)
+        for one in range(0, len(values), 4)
+        for other in range(0, len(values), 4)
+        if not values[one] & 0x10 and values[other] & 0x10
+    )
+    up[first] |= 0x10
+    up[second] &= ~0x10
+    down[40:44], down[80:84] = values[80:84], values[40:44]
+    for changed in (values[half:] + values[:half], bytes(up), bytes(down)):
+        before, after = (np.frombuffer(one, np.uint32).sum(dtype=np.uint64) for one in (values, changed))
+        assert before == after
+        opened = damaged(store, values, changed)
+        with pytest.warns(RuntimeWarning, match="is damaged in places, delete it"):
+            assert not opened.intact(clip(4).content)
+        values = changed
+
+
+def test_the_checksum_is_the_crc_32_that_everyone_has() -> None:
+    assert crc32(np.frombuffer(b"123456789", np.uint8)) == 0xCBF43926
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(np.float64(0.14), np.float64(0.15)), (np.float64(-24.0), np.float64(24.0)), (np.uint64(1_004), np.uint64(1_005))],
+)
+def test_a_shard_whose_facts_are_damaged_is_left_out(store: Store, before: np.generic, after: np.generic) -> None:
+    with pytest.warns(RuntimeWarning, match="is left out, delete it: what it says of its clips is damaged"):
+        assert len(damaged(store, before.tobytes(), after.tobytes())) == 10
+
+
+def write_version_1(store: Store, clips: list[Clip]) -> Path:
+    """A shard as exvo wrote it before version 2, column by column."""
+    large = pa.array([one.values.reshape(-1) for one in clips], pa.large_list(pa.float32()))
+    columns = {
+        "content": pa.array([one.content for one in clips], pa.string()),
+        "frames": pa.array([len(one.values) for one in clips], pa.int32()),
+        "seconds": pa.array([one.seconds for one in clips], pa.float64()),
+        "rate": pa.array([one.rate for one in clips], pa.int32()),
+        "channels": pa.array([one.channels for one in clips], pa.int32()),
+        "peak": pa.array([one.peak for one in clips], pa.float64()),
+        "rms_db": pa.array([one.rms_db for one in clips], pa.float64()),
+        "checksum": pa.array([int(one.values.view(np.uint32).sum(dtype=np.uint64)) for one in clips], pa.uint64()),
+        "log_mel": large,
+    }
+    settings = json.dumps(dataclasses.asdict(CONFIG), sort_keys=True).encode()
+    table = pa.table(columns).replace_schema_metadata({b"exvo.features": settings})
+    folder = store.root / f"log-mel-{CONFIG.digest()}"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{len(shards(store)):020}-{'0' * 32}.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+def test_shards_of_version_1_are_read_beside_those_of_version_2(store: Store) -> None:
+    old = write_version_1(
+        store, [clip(number, 10 + number) for number in range(15, 25)]
+    )  # half of them are newer there
+    opened = reopened(store)
+    assert len(opened) == 25
+    for number in range(25):
+        np.testing.assert_array_equal(opened[clip(number).content], clip(number, 10 + number).values)
+        assert opened.intact(clip(number).content)
+    table = opened.table()
+    facts = {"frames": 34, "seconds": 0.34, "rate": 48_000, "channels": 1, "peak": 0.5, "rms_db": -44.0}
+    assert dict(table.loc[clip(24).content]) == {**facts, "decoded": "", "note": ""}
+    assert table.loc[clip(17).content, "note"] == "note 17"
+    data = old.read_bytes().replace(clip(22, 32).values.tobytes(), clip(22, 32).values.tobytes()[:-1] + b"?")
+    old.unlink()
+    old.write_bytes(data)
+    opened = reopened(store)
+    with pytest.warns(RuntimeWarning, match=f"{old.name} is damaged in places"):
+        assert not opened.intact(clip(22).content)
+    assert opened.intact(clip(23).content)
+
+
+def test_functionals_and_states_of_encoders(tmp_path: Path) -> None:
+    """Other kinds of features lie beside log-mels, each in a folder of its own."""
+    rng = np.random.default_rng(0)
+    functionals = Features("functionals", "a1b2", "float32", (6373,), {"set": "ComParE_2016"})
+    states = Features("states", "c3d4", "float16", (25, 2048), {"encoder": "somewhere@1"})
+    frames = Features("states", "e5f6", "float16", (None, 12), {})
+    for features, shape in ((functionals, (6373,)), (states, (25, 2048)), (frames, (7, 12))):
+        rows = [rng.normal(size=shape).astype(features.dtype) for _ in range(5)]
+        clips = [dataclasses.replace(clip(number), values=row) for number, row in enumerate(rows)]
+        Store(tmp_path, features).add(clips)
+        opened = pickle.loads(pickle.dumps(Store(tmp_path, features)))
+        assert len(opened) == 5
+        for one in clips:
+            assert opened[one.content].dtype == features.dtype
+            np.testing.assert_array_equal(opened[one.content], one.values)
+            assert opened.intact(one.content)
+        wrong = [rows[0].astype(np.float64), rows[0][..., :-1], rows[0][None]]
+        for values in wrong:
+            with pytest.raises(ValueError, match=f"a {features.kind} is {features.dtype} "):
+                opened.add([dataclasses.replace(clip(9), values=values)])
+    assert len(list(tmp_path.iterdir())) == 3
+    assert list(Store(tmp_path, states).table()["frames"]) == [1] * 5
+    other = dataclasses.replace(functionals, shape=(6374,))
+    with pytest.warns(RuntimeWarning, match="its feature settings are not those of its folder"):
+        assert len(Store(tmp_path, other)) == 0
+
+
+@pytest.mark.parametrize("recent", [0, 7, 15, 2**16])
+def test_the_index_in_arrays_and_in_a_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recent: int) -> None:
+    """Against a plain dictionary: clips added, added again, damaged, in stores that are opened anew in between."""
+    monkeypatch.setattr(store_module, "RECENT", recent)
+    rng = np.random.default_rng(recent)
+    store, expected = Store(tmp_path, CONFIG), {}
+    for _ in range(40):
+        numbers = rng.choice(60, rng.integers(1, 6), replace=False).tolist()
+        clips = [clip(int(number), int(rng.integers(1, 9))) for number in numbers]
+        store.add(clips)
+        expected |= {one.content: one.values for one in clips}
+        if rng.random() < 0.3:
+            gone = str(rng.choice(sorted(expected)))
+            monkeypatch.setattr("exvo.shards.Shard.intact", lambda *_: False)
+            with pytest.warns(RuntimeWarning, match="damaged"):
+                assert not store.intact(gone)
+            monkeypatch.undo()
+            monkeypatch.setattr(store_module, "RECENT", recent)
+            del expected[gone]
+            assert gone not in store
+        assert len(store) == len(expected)
+        assert sorted(store) == sorted(expected)
+        for content, values in expected.items():
+            np.testing.assert_array_equal(store[content], values)
+    for odd in ("", "no digest", "ab", clip(61).content, clip(1).content.upper() + "0"):
+        assert odd not in store
+    opened = Store(tmp_path, CONFIG)
+    assert set(expected) <= set(opened)  # what was damaged is whole
+    assert all(np.array_equal(opened[content], values) for content, values in expected.items())
+
+
+def test_contents_that_begin_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their first 64 bits, by which the arrays are searched, are equal."""
+    monkeypatch.setattr(store_module, "RECENT", 0)
+    clips = [dataclasses.replace(clip(number), content="ab" * 8 + f"{number * 7 % 10:048x}") for number in range(10)]
+    store = Store(tmp_path, CONFIG)
+    for first in (0, 5, 2):
+        store.add(clips[first : first + 5])
+    for opened in (store, Store(tmp_path, CONFIG)):
+        assert len(opened) == len(set(opened)) == 10
+        for one in clips:
+            np.testing.assert_array_equal(opened[one.content], one.values)
 
 
 @pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.rename"])
@@ -166,7 +335,7 @@ def test_a_shard_that_cannot_be_written_leaves_nothing(
 def test_log_mels_of_the_wrong_kind_are_refused(store: Store) -> None:
     for log_mel in (np.zeros((9, 64)), np.zeros((9, 63), np.float32), np.zeros(64, np.float32)):
         with pytest.raises(ValueError, match=r"a log-mel is float32 \(frames, 64\), not "):
-            store.add([dataclasses.replace(clip(1), log_mel=log_mel)])
+            store.add([dataclasses.replace(clip(1), values=log_mel)])
 
 
 def test_sweep_deletes_old_temporary_files_only(store: Store) -> None:
@@ -192,7 +361,7 @@ def test_memory_does_not_grow_with_the_store(tmp_path: Path) -> None:
     log_mel = np.ones((frames, CONFIG.bands), np.float32)
     store = Store(tmp_path, CONFIG)
     for start in range(0, clips, 128):
-        store.add([dataclasses.replace(clip(number), log_mel=log_mel) for number in range(start, start + 128)])
+        store.add([dataclasses.replace(clip(number), values=log_mel) for number in range(start, start + 128)])
     assert sum(path.stat().st_size for path in shards(store)) > 100e6
     del store
     descriptors, before = psutil.Process().num_fds(), private_memory()

@@ -46,7 +46,8 @@ def audit(corpus: Corpus, audio: pd.DataFrame) -> Audit:
     """Audit a corpus.
 
     `audio` has one row a row of `corpus.clips`, in the same order: `file`, `content` (SHA-256 of the bytes, '' for an
-    unreadable file), `seconds`, `rate` (Hz), `problem` ('' where the clip is fine); other columns are not read.
+    unreadable file), `seconds`, `rate` (Hz), `problem` ('' where the clip is fine), and where they are known `decoded`
+    (equal for equal samples in whatever file) and `note` (what of the file is lost); other columns are not read.
     Hours, rates and short clips count the clips without a problem.
 
     Raises ValueError where `audio` is not of this corpus.
@@ -54,9 +55,26 @@ def audit(corpus: Corpus, audio: pd.DataFrame) -> Audit:
     if audio["file"].tolist() != corpus.clips["file"].tolist():
         raise ValueError(f"the audio table is not of these clips of {corpus.folder}: extract the corpus again")
     facts = audio[["content", "seconds", "rate", "problem"]].reset_index(drop=True)
+    facts["note"] = audio["note"].to_numpy() if "note" in audio else ""
+    facts["samples"] = recordings(audio).to_numpy()
     clips = pd.concat([corpus.clips.reset_index(drop=True), facts.add_prefix("audio_")], axis=1)
     summary = _summary(corpus, clips)
-    return Audit(summary, _warnings(corpus, clips, summary), _digest(corpus, facts["content"]))
+    warnings = _warnings(corpus, clips, summary)
+    if unknown := int((audio["decoded"][audio["problem"] == ""] == "").sum()) if "decoded" in audio else 0:
+        warnings.append(
+            f"{unknown} clips were extracted by an earlier version, so their copies are recognised by the files' bytes "
+            "only, not in another format or with other tags: delete the folder of the features to extract them anew."
+        )
+    return Audit(summary, warnings, _digest(corpus, facts["content"]))
+
+
+def recordings(audio: pd.DataFrame) -> pd.Series:
+    """What is equal for equal samples, of each row: `decoded` where it is known, else `content`; see `audit`."""
+    if "decoded" not in audio:
+        return audio["content"]
+    known = audio["decoded"] != ""
+    samples = dict(zip(audio["content"][known], audio["decoded"][known], strict=True))
+    return audio["content"].map(lambda content: samples.get(content, content))
 
 
 def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
@@ -65,7 +83,8 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
     short = fine["file"][fine["audio_seconds"] < FILL_SECONDS].tolist()
     per_speaker = clips[clips["speaker"] != ""].groupby("speaker")["split"].nunique()
     rates = fine["audio_rate"].astype(int).value_counts().sort_index()
-    copies = clips[clips["audio_content"] != ""].groupby("audio_content", sort=False)["file"].agg(list)
+    copies = clips[clips["audio_samples"] != ""].groupby("audio_samples", sort=False)["file"].agg(list)
+    noted = fine[fine["audio_note"] != ""]
     return {
         "corpus": corpus.name,
         "synthetic": corpus.synthetic,
@@ -81,6 +100,7 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
             {"file": file, "problem": problem}
             for file, problem in zip(broken["file"], broken["audio_problem"], strict=True)
         ],
+        "notes": [{"file": file, "note": note} for file, note in zip(noted["file"], noted["audio_note"], strict=True)],
         "filled": {"count": len(short), "files": short},
         "duplicates": [files for files in copies if len(files) > 1],
         "speakers_in_several_splits": sorted(per_speaker.index[per_speaker > 1]),
@@ -123,6 +143,9 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
     if summary["unreadable"]:
         items = named(f"{item['file']} ({item['problem']})" for item in summary["unreadable"])
         warnings.append(f"{len(summary['unreadable'])} of {len(clips)} clips can't be used: {items}.")
+    if summary["notes"]:
+        items = named(f"{item['file']} ({item['note']})" for item in summary["notes"])
+        warnings.append(f"of {len(summary['notes'])} clips something is lost: {items}.")
     crossing: list[str] = []
     within: list[str] = []
     for files in summary["duplicates"]:

@@ -1,0 +1,292 @@
+"""The shards of the feature store: Arrow files of one record batch, a row a clip. Version 2 is written, 1 is read.
+
+A shard holds, of each clip, its features (`values`, one row after the other), their checksum, and what is known of its
+audio. Its metadata hold the format's version and checksum, and what the features are: kind, key, dtype, shape and
+settings. They hold the CRC-32 of all but the features, too, so that opening a shard tells whether it is as it was
+written without reading the features.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from exvo.config import FeatureConfig
+
+HEADER = b"exvo.store"  # the key of what the features are, in a shard's metadata
+FACTS = b"exvo.facts"  # the key of the CRC-32 of all columns but `values`
+COLUMNS = {
+    "content": pa.binary(32),
+    "seconds": pa.float64(),
+    "rate": pa.int32(),
+    "channels": pa.int32(),
+    "peak": pa.float64(),
+    "rms_db": pa.float64(),
+    "decoded": pa.uint64(),
+    "note": pa.string(),
+    "checksum": pa.uint64(),  # of the features' bytes
+}
+KNOWN = ("frames", "seconds", "rate", "channels", "peak", "rms_db", "decoded", "note")  # of a clip, for `Store.table`
+
+SETTINGS_1 = b"exvo.features"  # version 1: the key of the settings of the log-mel
+COLUMNS_1 = {
+    "content": pa.string(),
+    "frames": pa.int32(),
+    "seconds": pa.float64(),
+    "rate": pa.int32(),
+    "channels": pa.int32(),
+    "peak": pa.float64(),
+    "rms_db": pa.float64(),
+    "checksum": pa.uint64(),  # of the log-mel: the sum of its bits
+    "log_mel": pa.large_list(pa.float32()),
+}
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a store holds of each clip.
+
+    Attributes:
+        kind: of features: log-mel, functionals, states.
+        key: that changes with whatever their values depend on.
+        dtype: of the values: float32 or float16.
+        shape: of a clip's values; None, which only the first axis may be, differs from clip to clip.
+        settings: which the key is the digest of, for people.
+    """
+
+    kind: str
+    key: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    settings: dict[str, Any]
+
+    @classmethod
+    def of_log_mel(cls, config: FeatureConfig) -> Features:
+        """Log-mels: float32 (frames, bands), dB."""
+        return cls("log-mel", config.digest(), "float32", (None, config.bands), asdict(config))
+
+    @cached_property
+    def header(self) -> bytes:
+        """What a shard's metadata say."""
+        content = {"version": 2, "checksum": "crc32", **asdict(self)}
+        return json.dumps(content, sort_keys=True).encode()
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Of a shard."""
+        return pa.schema([*COLUMNS.items(), ("values", pa.large_list(pa.from_numpy_dtype(self.dtype)))])
+
+    @cached_property
+    def step(self) -> int:
+        """Numbers that the length of a clip's values is a multiple of; all of them where the shape is the same."""
+        return int(np.prod([size for size in self.shape if size is not None], dtype=np.int64))
+
+    def fits(self, values: np.ndarray) -> bool:
+        """Whether an array has dtype and shape of these features."""
+        sizes = zip(values.shape, self.shape, strict=False)
+        same = values.ndim == len(self.shape) and all(wanted in (None, size) for size, wanted in sizes)
+        return values.dtype == self.dtype and same
+
+    def shaped(self, values: np.ndarray) -> np.ndarray:
+        """A clip's numbers in their shape."""
+        return values.reshape([-1 if size is None else size for size in self.shape])
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One row: a clip's features and what is known of its audio."""
+
+    content: str  # SHA-256 of the file's bytes, hexadecimal
+    values: np.ndarray  # the features: of a log-mel float32 (frames, bands), dB
+    seconds: float  # of the source
+    rate: int  # of the source, Hz
+    channels: int  # of the source
+    peak: float  # largest magnitude of the mono waveform; full scale is 1
+    rms_db: float  # level of the mono waveform, dB to full scale
+    decoded: int = 0  # `features.fingerprint` of the source's samples; 0 where it is not known
+    note: str = ""  # what of the source is not in the waveform
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Views on one mapped file."""
+
+    path: Path
+    contents: np.ndarray  # (clips, 4) numbers of 64 bits: the contents
+    offsets: np.ndarray  # int64 (clips + 1,), into the values
+    values: np.ndarray  # the clips' features one after the other
+    checksums: np.ndarray  # uint64 (clips,)
+    checksum: Callable[[np.ndarray], int]
+    batch: pa.RecordBatch
+    state: tuple[int, int, int]  # of the file when it was mapped, see `file_state`
+
+    def changed(self) -> bool:
+        """Whether the mapped file was written to or cut short since: reading past its end would end this process.
+
+        A file that was deleted or replaced is not: the mapping keeps it.
+        """
+        try:
+            now = file_state(self.path)
+        except OSError:
+            return False
+        return now[0] == self.state[0] and now != self.state
+
+    def row(self, number: int) -> np.ndarray:
+        """A clip's features, one number after the other."""
+        return self.values[self.offsets[number] : self.offsets[number + 1]]
+
+    def intact(self, number: int) -> bool:
+        """Whether a clip's features are as they were written."""
+        return not self.changed() and self.checksum(self.row(number)) == int(self.checksums[number])
+
+    def known(self, features: Features) -> dict[str, np.ndarray]:
+        """The columns of `KNOWN`, (clips,) each; `decoded` and `note` are text, '' where nothing is known."""
+        unknown = np.full(len(self.contents), "", object)
+        columns = dict.fromkeys(KNOWN, unknown)
+        for name in set(KNOWN) & set(self.batch.schema.names):
+            columns[name] = self.batch.column(name).to_numpy(zero_copy_only=False)
+        columns["frames"] = (np.diff(self.offsets) // features.step).astype(np.int32)
+        columns["decoded"] = np.array([f"{number:016x}" if number else "" for number in columns["decoded"]], object)
+        return columns
+
+
+def write_shard(path: Path, features: Features, clips: Sequence[Clip], values: np.ndarray | None) -> None:
+    """Write clips as a new file.
+
+    Args:
+        path: which is not there yet.
+        features: that they are.
+        clips: at least one.
+        values: begins with all their features in turn, where they lie so; else they are copied together.
+
+    Raises:
+        OSError: it can't be written.
+        ValueError: features of another dtype or shape.
+    """
+    for clip in clips:
+        if not features.fits(clip.values):
+            shape = ", ".join("frames" if size is None else str(size) for size in features.shape)
+            given = f"{clip.values.dtype} {clip.values.shape}"
+            raise ValueError(f"a {features.kind} is {features.dtype} ({shape}), not {given}")
+    offsets = np.cumsum([0] + [clip.values.size for clip in clips])
+    if values is None:
+        values = np.concatenate([clip.values.reshape(-1) for clip in clips])
+    facts = ("seconds", "rate", "channels", "peak", "rms_db", "decoded", "note")
+    columns = {name: [getattr(clip, name) for clip in clips] for name in facts}
+    columns["content"] = [bytes.fromhex(clip.content) for clip in clips]
+    columns["checksum"] = [crc32(clip.values) for clip in clips]
+    arrays = [pa.array(columns[name], kind) for name, kind in COLUMNS.items()]
+    listed = pa.LargeListArray.from_arrays(offsets, values[: offsets[-1]])
+    batch = pa.RecordBatch.from_arrays([*arrays, listed], schema=features.schema)
+    metadata = {HEADER: features.header, FACTS: str(_facts(batch)).encode()}
+    with open(path, "xb") as file:
+        with pa.ipc.new_file(file, batch.schema.with_metadata(metadata)) as writer:
+            writer.write_batch(batch)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_shard(path: Path, features: Features) -> Shard:
+    """Map a shard; the mapping outlives the file's descriptor.
+
+    Raises:
+        ValueError, OSError, pa.ArrowException: it is no whole shard of these features.
+    """
+    state = file_state(path)
+    with pa.memory_map(os.fsencode(path)) as source, pa.ipc.open_file(source) as reader:
+        metadata = reader.schema.metadata or {}
+        old = SETTINGS_1 in metadata and features.kind == "log-mel"
+        header = _header_1(features) if old else features.header
+        if metadata.get(SETTINGS_1 if old else HEADER) != header:
+            raise ValueError("its feature settings are not those of its folder")
+        if not reader.schema.equals(pa.schema(list(COLUMNS_1.items())) if old else features.schema):
+            raise ValueError("its columns are not those of a shard")
+        if reader.num_record_batches != 1:
+            raise ValueError(f"it has {reader.num_record_batches} parts instead of one")
+        batch = reader.get_batch(0)
+    batch.validate(full=True)
+    values = batch.column("log_mel" if old else "values")
+    if any(column.null_count for column in batch.columns) or values.values.null_count:
+        raise ValueError("it has gaps")
+    if not old and str(_facts(batch)).encode() != metadata.get(FACTS):
+        raise ValueError("what it says of its clips is damaged")
+    offsets = values.offsets.to_numpy()
+    sizes = np.diff(offsets)
+    fixed = None not in features.shape
+    if (sizes % features.step).any() or (fixed and (sizes != features.step).any()):
+        raise ValueError("its features don't fit their shape")
+    if old and not np.array_equal(sizes, batch.column("frames").to_numpy() * features.step):
+        raise ValueError("its frames don't fit its log-mels")
+    return Shard(
+        path,
+        _contents(batch.column("content")),
+        offsets,
+        values.values.to_numpy(),
+        batch.column("checksum").to_numpy(),
+        _sum_of_bits if old else crc32,
+        batch,
+        state,
+    )
+
+
+def _header_1(features: Features) -> bytes:
+    return json.dumps(features.settings, sort_keys=True).encode()
+
+
+def file_state(path: Path) -> tuple[int, int, int]:
+    """The file's number on its disk, its size in bytes, and when it was last written to, ns."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def crc32(values: np.ndarray) -> int:
+    """The CRC-32 of an array's bytes (zlib's, polynomial 0x04C11DB7).
+
+    It changes with any damage within 32 bits in a row, and with any two bits of up to 512 MiB; with three of up to
+    11 KiB. Other damage, such as parts that have changed places, it misses by a chance of 2^-32.
+    """
+    return zlib.crc32(np.ascontiguousarray(values).data)
+
+
+def _sum_of_bits(values: np.ndarray) -> int:
+    """The checksum of version 1."""
+    return int(values.view(np.uint32).sum(dtype=np.uint64))
+
+
+def _facts(batch: pa.RecordBatch) -> int:
+    """The CRC-32 of all columns but the features' numbers, and of where each clip's begin."""
+    code = zlib.crc32(batch.column("values").offsets.to_numpy())
+    for name, kind in COLUMNS.items():
+        column = batch.column(name)
+        if kind == pa.string():
+            code = zlib.crc32("\0".join(column.to_pylist()).encode(), code)
+        else:
+            width = kind.bit_width // 8
+            first = column.offset * width
+            code = zlib.crc32(memoryview(column.buffers()[1])[first : first + len(column) * width], code)
+    return code
+
+
+def _contents(column: pa.Array) -> np.ndarray:
+    """SHA-256 digests, as 32 bytes or in hexadecimal -> (clips, 4) numbers of 64 bits.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if column.type == pa.string():
+        digests = [bytes.fromhex(text) for text in column.to_pylist()]
+        if any(len(digest) != 32 for digest in digests):
+            raise ValueError("its contents are not SHA-256")
+        content: Any = b"".join(digests)
+    else:
+        content = memoryview(column.buffers()[1])[column.offset * 32 :][: len(column) * 32] if len(column) else b""
+    return np.frombuffer(content, ">u8").reshape(-1, 4)
