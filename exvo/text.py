@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from exvo.passwords import hide
+
 LONGEST_NAME = 1_000
 """Characters of a speaker, a country, a target or a path; file systems take 255 for each part of a path."""
 
@@ -36,9 +38,9 @@ def reason(error: Exception) -> str:
     >>> reason(ValueError("two\\nlines."))
     'two lines'
     """
-    return shown(" ".join(str(error).split()), 200).rstrip(".") or type(error).__name__
+    return shown(" ".join(hide(str(error)).split()), 200).rstrip(".") or type(error).__name__
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's message, without passwords."""
+    return hide((str(error).strip() or type(error).__name__).splitlines()[0])
