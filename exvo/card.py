@@ -11,7 +11,7 @@ import pandas as pd
 from exvo.comparison import Scored, task_of
 from exvo.config import SPLITS, default_text
 from exvo.corpora.base import named
-from exvo.curve import sentence
+from exvo.curve import SHOTS, conclusion, sentence
 from exvo.evaluation import few_speakers, scorable, statistics
 from exvo.groups import group_scores
 from exvo.report import SYNTHETIC
@@ -65,6 +65,8 @@ class Facts:
         validation: its predictions of val.
         scores: by split, as `evaluation.score` gives them; test where the run was evaluated on it.
         enrolment: the split and the table of what enrolment is worth (`curve.enrolment_section`), where measured.
+        curve: the same of the newest `enrolment-curve` (`curve.enrolment_curve`).
+        tested_otherwise: whether test was scored, but only under another protocol or number of enrolment clips.
     """
 
     run: str
@@ -77,6 +79,8 @@ class Facts:
     validation: Scored
     scores: Mapping[str, pd.DataFrame]
     enrolment: tuple[str, pd.DataFrame] | None
+    curve: tuple[str, pd.DataFrame] | None = None
+    tested_otherwise: bool = False
 
 
 def card(facts: Facts) -> str:
@@ -175,7 +179,12 @@ def scores(facts: Facts) -> list[str]:
         "n: scored clips, or the speakers of the tenth. The validation split (val) chose this epoch and this run, so "
         "its scores are a little too good"
     )
-    told += "." if "test" in facts.scores else "; the test split has not been scored: run `evaluate`, then `register`."
+    if "test" in facts.scores:
+        told += "."
+    elif facts.tested_otherwise:
+        told += "; the test split has been scored only under another protocol or number of enrolment clips."
+    else:
+        told += "; the test split has not been scored: run `evaluate`, then `register`."
     return [
         "## Scores",
         markdown(spaced(columns)),
@@ -214,7 +223,12 @@ def enrolment(facts: Facts) -> list[str]:
         clips = f" ({facts.validation.shots} clips)" if of.protocol == "strict" else ""
         return ["## Enrolment", f"None: it ignores enrolment clips. Scored under the {of.protocol} protocol{clips}."]
     told = f"Protocol {of.protocol}, {facts.validation.shots} clips a speaker: {rules[of.protocol]}."
-    if facts.enrolment is None:
+    if facts.enrolment is None and facts.curve is not None:
+        split, table = facts.curve
+        metric = OWN_CLIPS.split()[0]
+        shots = facts.validation.shots if facts.validation.shots in set(table["shots"]) else SHOTS[1]
+        told += f" On {split}, with clips drawn at random, {conclusion(table, metric, shots)}"
+    elif facts.enrolment is None:
         told += " Whether it is the speaker that helps has not been measured: run `evaluate`, then `register`."
     else:
         split, table = facts.enrolment

@@ -20,6 +20,7 @@ from exvo.evaluation import (
     speakers_are_units,
     statistics,
 )
+from exvo.options import command_line
 from exvo.results import Columns, Condition, intervals, markdown, numbers, training_columns
 from exvo.tasks import Task
 
@@ -51,15 +52,16 @@ def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
             are scored; the sentence names both runs and both values.
     """
     one, other = a.condition, b.condition
-    again = f"evaluate one of them again (`mlflow run . -e evaluate -P run_id=<run> -P split={one.split}"
+    same = {"run_id": a.run, "split": one.split, "protocol": other.protocol, "shots": b.shots}
+    again = f"evaluate one of them again, as with `{command_line('evaluate', same)}`, and give that run"
     corpora = [f"{condition.corpus} {condition.digest[:12]}" for condition in (one, other)]
     shots = [run.shots if run.condition.protocol == "strict" else 0 for run in (a, b)]
     emotions = [named(task_of(run).targets) for run in (a, b)]
     for what, values, remedy in (
         ("corpora", corpora, "train both on one corpus"),
         ("tasks", [one.task, other.task], "train both for one task"),
-        ("protocols", [one.protocol, other.protocol], f"{again} -P protocol=<protocol>`) and give that run"),
-        ("shots", shots, f"{again} -P shots=<shots>`) and give that run"),
+        ("protocols", [one.protocol, other.protocol], again),
+        ("shots", shots, again),
         ("targets", emotions, "train both on one corpus"),
     ):
         if values[0] != values[1]:

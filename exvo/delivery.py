@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from exvo import lookup, networks, server, serving
+from exvo import lookup, names, networks, server, serving
 from exvo.config import InputError
 from exvo.journal import Entry, Journal
 from exvo.provenance import PROJECT
@@ -30,6 +30,11 @@ from exvo.text import all_writable
 SERVED = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
 FILES = ("artifact", "model")
 """Entries for the artifact store, which may be away when the rest of the server is not."""
+
+RESULTS = (*FILES, "metrics")
+"""Entries that hold what was computed, but for the files of `DESCRIPTIONS`."""
+
+DESCRIPTIONS = ("environment.json", "settings.json", "audit.json", "uncommitted.diff.txt")
 
 PATIENCE = 30.0
 """Seconds before a server that was away is asked again; more where it takes long not to answer."""
@@ -48,13 +53,14 @@ class Record:
         earlier: what earlier processes have logged, by metric and step.
         metrics: the same with what this one does.
         status: with which it is to end; empty: finished, unless an error comes.
+        has_results: whether it has logged more than what describes it.
         folder: of its journal, which is made when the server is away.
     """
 
     def __init__(self, run: Run, folder: Path, earlier: Mapping[tuple[str, int], float] | None = None) -> None:
         self.run_id, self.name = run.info.run_id, run.info.run_name
         self.tags, self.params = dict(run.data.tags), dict(run.data.params)
-        self.folder, self.status = folder, ""
+        self.folder, self.status, self.has_results = folder, "", False
         self.earlier = dict(earlier or {})
         self.metrics = dict(self.earlier)
         self._journal = Journal(folder) if folder.is_dir() else None
@@ -74,6 +80,7 @@ class Record:
         """
         entry = entry if entry["kind"] == "model" else all_writable(entry)
         self.name = entry["value"] if entry["kind"] == "name" else self.name
+        self.has_results |= entry["kind"] in RESULTS and entry.get("name") not in DESCRIPTIONS
         for own in (self.tags, self.params):
             own.update(entry["values"] if entry["kind"] == ("tags" if own is self.tags else "params") else {})
         if entry["kind"] == "metrics":
@@ -139,11 +146,12 @@ class Record:
             self._journal = Journal(self.folder)
             self._again = time.monotonic() + PATIENCE
             what = "artifact store" if entry["kind"] in FILES else "tracking server"
-            print(
-                f"The {what} of {server.shown_uri()} is away ({server.why(error)}); this goes on, and "
-                f"what it logs is kept in {self.folder} until it can be delivered.",
-                flush=True,
-            )
+            where = f"The {what} of {server.shown_uri()} is away ({server.why(error)})"
+            if server.DELETED in str(error):
+                run = names.run_of_id(self.run_id)
+                where = names.deleted([run])[:-1] if run else f"The run {self.run_id} is deleted"
+            kept = f"this goes on, and what it logs is kept in {self.folder} until it can be delivered"
+            print(f"{where}; {kept}.", flush=True)
         self._journal.keep(entry, content)
 
 
@@ -158,9 +166,10 @@ def now() -> int:
 
 
 def away(entry: Entry, error: Exception) -> bool:
-    """Whether an error says that the server does not answer or has a problem, not that it refuses this for good."""
+    """Whether an error says that the server or the run is away or has a problem, not that this is refused for good."""
     if isinstance(error, MlflowException):
-        return error.get_http_status_code() >= 500 or error.get_http_status_code() in (401, 403, 408, 429)
+        status = error.get_http_status_code()
+        return status >= 500 or status in (401, 403, 404, 408, 429) or server.DELETED in str(error)
     return isinstance(error, OSError) or (entry["kind"] in FILES and not isinstance(error, InputError | ImportError))
 
 
@@ -222,6 +231,8 @@ def deliver(folder: Path) -> None:
     run_id = folder.parent.name
     try:
         run = MlflowClient().get_run(run_id)
+        if run.info.lifecycle_stage == "deleted":
+            raise InputError(f"{folder} keeps what a run logged that is deleted. {names.deleted([run])}")
         journal = Journal(folder)
         kinds = {entry["kind"]: entry for entry in journal.pending.values()}
         journal.close()

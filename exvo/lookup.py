@@ -17,15 +17,19 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from exvo import server, serving
+from exvo import names, server, serving
 from exvo.config import InputError
 from exvo.networks import Checkpoint, load
+from exvo.options import command_line
 from exvo.systems import SHORT_NAMES
 from exvo.tables import check_predictions, read_parquet
 from exvo.text import first_line, writable
 
 EPOCH = "epoch/"
 """How the names of metrics of an epoch begin."""
+
+LOGGED = r"models:/(m-[0-9a-f]+)"
+"""The URI of a logged model."""
 
 MODEL_TAG = "exvo.model_uri"
 DIGEST_TAG = "exvo.corpus_digest"
@@ -35,6 +39,9 @@ TASK_TAG = "exvo.task"
 PROTOCOL_TAG = "exvo.protocol"
 CORPUS_TAG = "exvo.corpus"
 EVALUATED_TAG = "exvo.evaluated_run"
+CONDITION = (CORPUS_TAG, DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)
+"""What the runs of one system that can stand for each other have in common."""
+
 DONE = f"tags.`{MODEL_TAG}` LIKE '%' and attributes.status = 'FINISHED'"
 PARENT_TAG = "exvo.parent_run"
 STUDY_TAG = "exvo.study"
@@ -57,7 +64,7 @@ RESULT_TAGS = {
 
 
 def find_run(name: str, option: str = "run_id") -> Run:
-    """The run with that id, else the newest of that name, else the newest finished training run of that system.
+    """The run of that id, else of that name, else the newest finished training run of that system.
 
     A trial of a study is found by id and name alone: many are worse than what the study began with.
 
@@ -66,52 +73,56 @@ def find_run(name: str, option: str = "run_id") -> Run:
         option: where.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, it is deleted, or the name fits several; says which.
     """
     server.quiet()
     server.check_store()
     name = writable(name)
-    if not name:
+    if not name.strip():
         raise InputError(f"{option} is empty; give the id or the name of a run, as `train` prints it, or a system.")
-    client = MlflowClient()
-    try:
-        return client.get_run(name)
-    except MlflowException:
-        pass
-    try:
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    except MlflowException as error:
-        raise server.unusable(error) from None
-    quoted = name.replace("'", "")
-    queries = [
-        f"attributes.run_name = '{quoted}'",
-        f"tags.`{SYSTEM_TAG}` = '{SHORT_NAMES.get(quoted, quoted)}' and {DONE} and {NO_TRIAL}",
-    ]
-    newest = ["attributes.start_time DESC"]
-    found = [run for query in queries for run in client.search_runs(experiments, query, max_results=1, order_by=newest)]
-    if not found:
-        raise InputError(
-            f"{option}={name}: the tracking server {server.shown_uri()} has no run of that id or name, and no "
-            "finished training run of a system of that name; `make personalisation` makes some to begin with."
-        )
-    return found[0]
+    spelled = list(names.spellings(name))
+    for text in spelled:
+        own = names.run_of_id(text)
+        found = [own] if own else names.runs_of_name(text)
+        if len(found) > 1:
+            each = names.listed(map(names.about, found))
+            raise InputError(f"{option}={name} is the name of {len(found)} runs; give the id of one: {each}.")
+        if found and found[0].info.lifecycle_stage == "deleted":
+            raise InputError(f"{option}={name}: {names.deleted(found)}")
+        if found:
+            return found[0]
+    for text in spelled:
+        found = _of_system(text)
+        if found:
+            names.require_one_condition(found, CONDITION, f"{option}={name}")
+            return found[0]
+    gone = [run for text in spelled for run in names.runs_of_name(text, deleted=True) or _of_system(text, deleted=True)]
+    if gone:
+        raise InputError(f"{option}={name}: {names.deleted(gone)}")
+    raise InputError(
+        f"{option}={name}: the tracking server {server.shown_uri()} has no run of that id or name, and no "
+        "finished training run of a system of that name; `make personalisation` makes some to begin with."
+    )
 
 
-def unfinished_runs(command: str) -> list[Run]:
-    """The runs of a command, by its digest, that have not finished: killed, stopped, failed; the newest first.
+def run_of_id(run_id: str) -> Run:
+    """The run of that id, also where it is deleted.
 
     Raises:
-        InputError: the store can't be used.
+        InputError: it is gone for good.
     """
-    server.quiet()
-    server.check_store()
-    client = MlflowClient()
-    query = f"tags.`{COMMAND_TAG}` = '{command}' and attributes.status != 'FINISHED'"
-    try:
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        return list(client.search_runs(experiments, query, order_by=["attributes.start_time DESC"]))
-    except MlflowException as error:
-        raise server.unusable(error) from None
+    found = names.run_of_id(run_id)
+    if found is None:
+        raise InputError(f"The run {run_id} has been removed from the tracking server {server.shown_uri()}.")
+    return found
+
+
+def _of_system(name: str, deleted: bool = False) -> list[Run]:
+    """The finished training runs of a system, the newest first."""
+    system = SHORT_NAMES.get(name, name)
+    if not re.fullmatch(r"[\w.+-]+", system):
+        return []
+    return names.search(f"tags.`{SYSTEM_TAG}` = '{system}' and {DONE} and {NO_TRIAL}", deleted)
 
 
 def logged(run_id: str, begins: str = "") -> dict[tuple[str, int], float]:
@@ -259,6 +270,20 @@ def load_settings(source: Run) -> dict[str, Any]:
     return loaded | {"options": options}
 
 
+def training_options(source: Run) -> dict[str, Any]:
+    """The options of a training run.
+
+    Raises:
+        InputError: it is none, or its settings.json is missing or damaged.
+    """
+    evaluated = source.data.tags.get(EVALUATED_TAG)
+    options: dict[str, Any] = load_settings(source)["options"]
+    if evaluated or not {"model", "task"} <= options.keys():
+        instead = f"it looks at the run {evaluated}; give that" if evaluated else "give one that train or main has made"
+        raise InputError(f"The run {source.info.run_name} trained nothing: {instead}.")
+    return options
+
+
 def load_environment(source: Run) -> dict[str, Any]:
     """The environment.json of a run, with its commit and a digest of the changes that were not in it."""
     folder = source.info.artifact_uri
@@ -287,7 +312,13 @@ def load_checkpoint(source: Run) -> Checkpoint:
             f"The run {source.info.run_name} ({source.info.status.lower()}) has logged no model; wait until it has "
             "finished, or choose another run."
         )
-    return load_weights(uri)
+    require_model(uri)
+    try:
+        return load_weights(uri)
+    except (MlflowException, OSError) as error:
+        raise InputError(
+            f"The model of the run {source.info.run_name} can't be read ({server.why(error)}); choose another run."
+        ) from None
 
 
 def load_weights(uri: str) -> Checkpoint:
@@ -296,7 +327,7 @@ def load_weights(uri: str) -> Checkpoint:
     Raises:
         InputError: they are not those of a network that this version of exvo computes.
     """
-    logged = re.fullmatch(r"models:/(m-[0-9a-f]+)", uri)
+    logged = re.fullmatch(LOGGED, uri)
     place = MlflowClient().get_logged_model(logged[1]).artifact_location if logged else uri
     with tempfile.TemporaryDirectory() as folder:
         file = mlflow.artifacts.download_artifacts(f"{place}/artifacts/{serving.WEIGHTS}", dst_path=folder)
@@ -306,23 +337,50 @@ def load_weights(uri: str) -> Checkpoint:
             raise InputError(str(error).replace(file, f"The model {uri}", 1)) from None
 
 
+def require_model(uri: str) -> None:
+    """Refuses a logged model that is deleted, with the command that trains it again.
+
+    Raises:
+        InputError: it is deleted, or the store can't be used.
+    """
+    logged = re.fullmatch(LOGGED, uri)
+    try:
+        if logged:
+            MlflowClient().get_logged_model(logged[1])
+    except MlflowException as error:
+        if error.error_code not in server.NOT_THERE:
+            raise server.unusable(error) from None
+        query = f"tags.`{MODEL_TAG}` = '{uri}'"
+        trained_by = names.search(query) or names.search(query, deleted=True)
+        again = "train it again"
+        for run in trained_by[:1]:
+            again = f"`{command_line(run.data.tags[ENTRY_TAG], load_settings(run)['options'])}` trains it again"
+            again = f"it is that of the run {names.about(run)}, and {again}"
+        raise InputError(
+            f"The logged model {uri} is deleted, and MLflow has no command that restores one; {again}."
+        ) from None
+
+
 def load_model(uri: str) -> Checkpoint:
     """The network of `models:/<name>@<alias>`, `models:/<name>/<version>`, `models:/m-<id>`, or a run, see `find_run`.
 
     Raises:
-        InputError: there is none, or it is not a model of exvo.
+        InputError: there is none, it is deleted, or it is not a model of exvo.
     """
     uri = writable(uri)
-    if not uri.startswith("models:/"):
-        return load_checkpoint(find_run(uri.removeprefix("runs:/").removesuffix("/model"), "model_uri"))
     server.quiet()
     server.check_store()
+    if not uri.startswith("models:/") or names.runs_of_name(uri):
+        return load_checkpoint(find_run(uri, "model_uri"))
     if not re.fullmatch(r"models:/(m-[0-9a-f]+|[^/@]+[/@][^/]+)", uri):
         raise InputError(f"model_uri={uri} lacks a version: give models:/<name>@<alias> or models:/<name>/<version>.")
+    require_model(uri)
     try:
+        if not re.fullmatch(LOGGED, uri):
+            require_model(names.version_of_uri(uri).source)
         return load_weights(uri)
     except (MlflowException, OSError) as error:
         raise InputError(
             f"model_uri={uri}: {server.shown_uri()} gives no model of exvo by that name "
-            f"({first_line(error)}); register one with `mlflow run . -e register`, or give a run."
+            f"({server.why(error)}); register one with `{command_line('register', {})}`, or give a run."
         ) from None

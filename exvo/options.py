@@ -6,22 +6,86 @@ Imports nothing but the standard library, so that `--help` is instant.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
+import os
+import re
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from exvo.config import ENTRY_POINTS, InputError, default_text, nearest
 from exvo.paths import locate
 
+LAUNCHER = "EXVO_LAUNCHER"
+"""The variable that tells worker processes how their command was started: `mlflow run`, or empty."""
+
+
+_run_of_launcher = ""
+
+
+def note_launcher() -> None:
+    """Notes the run that `mlflow run` has made for this command; MLflow takes its mark away when the run begins."""
+    global _run_of_launcher
+    _run_of_launcher = os.environ.get("MLFLOW_RUN_ID", "")
+
+
+def launched_run() -> str:
+    """The id of the run that `mlflow run` has made for this command; an empty text under another launcher."""
+    return _run_of_launcher
+
+
+def by_mlflow() -> bool:
+    """Whether `mlflow run` has started this command, or the one whose worker this is."""
+    return bool(_run_of_launcher or os.environ.get(LAUNCHER))
+
+
+def program(name: str) -> str:
+    """How to start a program of this environment from the present folder: `mlflow`, or `python`.
+
+    >>> program("python").endswith("python") or "python3" in program("python")
+    True
+    """
+    own = Path(sys.executable).parent
+    names = [name, *(["python3"] if name == "python" else [])]
+    for one in names:
+        if Path(shutil.which(one) or "").parent == own:
+            return one
+    if name == "mlflow" and not (own / name).exists():
+        return f"{program('python')} -m mlflow"
+    path = own / name if name == "mlflow" else Path(sys.executable)
+    with contextlib.suppress(ValueError):
+        return shlex.quote(str(path.relative_to(Path.cwd())))
+    return shlex.quote(str(path))
+
+
+def environment_manager() -> str:
+    """The option of `mlflow run` that chooses the kind of environment that this process runs in, with a space before.
+
+    MLflow's own environments are called mlflow-<hash>; conda needs no option.
+    """
+    folder = Path(sys.prefix)
+    if not folder.name.startswith("mlflow-"):
+        return " --env-manager local"
+    if (folder / "conda-meta").is_dir():
+        return ""
+    with contextlib.suppress(OSError):
+        if re.search(r"(?m)^uv *=", (folder / "pyvenv.cfg").read_text(encoding="utf-8")):
+            return " --env-manager uv"
+    return " --env-manager virtualenv"
+
 
 def command_line(entry_point: str, options: Mapping[str, Any]) -> str:
     """The command that runs an entry point with these options, those left out that have their default.
 
-    >>> command_line("train", {"model": "cnn14", "epochs": 5, "data": "my clips"})
-    "mlflow run . -e train -P 'data=my clips' -P epochs=5"
+    It starts the entry point as the present command was started: by `mlflow run`, or by Python.
+
+    >>> command_line("enrolment-curve", {"run_id": "my run", "draws": 5}).partition("-m ")[2]
+    "pipelines.enrolment_curve '--run_id=my run' --draws=5"
     """
     fields = dataclasses.fields(ENTRY_POINTS[entry_point])
     given = {field.name: default_text(options[field.name]) for field in fields if field.name in options}
@@ -30,7 +94,11 @@ def command_line(entry_point: str, options: Mapping[str, Any]) -> str:
         for field in fields
         if given.get(field.name, default_text(field.default)) != default_text(field.default)
     ]
-    return " ".join(["mlflow run . -e", entry_point, *(f"-P {shlex.quote(one)}" for one in changed)])
+    if by_mlflow():
+        words = [f"{program('mlflow')} run . -e {entry_point}", *(f"-P {shlex.quote(one)}" for one in changed)]
+        return " ".join(words) + environment_manager()
+    module = f"{program('python')} -m pipelines.{entry_point.replace('-', '_')}"
+    return " ".join([module, *(shlex.quote(f"--{one}") for one in changed)])
 
 
 def parse_value(field: dataclasses.Field[Any], text: str) -> Any:

@@ -15,20 +15,18 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from exvo import lookup, server
+from exvo import lookup, names, server
 from exvo.comparison import Scored
 from exvo.config import InputError
 from exvo.results import Condition, numbers
 
 MODEL = "exvo-fewshot"
 CHAMPION = "champion"
+GATE_TAG = "exvo.gate"
 CHAMPION_URI = f"models:/{MODEL}@{CHAMPION}"
 SCORE = "val/emotion_ccc"
 SPLIT = "val"
 """The split that chooses; the test split never does."""
-
-NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""How MLflow says that there is no such model, or no such alias."""
 
 
 def candidates() -> list[Run]:
@@ -78,6 +76,7 @@ def require_candidate(run: Run) -> None:
         raise InputError(f"{said} has not finished (it is {run.info.status.lower()}); give a run that has.")
     if lookup.MODEL_TAG not in tags:
         raise InputError(f"{said} has logged no model; give another.")
+    lookup.require_model(tags[lookup.MODEL_TAG])
 
 
 def scored(run: Run) -> Scored:
@@ -100,19 +99,25 @@ def evaluations(trained: Run, split: str) -> list[Run]:
 
     Whether they do have predictions is left to `lookup.load_table`.
     """
-    query = (
-        f"tags.`{lookup.EVALUATED_TAG}` = '{trained.info.run_id}' and tags.`{lookup.ENTRY_TAG}` = 'evaluate' and "
-        f"tags.`{lookup.PROTOCOL_TAG}` = '{condition(trained).protocol}' and attributes.status = 'FINISHED'"
-    )
-    found = mlflow.search_runs(
-        filter_string=query,
-        order_by=["attributes.start_time DESC"],
-        output_format="list",
-        search_all_experiments=True,
-    )
     shots = lookup.load_settings(trained)["options"]["shots"]
+    found = looks(trained, "evaluate", f"tags.`{lookup.PROTOCOL_TAG}` = '{condition(trained).protocol}'")
     options = [(run, lookup.load_settings(run)["options"]) for run in found]
     return [trained, *(run for run, own in options if (own["split"], own["shots"]) == (split, shots))]
+
+
+def looks(trained: Run, entry_point: str, query: str = "") -> list[Run]:
+    """The finished runs of an entry point that look at a training run, newest first; `query` narrows them."""
+    of_it = f"tags.`{lookup.EVALUATED_TAG}` = '{trained.info.run_id}' and tags.`{lookup.ENTRY_TAG}` = '{entry_point}'"
+    return names.search(f"{of_it} and attributes.status = 'FINISHED'{f' and {query}' if query else ''}")
+
+
+def newest_curve(trained: Run) -> tuple[str, pd.DataFrame] | None:
+    """The split and the table of the newest `enrolment-curve` of a training run; None where there is none."""
+    for run in looks(trained, "enrolment-curve"):
+        text = artifact(run, "enrolment/curve.csv")
+        if text is not None:
+            return lookup.load_settings(run)["options"]["split"], pd.read_csv(io.StringIO(text))
+    return None
 
 
 def artifact(run: Run, name: str) -> str | None:
@@ -159,7 +164,7 @@ def champion() -> ModelVersion | None:
     try:
         return MlflowClient().get_model_version_by_alias(MODEL, CHAMPION)
     except MlflowException as error:
-        if error.error_code in NOT_THERE:
+        if error.error_code in server.NOT_THERE:
             return None
         raise server.unusable(error) from None
 
@@ -183,7 +188,7 @@ def version_of(run: Run) -> ModelVersion | None:
 
 
 def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion, bool]:
-    """Registers a run's model with its card and tags; of a registered run it renews both.
+    """Registers a run's model, at once with its card and tags; of a registered run it renews both.
 
     Returns:
         The version, and whether it is new.
@@ -195,19 +200,24 @@ def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise server.unusable(error) from None
     version = version_of(run)
-    known = version is not None
     if version is None:
         uri = run.data.tags[lookup.MODEL_TAG]
-        version = client.create_model_version(MODEL, uri, run.info.run_id, model_id=uri.removeprefix("models:/"))
+        model_id = uri.removeprefix("models:/")
+        return client.create_model_version(MODEL, uri, run.info.run_id, dict(tags), None, card, model_id=model_id), True
     for name, value in tags.items():
         client.set_model_version_tag(MODEL, version.version, name, value)
     client.update_model_version(MODEL, version.version, description=card)
-    return version, not known
+    return version, False
 
 
 def make_champion(version: ModelVersion) -> None:
     """Moves the alias."""
     MlflowClient().set_registered_model_alias(MODEL, CHAMPION, version.version)
+
+
+def note_gate(version: ModelVersion, text: str) -> None:
+    """What became of a version at the gate, as its tag."""
+    MlflowClient().set_model_version_tag(MODEL, version.version, GATE_TAG, text)
 
 
 def lineage(run: Run) -> dict[str, str]:
@@ -257,7 +267,7 @@ def decide(gate: str, value: float, low: float, high: float) -> tuple[bool, str]
 
 def where_to_look(version: str) -> str:
     """How to open a version's page in the UI."""
-    uri, place = mlflow.get_tracking_uri(), f"#/models/{MODEL}/versions/{version}"
+    uri, place = server.shown_uri(), f"#/models/{MODEL}/versions/{version}"
     if uri.startswith("http"):
         return f"card   {uri.rstrip('/')}/{place}"
     return f"card   `make ui`, then http://127.0.0.1:5000/{place}"

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from exvo.passwords import hide
+
 PLAIN = {"█": "#", "±": "+-", "–": "-", "−": "-", "×": "x", "→": "->"}
 """What is written for our own characters where an encoding lacks them."""
 
@@ -104,9 +106,9 @@ def reason(error: Exception) -> str:
     >>> reason(ValueError("two\\nlines."))
     'two lines'
     """
-    return shown(" ".join(str(error).split()), 200).rstrip(".") or type(error).__name__
+    return shown(" ".join(hide(str(error)).split()), 200).rstrip(".") or type(error).__name__
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of an error's message, without passwords."""
+    return hide((str(error).strip() or type(error).__name__).splitlines()[0])

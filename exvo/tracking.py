@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -20,11 +19,18 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from exvo import lookup, server
-from exvo.config import default_text
+from exvo import lookup, names, server
+from exvo.config import InputError, default_text
 from exvo.delivery import Record, now
+from exvo.options import command_line, launched_run
 from exvo.provenance import Code, code, environment
 from exvo.text import all_writable, writable
+
+NOTE = "mlflow.note.content"
+"""MLflow's tag of a run's description."""
+
+FAILURE = "exvo: "
+"""How the description of a run that has failed begins."""
 
 RECORDS: list[Record] = []
 """What this process logs now: the last one is the present run."""
@@ -36,7 +42,8 @@ def run(
 ) -> Iterator[str]:
     """A run on the tracking server: the one that `mlflow run` made, or a new one; gives its id.
 
-    It ends as finished, as killed when the user stops it, or as failed when an error passes through. Logs commit,
+    It ends as finished, as killed when the user stops it, or as failed when an error passes through; a new run whose
+    input is refused is removed, unless MLflow has made it or something was computed. Logs commit,
     uncommitted changes, hardware and library versions. Where the server goes away in the middle, what is logged is
     kept in `<output>/runs/<run_id>/journal` and delivered when it is back, or by `sync`.
 
@@ -48,7 +55,7 @@ def run(
         output: the output folder.
 
     Raises:
-        InputError: the store can't be used.
+        InputError: the store can't be used, or the run or its experiment is deleted.
     """
     server.quiet()
     server.check_store()
@@ -61,11 +68,13 @@ def run(
         )
         earlier = lookup.logged(run_id) if run_id and entry_point != "tune" else {}  # whose counts change
         began = MlflowClient().get_run(active.info.run_id)
+        if began.data.tags.get(NOTE, "").startswith(FAILURE):
+            MlflowClient().delete_tag(began.info.run_id, NOTE)
     except MlflowException as error:
-        raise server.unusable(error) from None
+        raise _no_run(error, run_id or launched_run()) from None
     record = Record(began, Path(output) / "runs" / began.info.run_id / "journal", earlier)
     RECORDS.append(record)
-    status = "FAILED"
+    status, refused = "FAILED", False
     try:
         set_tags({lookup.ENTRY_TAG: entry_point})
         name_run()
@@ -75,6 +84,11 @@ def run(
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
+        raise
+    except InputError:
+        refused = not (
+            record.has_results or run_id or parent or record.run_id == launched_run() or entry_point == "tune"
+        )
         raise
     except MlflowException as error:
         if error.get_http_status_code() < 500:
@@ -88,12 +102,48 @@ def run(
         finally:
             with suppress(MlflowException):  # it has ended there already, or is to end when all is delivered
                 mlflow.end_run("RUNNING" if problem else record.status or status)
-        if problem:
+        if refused:
+            _remove(record.run_id)
+        elif problem:
             print(
                 f"What the run logged is not all on the tracking server ({problem}): the rest is kept in "
-                f"{record.folder}, and `python -m pipelines.sync --output {shlex.quote(output)}` delivers it.",
+                f"{record.folder}, and `{command_line('sync', {'output': output})}` delivers it.",
                 flush=True,
             )
+
+
+def _no_run(error: MlflowException, run_id: str) -> InputError:
+    """Why a run could not begin or go on."""
+    known = names.run_of_id(run_id) if run_id else None
+    if known is not None and known.info.lifecycle_stage == "deleted":
+        return InputError(names.deleted([known]))
+    deleted = re.search(r"The experiment (\S+) " + server.DELETED, str(error))
+    if deleted:
+        restores = names.restore_experiment(MlflowClient().get_experiment(deleted[1]))
+        return InputError(f"New runs can't begin. {restores} Or set MLFLOW_EXPERIMENT_NAME to another one.")
+    return server.unusable(error)
+
+
+def _remove(run_id: str) -> None:
+    """Deletes a run whose input was refused; it is not taken for an unfinished one."""
+    with suppress(MlflowException):
+        MlflowClient().delete_tag(run_id, lookup.COMMAND_TAG)
+    with suppress(MlflowException):
+        MlflowClient().delete_run(run_id)
+
+
+def describe_failure(sentence: str) -> None:
+    """Ends the run that `mlflow run` has made for this command as failed, with the reason as its description."""
+    run_id = launched_run()
+    if not run_id or server.known_to_fail():
+        return
+    server.quiet()
+    with suppress(MlflowException, InputError):
+        server.check_store()
+        client = MlflowClient()
+        client.set_tag(run_id, NOTE, f"{FAILURE}{sentence}"[:5000])
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, "FAILED")
 
 
 def name_run(system: str = "") -> None:
@@ -243,7 +293,7 @@ def where_to_look(run_id: str) -> str:
     except MlflowException:
         return f"run    {run_id}"
     place = f"#/experiments/{source.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
-    uri = mlflow.get_tracking_uri()
+    uri = server.shown_uri()
     if uri.startswith("http"):
         return f"run    {source.info.run_name} ({run_id})\nopen   {uri.rstrip('/')}/{place}"
     return f"run    {source.info.run_name} ({run_id})\nopen   `make ui`, then http://127.0.0.1:5000/{place}"

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exvo import passwords
 from exvo.config import ExtractSettings, FeatureConfig, InputError
-from exvo.options import parse
+from exvo.options import launched_run, note_launcher, parse
 from pipelines.process import lasting_streams, stoppable, use_utf8
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def command(entry_point: str, run: Callable[[Any], None]) -> None:
     """
     if run.__module__ == "__main__":
         use_utf8()
+    passwords.guard()
+    note_launcher()
     with lasting_streams():
         try:
             with stoppable():
@@ -100,8 +103,12 @@ def command(entry_point: str, run: Callable[[Any], None]) -> None:
 
 
 def fail(sentence: str, status: int) -> int:
-    """Prints the sentence to the terminal's error stream; returns the status."""
-    print(f"exvo: {sentence}", file=sys.stderr)
+    """Prints the sentence to the terminal's error stream, and in the run of `mlflow run`; returns the status."""
+    print(f"exvo: {passwords.hide(sentence)}", file=sys.stderr, flush=True)
+    if launched_run():
+        from exvo import tracking
+
+        tracking.describe_failure(passwords.hide(sentence))
     return status
 
 

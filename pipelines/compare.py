@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from exvo.comparison import Scored
     from exvo.matrix import Matrix
     from exvo.results import Condition
+    from exvo.tracking import Run
 
 
 def run(settings: CompareSettings) -> None:
@@ -53,10 +54,11 @@ def list_systems(settings: CompareSettings) -> None:
     if settings.corpus:
         rows = rows[rows["corpus"] == writable(settings.corpus)]
     if rows.empty:
-        first = "train" if settings.split == "val" else f"evaluate -P split={settings.split} -P run_id=<training run>"
+        first = "train" if settings.split == "val" else "evaluate"
         raise InputError(
             f"No finished run has scores of the {settings.split} split"
-            f"{f' of corpus={settings.corpus}' if settings.corpus else ''}; first run `mlflow run . -e {first}`."
+            f"{f' of corpus={settings.corpus}' if settings.corpus else ''}; `{command_line(first, {})}` makes one"
+            f"{'.' if first == 'train' else f', with run_id=<a training run> and split={settings.split}.'}"
         )
     with tracking.run("compare") as run_id:
         tracking.log_settings(asdict(settings), {"runs": rows["run_id"].tolist()})
@@ -81,9 +83,9 @@ def compare_chosen(settings: CompareSettings) -> None:
 
     found: list[tuple[Scored, dict[str, Any]]] = []
     mistakes = []
-    for name in (name.strip() for name in settings.runs.split(",") if name.strip()):
+    for source in find_runs(settings.runs, "runs"):
         try:
-            found.append(scored_run(name, "runs", settings.split))
+            found.append(scored_run(source, "runs", settings.split))
         except InputError as error:
             mistakes.append(str(error))
     refuse(mistakes)
@@ -99,6 +101,34 @@ def compare_chosen(settings: CompareSettings) -> None:
         tracking.log_settings(asdict(settings), {"runs": rows["run_id"].tolist()})
         show(runs[0].condition, rows, runs)
         print(tracking.where_to_look(run_id))
+
+
+def find_runs(text: str, option: str) -> list[Run]:
+    """The runs of a list with commas between; see `lookup.find_run`. A name with commas of its own is found too.
+
+    Raises:
+        InputError: as `lookup.find_run` does, of all names at once; or the list can be read in two ways.
+    """
+    from exvo import lookup, names, server
+
+    server.quiet()
+    server.check_store()
+    with_comma = names.search("attributes.run_name LIKE '%,%'") if "," in text else []
+    tried: list[tuple[list[Run], list[str]]] = []
+    for reading in names.readings(text, (run.info.run_name for run in with_comma)):
+        runs, mistakes = [], []
+        for name in filter(str.strip, reading):
+            try:
+                runs.append(lookup.find_run(name, option))
+            except InputError as error:
+                mistakes.append(str(error))
+        tried.append((runs, mistakes))
+    right = [runs for runs, mistakes in tried if not mistakes]
+    if len(right) > 1:
+        ways = " or ".join(names.listed(map(names.about, runs)) for runs in right)
+        raise InputError(f"{option}={text} can be read in several ways, because names hold commas; give ids: {ways}.")
+    refuse([] if right else tried[0][1])
+    return right[0]
 
 
 def refuse(mistakes: Iterable[str]) -> None:
@@ -166,10 +196,10 @@ def training(scored: dict[str, Any]) -> dict[str, Any]:
     """
     from exvo import lookup, results
 
-    own = lookup.find_run(scored["run_id"])
+    own = lookup.run_of_id(scored["run_id"])
     options, name, evaluation = lookup.load_settings(own)["options"], scored["run"], ""
     if scored["evaluated_run"]:
-        source = lookup.find_run(scored["evaluated_run"])
+        source = lookup.run_of_id(scored["evaluated_run"])
         options = lookup.load_settings(source)["options"] | options
         name, evaluation = source.info.run_name, name
     return {"run": name, "evaluation": evaluation} | {option: options[option] for option in results.TRAINING}
@@ -183,10 +213,10 @@ def compare_two(settings: CompareSettings) -> None:
     """
     import pandas as pd
 
-    from exvo import comparison, comparison_pages, evaluation, results, tracking
+    from exvo import comparison, comparison_pages, evaluation, lookup, results, tracking
 
-    a, about_a = scored_run(settings.a, "a", settings.split)
-    b, about_b = scored_run(settings.b, "b", settings.split)
+    a, about_a = scored_run(lookup.find_run(settings.a, "a"), f"a={settings.a}", settings.split)
+    b, about_b = scored_run(lookup.find_run(settings.b, "b"), f"b={settings.b}", settings.split)
     if about_a["run_id"] == about_b["run_id"]:
         raise InputError(f"a={settings.a} and b={settings.b} are the same run, {b.run}; give two runs.")
     first, second, task = comparison.comparable(a, b)
@@ -208,16 +238,15 @@ def compare_two(settings: CompareSettings) -> None:
         print(tracking.where_to_look(run_id))
 
 
-def scored_run(name: str, option: str, split: str) -> tuple[Scored, dict[str, Any]]:
+def scored_run(source: Run, given: str, split: str) -> tuple[Scored, dict[str, Any]]:
     """A run's predictions of a split, its own or those of its newest evaluation, as a row of a table of results.
 
     Raises:
-        InputError: there is no such run, it has not finished, it is no run of a system, or it has no predictions.
+        InputError: it has not finished, it is no run of a system, or it has no predictions.
     """
     from exvo import lookup, results
 
-    source = lookup.find_run(name, option)
-    said = f"The run {source.info.run_name} ({option}={name})"
+    said = f"The run {source.info.run_name} ({given})"
     status = source.info.status
     if status != "FINISHED":
         ended = {"FAILED": "has failed", "KILLED": "was stopped"}.get(status, f"is {status.lower()}")
@@ -247,10 +276,8 @@ def scored(row: dict[str, Any], condition: Condition) -> Scored | None:
 def no_predictions(row: dict[str, Any], split: str) -> str:
     """The end of a sentence about a run without predictions."""
     trained = row["evaluated_run"] or row["run_id"]
-    return (
-        f"has no predictions of the {split} split; write them with "
-        f"`mlflow run . -e evaluate -P run_id={trained} -P split={split}`."
-    )
+    again = command_line("evaluate", {"run_id": trained, "split": split})
+    return f"has no predictions of the {split} split; write them with `{again}`."
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def run(settings: EmbedSettings) -> None:
 
     settings = replace(settings, device=resolve_device(settings.device))
     source = lookup.find_run(settings.run_id)
-    options = lookup.load_settings(source)["options"]
+    options = lookup.training_options(source)
     checkpoint = lookup.load_checkpoint(source)
     embeddings.check_embedding(checkpoint.network, settings.embedding)
     with tracking.run("embed", output=settings.output) as run_id:

@@ -16,7 +16,7 @@ def run(settings: CurveSettings) -> None:
 
     settings = replace(settings, device=resolve_device(settings.device))
     source = lookup.find_run(settings.run_id)
-    options = lookup.load_settings(source)["options"]
+    options = lookup.training_options(source)
     checkpoint = lookup.load_checkpoint(source)
     task = checkpoint.task
     if not checkpoint.network.personalised:

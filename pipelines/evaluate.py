@@ -35,7 +35,7 @@ def run(settings: EvaluateSettings) -> None:
 
     device = resolve_device(settings.device)
     source = lookup.find_run(settings.run_id)
-    options = lookup.load_settings(source)["options"]
+    options = lookup.training_options(source)
     if options["task"] == "speaker":
         raise InputError(
             f"The run {source.info.run_name} is a speaker recogniser: the other splits have people that it does "
@@ -168,7 +168,7 @@ def write_report(
 
 
 def commands(trained: Trained, split: str, options: dict[str, Any]) -> str:
-    """What repeats a training run and the scoring of one split."""
+    """What repeats a training run, in a run of its own, and the scoring of one split of this one."""
     from exvo.lookup import ENTRY_TAG
 
     tags = trained.tags
@@ -181,7 +181,7 @@ def commands(trained: Trained, split: str, options: dict[str, Any]) -> str:
         lines.append("# git could not tell whether there were uncommitted changes")
     lines.append(command_line(entry_point, trained.options))
     if (entry_point, split) != ("main", "test"):
-        chosen = {"run_id": "<that run>", "split": split, "protocol": options["protocol"], "shots": options["shots"]}
+        chosen = {"run_id": trained.run_id, "split": split, "protocol": options["protocol"], "shots": options["shots"]}
         lines.append(command_line("evaluate", chosen))
     return "\n".join(lines)
 

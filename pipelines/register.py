@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from exvo.config import InputError, RegisterSettings
+from exvo.options import command_line
 from pipelines.common import command
 
 if TYPE_CHECKING:
@@ -50,15 +51,21 @@ def run(settings: RegisterSettings) -> None:
             moves, why = weigh(settings.gate, champion, challenger)
         text = card.card(facts(source, challenger))
         tracking.log_text("card.md", text)
+        outcome = f"{settings.gate}: {{}}, because {why}"
         tags = registry.lineage(source)
-        if not already:
-            tags["exvo.gate"] = f"{settings.gate}: {'became champion' if moves else 'not champion'}, because {why}"
+        if not already:  # what stays true if the command is killed before the alias has moved
+            tags[registry.GATE_TAG] = outcome.format("passed" if moves else "not champion")
         version, new = registry.register(source, text, tags)
         print(
             f"registered  {registry.MODEL} version {version.version}{'' if new else ' (it was already; card renewed)'}"
         )
         if moves:
             registry.make_champion(version)
+            registry.note_gate(version, outcome.format("became champion"))
+        elif already and champion is not None:
+            known = champion.tags.get(registry.GATE_TAG, "")
+            if ": passed, " in known:  # an earlier command was killed after the alias had moved
+                registry.note_gate(version, known.replace(": passed, ", ": became champion, "))
         print(f"decision    {verdict(version.version, moves, already)}: {why}.")
         uri = registry.CHAMPION_URI if moves or already else f"models:/{registry.MODEL}/{version.version}"
         print(f"load        {uri}")
@@ -92,7 +99,7 @@ def choose(settings: RegisterSettings) -> Run:
         there = f" There are: {listed([condition for _, condition in every])}." if every else ""
         raise InputError(
             "No finished few-shot run with a validation score and a model is there"
-            f"{' that fits corpus and protocol' if every else ''}; first run `mlflow run . -e train`.{there}"
+            f"{' that fits corpus and protocol' if every else ''}; `{command_line('train', {})}` makes one.{there}"
         )
     conditions = [condition for _, condition in kept]
     if len(set(conditions)) > 1:
@@ -178,6 +185,7 @@ def facts(source: Run, challenger: Scored) -> Facts:
         (split, lookup.load_table(one.info.run_id, f"report/{split}/enrolment.parquet")) for split, one in reports
     )
     libraries = registry.load_json(source, "environment.json").get("libraries", {})
+    looked = registry.looks(source, "evaluate") if every["test"] is None else []
     return card.Facts(
         run=f"{card.text(source.info.run_name)} ({source.info.run_id})",
         entry_point=source.data.tags[lookup.ENTRY_TAG],
@@ -189,6 +197,8 @@ def facts(source: Run, challenger: Scored) -> Facts:
         validation=challenger,
         scores={split: table for split, table in every.items() if table is not None},
         enrolment=next(((split, table) for split, table in tables if table is not None), None),
+        curve=registry.newest_curve(source),
+        tested_otherwise=any(lookup.load_settings(one)["options"]["split"] == "test" for one in looked),
     )
 
 

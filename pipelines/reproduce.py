@@ -90,7 +90,7 @@ def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSetting
     """
     import torch
 
-    from exvo import lookup
+    from exvo import lookup, names
 
     logged = lookup.load_settings(source)
     options, system, name = logged["options"], logged["system"], source.info.run_name
@@ -106,10 +106,9 @@ def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSetting
         raise InputError(f"The run {name} was trained with device=cuda, which this machine lacks; repeat it on a GPU.")
     parent = source.data.tags.get(lookup.PARENT_TAG)
     if parent and not lookup.known_run(parent):
-        raise InputError(
-            f"The run {name} started from the weights of the run {parent}, which the tracking server no longer has; "
-            "restore that one (`mlflow runs restore`) or repeat another run."
-        )
+        gone = names.run_of_id(parent)
+        why = names.deleted([gone]) if gone else f"The run {parent} has been removed from the tracking server."
+        raise InputError(f"The run {name} started from the weights of another run. {why}")
     settings = TrainSettings(**options)
     return replace(
         settings,

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +13,12 @@ from typing import TYPE_CHECKING
 
 from exvo.config import InputError, SystemConfig, TrainSettings
 from pipelines.common import FEATURES, Ready, read_corpus
+from pipelines.folder import copied_from, folder_id, renew, require_own
 from pipelines.process import hold
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
+
     from exvo.checkpoints import States
 
 FREE = ("workers", "resume", "output")
@@ -57,9 +59,7 @@ def resumable(entry_point: str, settings: TrainSettings, system: SystemConfig) -
     from exvo.checkpoints import States
 
     with hold(entry_point, settings.output):
-        options = {name: value for name, value in asdict(settings).items() if name not in FREE}
-        computed = [entry_point, options, asdict(system), asdict(FEATURES), folder_id(Path(settings.output))]
-        command = hashlib.sha256(json.dumps(computed, sort_keys=True).encode()).hexdigest()
+        command = own_command(entry_point, settings, system)
         tags = {lookup.COMMAND_TAG: command, lookup.CODE_TAG: provenance.source_digest()}
         if settings.resume:
             deliver(settings.output)
@@ -79,21 +79,62 @@ def resumable(entry_point: str, settings: TrainSettings, system: SystemConfig) -
             states.clear()
 
 
-def folder_id(output: Path) -> str:
-    """What tells an output folder from others that go by the same path elsewhere."""
-    from exvo.networks import write_atomically
+def own_command(entry_point: str, settings: TrainSettings, system: SystemConfig) -> str:
+    """The digest of what a command computes and where, by which its unfinished run is found.
 
-    path = output / "id"
-    if not path.exists():
-        write_atomically(path, uuid.uuid4().hex.encode())
-    return path.read_text(encoding="ascii", errors="replace")
+    Raises:
+        InputError: the output folder is a copy, and an unfinished run or an undelivered journal is its original's.
+    """
+    output = Path(settings.output)
+
+    def digest() -> str:
+        options = {name: value for name, value in asdict(settings).items() if name not in FREE}
+        computed = [entry_point, options, asdict(system), asdict(FEATURES), folder_id(output)]
+        return hashlib.sha256(json.dumps(computed, sort_keys=True).encode()).hexdigest()
+
+    if copied_from(output) is not None:
+        if settings.resume:
+            for run in unfinished_runs(digest())[:1]:
+                whose = f"unfinished run {run.info.run_name} goes on there"
+                require_own(settings.output, whose, "resume=false begins a new run here")
+            require_delivered(settings.output)
+        renew(output)
+    return digest()
+
+
+def unfinished_runs(command: str, deleted: bool = False) -> list[Run]:
+    """The runs of a command, by its digest, that have not finished: killed, stopped, failed; the newest first.
+
+    Args:
+        command: its digest.
+        deleted: those that are deleted, instead of those that are not.
+
+    Raises:
+        InputError: the store can't be used.
+    """
+    from exvo import lookup, names, server
+
+    server.quiet()
+    server.check_store()
+    return names.search(f"tags.`{lookup.COMMAND_TAG}` = '{command}' and attributes.status != 'FINISHED'", deleted)
+
+
+def require_delivered(output: str) -> None:
+    """Refuses a copy of an output folder with journals, which its original has too and delivers.
+
+    Raises:
+        InputError: it is one.
+    """
+    if list(Path(output).glob("runs/*/journal")):
+        require_own(output, "undelivered journals are in both", "resume=false of train or main puts them aside here")
 
 
 def unfinished(settings: TrainSettings, tags: Mapping[str, str]) -> tuple[str, Ready | None]:
     """The id of the newest unfinished run of a command, or an empty text; and the corpus, if it was read for that."""
-    from exvo import lookup
+    from exvo import lookup, names
 
-    found = lookup.unfinished_runs(tags[lookup.COMMAND_TAG])
+    command = tags[lookup.COMMAND_TAG]
+    found = unfinished_runs(command)
     same = [run for run in found if run.data.tags.get(lookup.CODE_TAG) == tags[lookup.CODE_TAG]]
     if not same:
         for run in found[:1]:
@@ -101,6 +142,9 @@ def unfinished(settings: TrainSettings, tags: Mapping[str, str]) -> tuple[str, R
                 f"A new run begins: the unfinished run {run.info.run_name} of this command was begun by other code; "
                 f"`git checkout {run.data.tags.get('git.commit', '<its commit>')}` goes on with it."
             )
+        gone = [] if found else unfinished_runs(command, deleted=True)
+        if gone:
+            print(f"A new run begins: the unfinished run of this command is deleted. {names.deleted(gone[:1])}")
         return "", None
     ready = read_corpus(settings)
     for run in same:
@@ -130,12 +174,16 @@ def deliver(output: str) -> list[str]:
     """Delivers what the tracking server did not take of the runs in an output folder; returns what is in the way.
 
     Also removes the states of runs that have finished, where a kill came between the two.
+
+    Raises:
+        InputError: the folder is a copy with journals.
     """
     from exvo import lookup
     from exvo.checkpoints import States
     from exvo.delivery import deliver
     from exvo.serving import WEIGHTS
 
+    require_delivered(output)
     problems = []
     for folder in sorted((Path(output) / "runs").glob("*/journal")):
         try:

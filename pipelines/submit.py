@@ -29,7 +29,7 @@ def run(settings: SubmitSettings) -> None:
     from exvo.training import resolve_device
 
     source = lookup.find_run(settings.run_id)
-    options = lookup.load_settings(source)["options"]
+    options = lookup.training_options(source)
     task = options["task"]
     if task not in submission.TITLES:
         raise InputError(f"The run {source.info.run_name} was trained for task={task}; the challenge has no such task.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exvo.config import PUBLISHED_EPOCHS, SAMPLE_EPOCHS, InputError, SystemConfig, TrainSettings
+from exvo.options import command_line
 from pipelines.common import (
     FEATURES,
     Ready,
@@ -225,8 +226,8 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
             raise InputError(
                 f"model={settings.model} continues {system.start}, of which the tracking server has no finished run on "
                 f"this corpus with task={settings.task}, width={settings.width:g} and protocol={settings.protocol}; "
-                f"first run `mlflow run . -e train -P model={system.start}` with the same options, or give "
-                "init=runs:/<id>."
+                f"first run `{command_line('train', asdict(settings) | {'model': system.start, 'dropout': None})}`, or "
+                "give init=runs:/<id>."
             )
     if parent is not None:
         tracking.log_parent(parent)

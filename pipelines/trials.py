@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from exvo.config import InputError, TrainSettings, TuneSettings, default_text
+from exvo.options import LAUNCHER, by_mlflow
 from pipelines.common import Ready
 from pipelines.train import resolve, start, train
 
@@ -224,6 +225,7 @@ def run_trial(work: Work, trial: Trial) -> None:
 def end_trial(trial: Trial, error: BaseException, checkpoints: Path) -> None:
     """Ends a trial that has not finished, and its run: pruned, failed or killed."""
     from exvo import lookup, serving, tracking
+    from exvo.passwords import hide
     from exvo.text import first_line
     from exvo.training import TrainingError
     from exvo.tuning.study import Lost, Pruned
@@ -236,7 +238,7 @@ def end_trial(trial: Trial, error: BaseException, checkpoints: Path) -> None:
     else:
         state, problem = "killed", "Stopped."
     if state == "failed" and not isinstance(error, TrainingError | InputError):
-        traceback.print_exc()
+        print(hide(traceback.format_exc()), file=sys.stderr)
     trial.end(state, problem)
     if state != "failed":
         (checkpoints / serving.WEIGHTS).unlink(missing_ok=True)
@@ -294,6 +296,7 @@ def start_worker(work: Work, log: Path) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         WORKER: json.dumps(asdict(work.worker)),
         "MLFLOW_TRACKING_URI": server.tracking_uri(),
+        LAUNCHER: "mlflow run" if by_mlflow() else "",
         "OMP_NUM_THREADS": str(max(1, threads // work.given.workers)),
     }
     environment.pop("MLFLOW_RUN_ID", None)

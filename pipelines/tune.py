@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from exvo.config import InputError, SystemConfig, TrainSettings, TuneSettings, default_text
 from exvo.options import command_line
 from pipelines.common import FEATURES, Ready, command, log_corpus, log_page, read_corpus, require_readable
+from pipelines.folder import folder_id, require_own
 from pipelines.process import hold
 from pipelines.resume import deliver, going_on
 from pipelines.train import resolve
@@ -39,9 +40,12 @@ def run(given: TuneSettings) -> None:
     with contextlib.nullcontext() if told else hold("tune", given.output), kept_in(shown):
         if not told:
             deliver(given.output)
+            folder_id(Path(given.output))
         ready = read_corpus(settings)
         require_readable(ready, settings.skip_unreadable)
         study = open_study(given, settings, system, search, ready.audit.digest)
+        if not (told or given.storage or study.created):
+            require_own(given.output, f"study {study.name} goes on there", "storage=<name>.journal begins a new one")
         if told:
             do_trials(Work(given, base, ready, study, Worker(**told)))
         else:
@@ -81,8 +85,8 @@ def check(given: TuneSettings) -> tuple[TrainSettings, tuple[str, ...]]:
             has logged.
     """
     from exvo import systems
+    from exvo.passwords import has_password
     from exvo.tuning.space import parse_search
-    from exvo.tuning.storage import has_password
 
     if not given.resume:
         raise InputError("resume=false: a study always goes on; another seed, or another storage, begins a new one.")

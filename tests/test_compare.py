@@ -139,13 +139,14 @@ def test_without_runs_it_says_what_to_run_first(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(monkeypatch, capsys)
-    assert said == "No finished run has scores of the val split; first run `mlflow run . -e train`."
+    assert said.startswith("No finished run has scores of the val split; `")
+    assert said.endswith("-m pipelines.train` makes one.")
     assert MlflowClient().search_runs(["1"]) == []
     make_run("trained")
     said = refused(monkeypatch, capsys, corpus="emogater")
-    assert said.startswith("No finished run has scores of the val split of corpus=emogater; first run")
+    assert said.startswith("No finished run has scores of the val split of corpus=emogater; `")
     said = refused(monkeypatch, capsys, split="test")
-    assert said.endswith("first run `mlflow run . -e evaluate -P split=test -P run_id=<training run>`.")
+    assert said.endswith("-m pipelines.evaluate` makes one, with run_id=<a training run> and split=test.")
 
 
 def test_runs_of_other_programs_and_unfinished_ones_are_left_out(
@@ -203,11 +204,9 @@ def test_predictions_of_another_split_come_from_the_newest_evaluation(
     assert compare(monkeypatch, a="early", b="late", split="test") == 0
     assert "b beats a by" in capsys.readouterr().out
     said = refused(monkeypatch, capsys, a="main", b="trained")
-    assert said.startswith(
-        "The run main (a=main) has no predictions of the val split; write them with `mlflow run . -e"
-    )
+    assert said.startswith("The run main (a=main) has no predictions of the val split; write them with `")
     said = refused(monkeypatch, capsys, a="late", b="trained")
-    assert f"`mlflow run . -e evaluate -P run_id={trained} -P split=val`." in said
+    assert said.endswith(f" -m pipelines.evaluate --run_id={trained} --split=val`.")
 
 
 def test_runs_that_can_not_be_compared_are_refused_in_a_sentence(
@@ -255,8 +254,8 @@ def test_listed_systems_are_compared_each_with_each(
     assert (
         "1 comparison of emotion_ccc, corrected for by Holm's method; none is marked, because p values over 8" in told
     )
-    assert "- The run bare has no predictions of the val split; write them with `mlflow run . -e evaluate" in told
-    assert f"-P run_id={bare} -P split=val`." in told
+    assert "- The run bare has no predictions of the val split; write them with `" in told
+    assert f" -m pipelines.evaluate --run_id={bare} --split=val`." in told
     assert "- The runs poor and odd can't be compared: their shots differ, 2 and 4;" in told
     name = "results/sample-a1a1a1a1-fewshot-strict-val"
     table = pd.read_csv(artifact(f"{name}.csv")).set_index("run")
@@ -268,7 +267,7 @@ def test_listed_systems_are_compared_each_with_each(
     assert len(pd.read_parquet(artifact(f"{name}/results.parquet"))) == 4
     assert artifact(f"{name}/matrix.png").stat().st_size > 1000
     html = artifact(f"{name}.html").read_text(encoding="utf-8")
-    assert f"mlflow run . -e compare -P runs={ids[0]},{ids[1]}" in html.replace("\n", "")
+    assert f" -m pipelines.compare --runs={ids[0]},{ids[1]}" in html.replace("\n", "")
     assert "The run bare has no predictions" in html
 
 

@@ -242,7 +242,8 @@ def test_continued_systems_start_from_the_best_run_of_their_parent(
     assert run_here("train", child, monkeypatch) == 2
     told = capsys.readouterr().err
     assert "continues cnn14-random-init, of which the tracking server has no finished run" in told
-    assert "first run `mlflow run . -e train -P model=cnn14-random-init`" in told
+    assert "-m pipelines.train --corpus=table " in told
+    assert " --model=cnn14-random-init " in told
     for seed in ("1", "2"):
         assert run_here("train", options | {"model": "cnn14", "seed": seed}, monkeypatch) == 0
     assert run_here("train", options | {"model": "cnn14", "width": "0.06"}, monkeypatch) == 0  # of another width

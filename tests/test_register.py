@@ -340,3 +340,76 @@ def test_a_trained_run_is_loaded_by_its_alias(
         for uri in ("models:/exvo-fewshot@champion", version.source)
     ]
     assert loaded == [trained.info.run_id] * 2
+
+
+class Killed(BaseException):
+    """In place of a kill: nothing after it is done."""
+
+
+def true_at_every_moment() -> None:
+    """That no version says that it became champion before the alias has moved to it, and that each has its card."""
+    for version in versions():
+        holder = MlflowClient().get_registered_model("exvo-fewshot").aliases.get("champion")
+        assert version.description.startswith("# Model card: ")
+        if "became champion" in version.tags["exvo.gate"]:
+            assert int(version.version) <= int(holder or 0)
+        if str(version.version) == str(holder):
+            assert "not champion" not in version.tags["exvo.gate"]
+
+
+def test_the_version_tells_the_truth_wherever_register_is_killed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed before and after each of its requests to the registry, then typed again."""
+    make_run("first")
+    register(monkeypatch, capsys)
+    writes = ("create_model_version", "set_model_version_tag", "update_model_version", "set_registered_model_alias")
+    for number in range(99):
+        made = make_run(f"better {number}", 0.2 / (number + 1))
+        left = number
+        with monkeypatch.context() as patch:
+            for name in writes:
+                true = getattr(MlflowClient, name)
+
+                def write(*words: Any, true: Any = true, **named: Any) -> Any:
+                    nonlocal left
+                    done = true(*words, **named) if left else None
+                    left -= 1
+                    if left < 0:
+                        raise Killed
+                    return done
+
+                patch.setattr(MlflowClient, name, write)
+            try:
+                register(patch, capsys, run_id=made)
+                break
+            except Killed:
+                true_at_every_moment()
+        register(monkeypatch, capsys, run_id=made)
+        true_at_every_moment()
+        assert [version.run_id for version in versions() if str(version.version) == champion()] == [made]
+        (tag,) = [version.tags["exvo.gate"] for version in versions() if version.run_id == made]
+        assert tag.startswith("not-worse: became champion, because ")
+    assert number == 3  # create, alias, tag
+
+
+def test_a_curve_counts_as_measured_and_so_does_a_test_under_other_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("best", enrolment="shared", protocol="strict")
+    row = {"metric": "emotion_ccc", "enrolment": "right", "shots": 2, "right_over_wrong": 0.1}
+    curve = pd.DataFrame([row | {"right_over_wrong_lo": 0.05, "right_over_wrong_hi": 0.15}])
+    with run_by_hand():
+        tags = TAGS | {"entry_point": "enrolment-curve", "evaluated_run": run}
+        mlflow.set_tags({f"exvo.{tag}": value for tag, value in tags.items()})
+        tracking.log_settings({"split": "test"}, {})
+        tracking.log_table(curve, "enrolment/curve.csv")
+    evaluate(run, noise=0.4)  # under the published protocol
+    register(monkeypatch, capsys)
+    text = description("1")
+    assert (
+        "On test, with clips drawn at random, emotion_ccc with 2 clips of the right speaker is +0.100 [0.050, 0.150] "
+        "over another's: the model uses who is speaking." in text
+    )
+    assert "not been measured" not in text
+    assert "the test split has been scored only under another protocol or number of enrolment clips." in text

@@ -281,9 +281,9 @@ def test_evaluate_logs_the_report(
     assert "report of the run: the artifact report/val.html" in capsys.readouterr().out
     uri = MlflowClient().search_runs(["0"])[0].info.artifact_uri
     html = Reader(mlflow.artifacts.load_text(f"{uri}/report/val.html")).text
-    assert "-P model=cnn10-relative" in html
-    assert "-P seed=3" in html
-    assert "mlflow run . -e evaluate -P 'run_id=<that run>' -P split=val -P protocol=strict" in html
+    assert "--model=cnn10-relative" in html
+    assert "--seed=3" in html
+    assert f"-m pipelines.evaluate --run_id={trained.info.run_id} --split=val --protocol=strict" in html
     assert "another speaker's" in html
     folder = Path(mlflow.artifacts.download_artifacts(f"{uri}/report/val"))
     found = {path.name for path in folder.iterdir()}

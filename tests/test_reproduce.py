@@ -146,7 +146,10 @@ def test_a_continued_run_starts_from_the_very_same_run(
     MlflowClient().delete_run(parent.info.run_id)
     capsys.readouterr()
     assert run_here("reproduce", {"run": continued.info.run_id}, monkeypatch) == 2
-    assert f"started from the weights of the run {parent.info.run_id}, which" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "started from the weights of another run. The run " in said
+    assert " is deleted; `" in said
+    assert f"mlflow runs restore --run-id {parent.info.run_id}` restores it." in said
 
 
 def test_what_cannot_be_repeated_is_refused_before_anything_is_made(

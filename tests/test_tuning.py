@@ -15,11 +15,12 @@ from conftest import free_port
 from optuna.trial import TrialState
 
 from exvo.config import InputError
+from exvo.passwords import has_password
 from exvo.study_page import About, best, study_page
 from exvo.tuning import storage as storage_module
 from exvo.tuning import study as module
 from exvo.tuning.space import SPACE, options, parse_search, study_name
-from exvo.tuning.storage import has_password, open_storage, shown_storage
+from exvo.tuning.storage import open_storage, shown_storage
 from exvo.tuning.study import Lost, Pruned, Study, Trial
 
 SEARCH = ("batch_size", "learning_rate")

@@ -15,33 +15,30 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
+from exvo import passwords
 from exvo.config import InputError
+from exvo.passwords import without_password
+from exvo.text import first_line
 
 LOCK_SECONDS = 30
 """Seconds after which the lock on a journal file is taken for that of a killed process; it is held for milliseconds."""
 
 
-def has_password(storage: str) -> bool:
-    """Whether a storage's URL holds a password."""
-    return "://" in storage and bool(_url(storage).password or _secret_words(_url(storage)))
-
-
 def shown_storage(storage: str, output: Path) -> str:
     """The storage as it may be printed and logged: the journal's path, or the URL without its password."""
     if "://" in storage:
-        url = _url(storage)
-        return url._replace(password=None).difference_update_query(_secret_words(url)).render_as_string()
+        passwords.remember(storage)
+        if passwords.misread(storage):
+            raise InputError(
+                f"storage={without_password(storage)}: its password holds an @, which ends it too early; write %40."
+            )
+        return without_password(_url(storage).render_as_string(hide_password=False))
     if storage and not storage.startswith("journal:") and not storage.endswith(".journal"):
         raise InputError(
             f"storage={storage} is neither a journal file (<name>.journal or journal:<file>) nor the URL of a "
             "database, such as postgresql://<user>@<host>/<database>."
         )
     return storage.removeprefix("journal:") or str(output / "studies.journal")
-
-
-def _secret_words(url: URL) -> list[str]:
-    """The words of a URL's query that hold a password (`password`, `sslpassword`)."""
-    return [word for word in url.query if "password" in word]
 
 
 def _url(storage: str) -> URL:
@@ -76,8 +73,7 @@ def open_storage(storage: str, output: Path) -> BaseStorage:
         # Two first users at once both make the tables; one of them is refused, and finds them there the second time.
         return _again(lambda: RDBStorage(text, arguments))
     except (OSError, ImportError, SQLAlchemyError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"storage={shown} can't be used: {reason}") from None
+        raise InputError(f"storage={shown} can't be used: {first_line(error)}") from None
 
 
 @contextlib.contextmanager
@@ -90,10 +86,10 @@ def kept_in(shown: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise InputError(
-            f"storage={shown} can't be used any more ({reason}); when it is back, the same command goes on where this "
-            "one was."
+            f"storage={shown} can't be used any more ({first_line(cause)}); when it is back, the same command goes "
+            "on where this one was."
         ) from None
 
 
