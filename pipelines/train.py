@@ -231,7 +231,12 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
             )
     if parent is not None:
         tracking.log_parent(parent)
-        networks.load_parent(network, lookup.load_checkpoint(parent).network, f"the run {parent.info.run_name}")
+        try:
+            checkpoint = lookup.load_checkpoint(parent)
+        except InputError as error:
+            chosen = "" if from_run else f" It is the best run of {system.start}; init=runs:/<id> chooses another."
+            raise InputError(f"{error}{chosen}") from None
+        networks.load_parent(network, checkpoint.network, f"the run {parent.info.run_name}")
         print(f"continues the run {parent.info.run_name} ({parent.info.run_id})")
     return network
 

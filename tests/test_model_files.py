@@ -170,7 +170,7 @@ def test_a_former_file_of_a_network_that_has_not_changed(kind: str, tmp_path: Pa
 
 CHANGED = {
     "attention with LayerNorm now adds the normalised embedding": ATTENTION | {"layer_norm": True},
-    "the fully connected layer now follows conditioning twice": ATTENTION | {"fusion": "conditioning"},
+    "conditioning now ends with the fully connected layer twice": ATTENTION | {"fusion": "conditioning"},
     "the convolutions of CNN5 have biases now": {"encoder": "cnn5"},
     "the convolutions of CNN5 have biases": ATTENTION | {"enrolment": "cnn5", "fusion": "conditioning"},
 }

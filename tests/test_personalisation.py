@@ -234,6 +234,17 @@ def test_a_former_run_of_a_network_that_has_changed(
         assert sentence.endswith(" so train it again.\n")
 
 
+def test_a_system_whose_best_parent_is_a_former_run(
+    tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = OPTIONS | {"data": str(tiny_corpus), "model": "cnn14-random-init-personalisation", "width": "0.02"}
+    assert run_here("train", options, monkeypatch) == 0
+    make_former(runs()[0])
+    assert run_here("train", options | {"model": f"{options['model']}-continued"}, monkeypatch) == 2
+    hint = f"It is the best run of {options['model']}; init=runs:/<id> chooses another.\n"
+    assert capsys.readouterr().err.endswith(f" so train it again. {hint}")
+
+
 def test_continued_systems_start_from_the_best_run_of_their_parent(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

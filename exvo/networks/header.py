@@ -123,7 +123,7 @@ def refuse_changed(arguments: Mapping[str, Any]) -> None:
     if "cnn5" in (arguments["encoder"], arguments["enrolment"]):
         change = "the convolutions of CNN5 have biases now"
     elif arguments["fusion"] == "conditioning":
-        change = "the fully connected layer now follows conditioning twice"
+        change = "conditioning now ends with the fully connected layer twice"
     elif arguments["fusion"] == "attention" and arguments["layer_norm"]:
         change = "attention with LayerNorm now adds the normalised embedding"
     else:
