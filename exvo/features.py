@@ -76,6 +76,17 @@ def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
         raise AudioError(f"not audio ({str(error).partition(':')[0]})", name) from None
 
 
+def promised(content: bytes) -> tuple[int, int, int]:
+    """Frames, channels and rate (Hz) by the header of a file's bytes, without decoding; zeros for what is no audio."""
+    try:
+        if plain := read_plain(content):
+            return len(plain[0]), plain[0].shape[1], plain[1]
+        with open_audio(content) as file, soundfile.SoundFile(file) as sound:
+            return sound.frames, sound.channels, sound.samplerate
+    except (OSError, ValueError, soundfile.LibsndfileError):
+        return 0, 0, 0
+
+
 def prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> np.ndarray:
     """Mix a waveform in memory to mono and resample it (soxr, HQ) to `config.sample_rate`.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+import string
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 
 from exvo.config import MAX_SHOTS, FeatureConfig, InputError
 from exvo.containers import AudioError
-from exvo.features import log_mel, read_audio
+from exvo.features import log_mel, promised, read_audio
 from exvo.text import shown
 
 COLUMNS = ("audio", "enrolment", "profile")
@@ -32,12 +34,37 @@ MAX_SECONDS = 300.0
 MAX_BODY = 192 * 2**20
 """Bytes of a request: 300 s of stereo at 48 kHz with 32 bits are 115 million, 154 million in base64."""
 
+MAX_SAMPLES = 300 * 2 * 48_000
+"""Over all channels of all clips of a request, by their headers, before one is decoded: `MAX_SECONDS` of stereo at
+48 kHz. In any format and from any rate they take seconds to decode and resample."""
+
+MAX_OPENED = 512
+"""Brackets and braces that a body opens: 64 rows that enrol and hold a profile open 198. Nothing is nested deeper."""
+
+MAX_VALUES = 64 * 4_096
+"""Commas in a body: as many numbers as 64 profiles of CNN14 at twice its width hold."""
+
+MAX_UNICODE = 2**20
+"""Bytes of a body that is not ASCII: one letter beyond it makes four bytes of each. Base64 is ASCII."""
+
 NAMED = 10
 """Bad clips in a sentence; with so many, decoding ends."""
 
 NO_TABLE = 'The request is no table: send {"dataframe_records": [{"audio": "<base64>"}]}; in Python a DataFrame.'
 
 Payload = str | bytes
+
+
+class GivenUp(Exception):
+    """Nobody waits for the answer to a request any more."""
+
+
+def always() -> None:
+    """What `still_wanted` asks outside of the server."""
+
+
+still_wanted: ContextVar[Callable[[], None]] = ContextVar("still_wanted", default=always)
+"""Called between clips and batches; raises `GivenUp`. Of the thread that works on a request."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +76,34 @@ class Row:
     profile: np.ndarray | None
 
 
-def check_body(body: bytes | str) -> None:
-    """Refuses params that are not known, and JSON from which pandas would make far more cells than were sent.
+def check_body(body: bytes | bytearray | str) -> dict[str, Any]:
+    """The JSON object of a request.
 
-    What is no JSON, or no table, is left to MLflow and to `read_rows`.
+    Refuses structure that no request needs, from counts over the bytes before they are parsed: memory is bounded by
+    four times the body and a little. Also params that are not known, and JSON from which pandas would make far more
+    cells than were sent. Whether it holds a table is left to MLflow and to `read_rows`.
 
     Raises:
-        InputError: an unknown param, too many rows, or a row with too many columns.
+        InputError: no JSON object, too much structure, a name twice in an object, an unknown param, too many rows, or a
+            row with too many columns.
     """
+    raw = body.encode(errors="surrogatepass") if isinstance(body, str) else body
+    opened, values = raw.count(b"[") + raw.count(b"{"), raw.count(b",")
+    if opened > MAX_OPENED or values > MAX_VALUES:
+        raise InputError(
+            f"The request has {opened:,} lists and objects and {values:,} commas: send at most {MAX_OPENED} and "
+            f"{MAX_VALUES:,}, audio in base64."
+        )
+    if len(raw) > MAX_UNICODE and not raw.isascii():
+        raise InputError(f"The request is not ASCII and larger than {MAX_UNICODE // 2**20} MiB: send audio in base64.")
     try:
-        request = json.loads(body)
-    except (ValueError, RecursionError):
-        return
+        request = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"The request can't be read: malformed JSON ({type(error).__name__}).") from None
     if not isinstance(request, dict):
-        return
+        raise InputError(f"The request can't be read: {NO_TABLE[0].lower()}{NO_TABLE[1:]}")
     if not request.keys().isdisjoint(("inputs", "instances")):
         raise InputError(NO_TABLE)
     params = request.get("params")
@@ -79,6 +120,16 @@ def check_body(body: bytes | str) -> None:
         for columns in [*own, split.get("columns")]:
             if isinstance(columns, (list, dict)) and len(columns) > 2 * len(COLUMNS):
                 raise InputError(f"The request has {len(columns):,} columns: send {', '.join(COLUMNS)}.")
+    return request
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; InputError where it has a name twice."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(name for name in values if sum(name == other for other, _ in pairs) > 1)
+        raise InputError(f"The request holds {brief(twice)} twice in an object: send it once.")
+    return values
 
 
 def read_rows(request: Any, mode: str, size: int | None) -> list[Row]:
@@ -205,28 +256,68 @@ def decode(clips: Mapping[Payload, str], config: FeatureConfig) -> dict[Payload,
 
     Raises:
         InputError: clips are not base64 or not audio that can be used, or all of them are too long together.
+        GivenUp: see `still_wanted`.
     """
+    contents = {clip: from_base64(clip) if isinstance(clip, str) else clip for clip in clips}
+    check_lengths([content for content in contents.values() if content is not None], config)
     log_mels: dict[Payload, np.ndarray] = {}
     problems: list[str] = []
     seconds = 0.0
     for clip, place in clips.items():
         if len(problems) == NAMED:
             break
+        still_wanted.get()()
+        content = contents.pop(clip)
+        if content is None:
+            problems.append(f"{place} is not base64")
+            continue
         try:
-            content = clip if isinstance(clip, bytes) else base64.b64decode("".join(clip.split()), validate=True)
             audio = read_audio(content, config)
         except AudioError as error:
             problems.append(f"{place} can't be used: {error.problem}")
             continue
-        except ValueError:
-            problems.append(f"{place} is not base64")
-            continue
         seconds += audio.seconds
-        if seconds > MAX_SECONDS:
-            raise InputError(f"The clips of the request last longer than {MAX_SECONDS:g} s together: send fewer.")
+        check_seconds(seconds)
         log_mels[clip] = log_mel(torch.from_numpy(audio.waveform), config).numpy()
     refuse(problems)
     return log_mels
+
+
+def from_base64(text: str) -> bytes | None:
+    """The bytes of base64 with or without line breaks; None where it is none."""
+    try:
+        return base64.b64decode(text.encode("ascii").translate(None, string.whitespace.encode()), validate=True)
+    except ValueError:
+        return None
+
+
+def check_lengths(contents: list[bytes], config: FeatureConfig) -> None:
+    """Refuses clips that are too much together, by their headers, whether or not they can be used.
+
+    One that promises more than a clip may last is left out: it is refused by itself before it is decoded.
+
+    Raises:
+        InputError: more than `MAX_SECONDS`, or than `MAX_SAMPLES`.
+    """
+    seconds, samples = 0.0, 0
+    for content in contents:
+        still_wanted.get()()
+        frames, channels, rate = promised(content)
+        if rate > 0 and frames <= config.max_seconds * rate:
+            seconds += frames / rate
+            samples += frames * channels
+    check_seconds(seconds)
+    if samples > MAX_SAMPLES:
+        raise InputError(
+            f"The clips of the request hold {samples:,} samples over all channels, more than {MAX_SAMPLES:,}: send "
+            "fewer, mono, or at a lower sampling rate."
+        )
+
+
+def check_seconds(seconds: float) -> None:
+    """Raises InputError where all clips of a request together last too long."""
+    if seconds > MAX_SECONDS:
+        raise InputError(f"The clips of the request last longer than {MAX_SECONDS:g} s together: send fewer.")
 
 
 def refuse(problems: list[str]) -> None:

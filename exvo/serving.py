@@ -21,30 +21,36 @@ import io
 import json
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import soundfile
+import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, scoring_server
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from starlette.responses import Response
 
-from exvo.config import InputError
+from exvo.config import FeatureConfig, InputError
+from exvo.features import log_mel
 from exvo.networks import Checkpoint, load
+from exvo.networks.enrolment import Network
 from exvo.prediction import outputs, profiles
-from exvo.request import MAX_BODY, MODES, Payload, Row, check_body, decode, places, read_rows
+from exvo.request import MODES, NO_TABLE, Payload, Row, check_body, decode, places, read_rows, still_wanted
 from exvo.tasks import Task
-from exvo.text import shown
+from exvo.text import reason
 from exvo.training import TrainingError
 
 WEIGHTS = "best.safetensors"
 LOGGED = Path(__file__).with_name("logged_model.py")
+BEYOND = 1_000.0
+"""A profile's largest number over `extent`: clips differ by a factor of ten at most, mistakes by many powers of ten."""
+
+TABLES = ("dataframe_records", "dataframe_split")  # as MLflow's scoring server names them
 
 
 class BadRequest(MlflowException):  # type: ignore[misc]
@@ -104,6 +110,7 @@ def answer(checkpoint: Checkpoint, request: Any, mode: str = "predict") -> pd.Da
     if mode == "enrol" and not network.personalised:
         raise InputError("This model takes no enrolment, so mode=enrol has no profile to give: leave it out.")
     rows = read_rows(request, mode, len(network.typical) if network.personalised else None)
+    check_profiles(rows, checkpoint)
     log_mels = decode(places(rows), checkpoint.features)
     known = speakers(rows, log_mels, checkpoint) if network.personalised else None
     if mode == "enrol":
@@ -118,6 +125,31 @@ def answer(checkpoint: Checkpoint, request: Any, mode: str = "predict") -> pd.Da
         ) from None
 
 
+def check_profiles(rows: list[Row], checkpoint: Checkpoint) -> None:
+    """Refuses a profile that no clip can have given.
+
+    Raises:
+        InputError: names the first row whose profile lies beyond `extent` by more than `BEYOND`.
+    """
+    for number, row in enumerate(rows):
+        largest = 0.0 if row.profile is None else float(np.abs(row.profile).max())
+        if largest > BEYOND and largest > BEYOND * (most := extent(checkpoint.network, checkpoint.features)):
+            raise InputError(
+                f"row {number}: profile holds numbers up to {largest:.3g}, where this model's lie around {most:.3g}; "
+                "send one that mode=enrol of this model gave."
+            )
+
+
+@functools.lru_cache(maxsize=4)
+def extent(network: Network, features: FeatureConfig) -> float:
+    """The largest number of the profiles of noise, of a tone and of the typical speaker; at least 1."""
+    time = np.arange(features.sample_rate) / features.sample_rate  # s
+    probes = np.random.default_rng(0).uniform(-1, 1, len(time)), np.sin(2 * np.pi * 440 * time)
+    with torch.inference_mode():
+        profiles = network.enrol(log_mel(torch.from_numpy(np.stack(probes)), features))
+        return max(1.0, float(profiles.abs().max()), float(network.typical.abs().max()))
+
+
 def speakers(rows: list[Row], log_mels: Mapping[Payload, np.ndarray], checkpoint: Checkpoint) -> np.ndarray:
     """The profile of each row's speaker, (rows, profile): from its enrolment clips, as given, or the typical one."""
     enrolling = list(dict.fromkeys(clip for row in rows for clip in row.enrolment))
@@ -129,62 +161,28 @@ def speakers(rows: list[Row], log_mels: Mapping[Payload, np.ndarray], checkpoint
     return found
 
 
-def guarded(invocations: Callable[..., Any]) -> Callable[..., Any]:
-    """MLflow's function that answers a request, with a sentence and status 400 for whatever it raises.
+def reply(checkpoint: Checkpoint, body: bytearray) -> str:
+    """The answer to a request's body, both JSON as MLflow's scoring server takes and gives it; empties the body.
 
-    By itself (3.17) it answers a request without content type, JSON with a number of more than 4,300 digits or lists
-    nested too deep with status 500, and others with a traceback or all of what they sent. CSV and Parquet, which it
-    also reads, are refused: a short file of either can ask for any amount of memory.
+    Raises:
+        InputError: the request can't be read or answered.
+        GivenUp: nobody waits for it any more.
     """
-
-    @functools.wraps(invocations)
-    def answer_or_refuse(data: bytes, content_type: str | None, *others: Any) -> Any:
-        kind = (content_type or "").split(";")[0].strip()
-        if kind in (scoring_server.CONTENT_TYPE_CSV, scoring_server.CONTENT_TYPE_PARQUET):
-            raise BadRequest(f"The request is {kind}: send {scoring_server.CONTENT_TYPE_JSON}.")
-        try:
-            if kind == scoring_server.CONTENT_TYPE_JSON:
-                check_body(data)
-            return invocations(data, content_type or "", *others)
-        except BadRequest:
-            raise
-        except InputError as error:
-            raise BadRequest(str(error)) from None
-        except MlflowException as error:
-            sentence = next(iter(error.message.rsplit("\nError: ", 1)[-1].splitlines()), "")
-        except Exception as error:
-            sentence = f"malformed JSON or table ({type(error).__name__})"
-        raise BadRequest(f"The request can't be read: {shown(sentence, 200).rstrip('.')}.")
-
-    return answer_or_refuse
-
-
-def bounded(handled: Callable[..., Any]) -> Callable[..., Any]:
-    """MLflow's wrapper of the function that reads a request, so that a body is read up to `MAX_BODY` bytes.
-
-    A longer one gets status 413 and a sentence. By itself MLflow (3.17) keeps whatever is sent in memory.
-    """
-
-    @functools.wraps(handled)
-    def wrap(respond: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-        @functools.wraps(respond)
-        async def read_and_respond(request: Any) -> Any:
-            body, promised = bytearray(), request.headers.get("content-length", "0")
-            if promised.isdecimal() and int(promised[:20]) <= MAX_BODY:
-                async for part in request.stream():
-                    body += part
-                    if len(body) > MAX_BODY:
-                        break
-                else:
-                    request._body = bytes(body)  # what request.body() then gives
-                    return await respond(request)
-            told = BadRequest(f"The request is larger than {MAX_BODY // 2**20} MiB: send fewer clips.")
-            return Response(told.serialize_as_json(), status_code=413, media_type="application/json")
-
-        wrapped: Callable[[Any], Awaitable[Any]] = handled(read_and_respond)
-        return wrapped
-
-    return wrap
+    request = check_body(body)
+    body.clear()
+    params = request.get("params") or {}
+    if not isinstance(params, dict):
+        raise InputError("The request's params are no object: send mode.")
+    tables = {name: request[name] for name in TABLES if name in request}
+    if len(tables) != 1:
+        raise InputError(NO_TABLE)
+    try:
+        table = scoring_server.infer_and_parse_data(tables)
+    except Exception as error:
+        raise InputError(f"The request can't be read: {reason(error)}.") from None
+    answered = io.StringIO()
+    scoring_server.predictions_to_json(answer(checkpoint, table, params.get("mode", "predict")), answered)
+    return answered.getvalue()
 
 
 class VocalBurstModel(PythonModel):  # type: ignore[misc]
@@ -193,10 +191,13 @@ class VocalBurstModel(PythonModel):  # type: ignore[misc]
     def load_context(self, context: Any) -> None:
         """Reads the weights beside the model."""
         self.checkpoint = load(Path(context.artifacts["weights"]))
-        in_server = scoring_server._SERVER_MODEL_PATH in os.environ
-        if in_server and not hasattr(scoring_server.invocations, "__wrapped__"):
-            scoring_server.invocations = guarded(scoring_server.invocations)
-            scoring_server._async_catch_mlflow_exception = bounded(scoring_server._async_catch_mlflow_exception)
+        network = self.checkpoint.network
+        for encoder in filter(None, (network.encoder, network.enrolment_encoder)):
+            encoder.register_forward_pre_hook(lambda *_: still_wanted.get()())
+        if scoring_server._SERVER_MODEL_PATH in os.environ:
+            from exvo import service  # FastAPI is of the server alone
+
+            service.install(functools.partial(reply, self.checkpoint))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """See `answer`.

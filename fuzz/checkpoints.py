@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,6 +23,7 @@ from exvo.enrolment import EnrolmentSettings
 from exvo.networks import load, save
 from exvo.networks.cnn import PANN
 from exvo.networks.panns import load_panns
+from exvo.service import Service
 from exvo.shards import COLUMNS, COLUMNS_1, HEADER, SETTINGS_1, Features
 from exvo.store import Clip, Store
 from exvo.tasks import Task
@@ -226,14 +227,9 @@ def draw_shard(random: Random, whole: bytes) -> bytes:
     return damage_ends(random, content) if random.random() < 0.5 else content
 
 
-def serve(folder: Path) -> Callable[[bytes, str | None], str]:
-    """A model of a small network, saved and loaded by MLflow, behind what its server does with a request.
-
-    Returns:
-        A function of a body and a content type: the sentence with which it was refused; empty where it was answered.
-    """
+def serve(folder: Path) -> Service:
+    """A model of a small network, saved and loaded by MLflow, behind what its server does with a request."""
     import mlflow
-    from mlflow.pyfunc import scoring_server
 
     from exvo import serving
 
@@ -247,17 +243,11 @@ def serve(folder: Path) -> Callable[[bytes, str | None], str]:
         signature=serving.signature(FEWSHOT),
         pip_requirements=[],
     )
-    model = mlflow.pyfunc.load_model(str(folder / "model"))
-    invocations = serving.guarded(scoring_server.invocations)
+    model = mlflow.pyfunc.load_model(str(folder / "model")).unwrap_python_model()
+    return Service(own_pages, functools.partial(serving.reply, model.checkpoint), 60.0)
 
-    def answer(body: bytes, content_type: str | None) -> str:
-        try:
-            told = invocations(body, content_type, model, None)
-        except serving.BadRequest as error:
-            return str(json.loads(error.serialize_as_json())["message"])
-        if told.status == 415:
-            return f"{told.response.rstrip('.')}."
-        json.loads(told.response)
-        return ""
 
-    return answer
+async def own_pages(scope: Any, receive: Any, send: Any) -> None:
+    """What MLflow's app answers at /ping and its like."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"{}", "more_body": False})

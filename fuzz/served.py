@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 from exvo import request
+from exvo.service import Service
 from fuzz import material
 from fuzz.material import audio, damage, text, value
 
@@ -19,6 +23,16 @@ CONTENT_TYPES = [
     ";;=,",
     "x" * 99,
 ]
+METHODS = ("GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST", "x" * 999)
+PATHS = ("/", "", "/ping", "/version", "/health/", "/docs", "/openapi.json", "//ping", "/invocations/x", "/\ud800é")
+HEADERS = [
+    (b"content-encoding", b"gzip"),
+    (b"content-length", b"9" * 99),
+    (b"content-length", b"-1"),
+    (b"content-length", b"\xff"),
+    (b"content-type", b"\xff\xfe"),
+    (b"x-" + b"y" * 999, b"z" * 9_999),
+]
 
 GOOD = text(audio()[0])
 BIG = {"audio": GOOD} | {f"column {number}": 0 for number in range(2_000)}
@@ -26,8 +40,80 @@ BIG = {"audio": GOOD} | {f"column {number}": 0 for number in range(2_000)}
 
 def draw_request(random: Random) -> tuple[bytes, str | None]:
     """A body and its content type."""
-    body = random.choice([damaged_audio, odd_row, odd_request, damaged_text, noise])(random)
-    return body, random.choices([*["application/json"] * 40, *CONTENT_TYPES])[0]
+    ways = [damaged_audio, odd_row, odd_request, damaged_text, noise, structure]
+    body = random.choices(ways, [3, 3, 2, 2, 2, 1])[0](random)
+    kinds = [*["application/json"] * 38, "Application/JSON", 'application/json; charset="UTF-8"', *CONTENT_TYPES]
+    return body, random.choice(kinds)
+
+
+@dataclass
+class Exchange:
+    """A request as a server hands it to an ASGI app, and what the app answers."""
+
+    method: str
+    path: str
+    headers: Sequence[tuple[bytes, bytes]]
+    parts: list[bytes]
+    goes: bool = False
+    """Whether the client goes before its body's end."""
+    status: int = 0
+    told: bytes = b""
+    given: dict[bytes, bytes] = field(default_factory=dict)
+
+    async def receive(self) -> dict[str, Any]:
+        """The next part of the body; a client that has sent all of it waits for its answer."""
+        if self.parts:
+            return {"type": "http.request", "body": self.parts.pop(0), "more_body": bool(self.parts) or self.goes}
+        if not self.goes and not self.status:
+            await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        """Takes a part of the answer."""
+        if message["type"] == "http.response.start":
+            self.status, self.given = message["status"], dict(message["headers"])
+        else:
+            self.told += message["body"]
+
+    def ask(self, service: Service) -> None:
+        """Sends the request and waits for its end."""
+        scope = {"type": "http", "method": self.method, "path": self.path, "headers": self.headers}
+        asyncio.run(service(scope, self.receive, self.send))
+
+
+def draw_exchange(random: Random, body: bytes, content_type: str | None) -> Exchange:
+    """A body on its way: in parts, mostly to the right page with the right headers, seldom broken off."""
+    headers = [] if content_type is None else [(b"content-type", content_type.encode())]
+    if random.random() < 0.1:
+        headers.append(random.choice(HEADERS))
+    method = "POST" if random.random() < 0.95 else random.choice(METHODS)
+    path = "/invocations" if random.random() < 0.95 else random.choice(PATHS)
+    size = random.choice([1_000_000, 65_536, max(1, len(body) // 7)])
+    parts = [body[start : start + size] for start in range(0, len(body), size)] or [b""]
+    return Exchange(method, path, headers, parts, goes=random.random() < 0.03)
+
+
+def structure(random: Random) -> bytes:
+    """Much structure in few bytes, where rows, cells, keys or words of base64 should be."""
+    times = random.choice([3, 500, 600, 100_000, 300_000])
+    item = random.choice([b"[]", b"{}", b"0", b'""', b'{"a":0}', b"[[", b'"\\ud800"', b"1e999", b"-0.0"])
+    many = b"[" + b",".join([item] * times) + b"]"
+    words = b'"' + random.choice([b"AA ", b"A", b"\\n", b"\\u0041", b"=", "𝔘".encode(), b"A\\n"]) * times + b'"'
+    inner = random.choice([many, words, b'{"a": 1, "a": 2}'])
+    return random.choice(
+        [
+            inner,
+            b'{"x": ' + inner + b"}",
+            b'{"dataframe_records": ' + inner + b"}",
+            b'{"dataframe_records": [{"audio": ' + inner + b"}]}",
+            b'{"dataframe_records": [{"audio": "", "profile": ' + inner + b"}]}",
+            b'{"dataframe_records": [{"audio": "", "enrolment": ' + inner + b"}]}",
+            b'{"dataframe_records": [{' + words + b": 1}]}",
+            b'{"dataframe_split": {"columns": ' + inner + b', "data": ' + inner + b"}}",
+            b'{"dataframe_records": [], "params": ' + inner + b', "dataframe_records": ' + inner + b"}",
+            b'{"params": {"mode": ' + inner + b'}, "dataframe_records": [{"audio": ""}]}',
+        ]
+    )
 
 
 def damaged_audio(random: Random) -> bytes:

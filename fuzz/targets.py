@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -27,7 +27,7 @@ from exvo.tables import check_predictions, read_parquet
 from exvo.tasks import make_task
 from exvo.text import is_name
 from fuzz import checkpoints, material, tables
-from fuzz.served import draw_request
+from fuzz.served import draw_exchange, draw_request
 
 LONGEST_SENTENCE = 6_000
 """Characters: ten clips or rows by name, each with up to 200 characters, and the path."""
@@ -304,23 +304,34 @@ class Stores(Target):
 
 
 class Served(Target):
-    """The served model behind MLflow's function that answers requests."""
+    """The served model behind what answers its HTTP requests."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.answer: Callable[[bytes, str | None], str] = checkpoints.serve(folder)
+        self.service = checkpoints.serve(folder)
 
     def draw(self, random: Random) -> None:
-        """A body and its content type."""
-        body, self.content_type = draw_request(random)
+        """A request: body, content type, and how it comes."""
+        body, content_type = draw_request(random)
+        self.exchange = draw_exchange(random, body, content_type)
         (self.folder / "body").write_bytes(body)
 
     def read(self) -> None:
-        """An answer, or a sentence with status 400."""
-        told = self.answer((self.folder / "body").read_bytes(), self.content_type)
-        if told:
-            require(len(told) < 2_000, "a long answer")
-            raise InputError(told)
+        """An answer, or one sentence with a status that blames the request, and nothing that is kept."""
+        one = self.exchange
+        one.ask(self.service)
+        require(self.service.held == self.service.requests == 0, "a request is kept")
+        if one.goes and not one.status:
+            raise InputError("The client went.")
+        if one.status == 200:
+            json.loads(one.told)
+            return
+        require(one.status in (400, 404, 405, 413, 415), f"status {one.status}: {one.told[:500]!r}")
+        require(one.given[b"content-type"] == b"application/json", "no JSON")
+        told = json.loads(one.told)
+        require(set(told) == {"error_code", "message"}, "a refusal of another form")
+        require(len(one.told) < 2_000, "a long answer")
+        raise InputError(told["message"])
 
     def named(self) -> str:
         """Nothing: a request has no name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import functools
 import json
@@ -11,7 +10,7 @@ import resource
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tracemalloc
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -35,6 +34,7 @@ from exvo.tables import MAX_CSV, check_predictions, read_parquet
 from exvo.text import is_name
 from fuzz import __main__ as fuzzer
 from fuzz import targets
+from fuzz.attack import structures
 from fuzz.child import seed_of
 from fuzz.lies import lies
 from fuzz.targets import check_sentence
@@ -247,38 +247,53 @@ def test_any_request_is_let_through_or_refused_in_a_sentence(body: Any) -> None:
         ({"dataframe_records": [{}], "params": {"mode": "predict", "x" * 9_999: 1}}, r"unknown params \(x{40}\.\.\.\)"),
     ],
 )
-def test_requests_that_would_grow_are_refused_before_pandas_sees_them(body: Any, sentence: str) -> None:
+def test_requests_that_would_grow_are_refused_before_pandas_sees_them(
+    body: Any, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match=sentence):
         request.check_body(json.dumps(body))
-    with pytest.raises(serving.BadRequest, match=sentence):
-        serving.guarded(lambda *_: pytest.fail("read"))(json.dumps(body).encode(), "application/json", None, None)
+    monkeypatch.setattr(serving.scoring_server, "infer_and_parse_data", lambda *_: pytest.fail("read"))
+    with pytest.raises(InputError, match=sentence):
+        serving.reply(SimpleNamespace(), bytearray(json.dumps(body).encode()))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["text/csv", "application/vnd.apache.parquet", "text/csv; charset=utf-8"])
-def test_only_json_is_served(kind: str) -> None:
-    with pytest.raises(serving.BadRequest, match="send application/json"):
-        serving.guarded(lambda *_: pytest.fail("read"))(b"audio\n", kind, None, None)
+def test_words_of_base64_take_no_more_memory_than_one_word() -> None:
+    words = "AA " * 2**20
+    tracemalloc.start()
+    assert request.from_base64(words) == bytes(2**20 * 3 // 2)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < 4 * len(words)
 
 
-def test_a_body_without_a_length_is_read_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "MAX_BODY", 100)
-    taken = []
+@pytest.mark.parametrize("name", [name for name in structures(9) if "words" not in name])
+def test_structure_is_refused_before_it_is_parsed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request.json, "loads", lambda *_, **__: pytest.fail("parsed"))
+    body = structures(2**20)[name]
+    with pytest.raises(InputError, match=r"lists and objects and|is not ASCII and larger than 1 MiB") as caught:
+        request.check_body(body)
+    check_sentence(str(caught.value))
 
-    async def parts(count: int) -> AsyncIterator[bytes]:
-        for _ in range(count):
-            taken.append(10)
-            yield bytes(10)
 
-    async def respond(asked: Any) -> str:
-        return f"read {len(asked._body)}"
-
-    handled = serving.bounded(lambda function: function)(respond)
-    for count, answer in ((10, "read 100"), (1_000, 413)):
-        taken.clear()
-        found = asyncio.run(handled(SimpleNamespace(headers={}, stream=functools.partial(parts, count))))
-        assert (found if isinstance(found, str) else found.status_code) == answer
-        assert sum(taken) <= 110
-    assert json.loads(found.body)["message"] == "The request is larger than 0 MiB: send fewer clips."
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b'{"dataframe_records": [{"audio": "", "audio": ""}]}', "holds audio twice in an object"),
+        (b'{"dataframe_records": [], "dataframe_records": []}', "holds dataframe_records twice"),
+        (b'{"x": ' + b"[" * 511 + b"]" * 511 + b"}", ""),
+        (b'{"x": ' + b"[" * 512 + b"]" * 512 + b"}", "513 lists and objects"),
+        (b"\xff\xfe{\0}\0", "malformed JSON"),
+        (b'{"x": 1' + b"0" * 5_000 + b"}", "malformed JSON"),
+        (b"[]", "can't be read: the request is no table"),
+        (b'\xef\xbb\xbf{"x": "\\ud800", "y": NaN, "z": -Infinity, "u": 1e999}', ""),
+    ],
+)
+def test_odd_json(body: bytes, sentence: str) -> None:
+    if not sentence:
+        assert request.check_body(body)
+        return
+    with pytest.raises(InputError, match=sentence):
+        request.check_body(body)
 
 
 def test_predictions_that_are_no_predictions_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from conftest import free_port
 from mlflow import MlflowClient
@@ -27,6 +29,7 @@ from test_serving import BAD_ROWS, GOOD, TARGETS, TONES, text
 
 from exvo.config import EvaluateSettings, TrainSettings
 from exvo.request import MAX_BODY
+from fuzz import attack
 from fuzz.served import draw_request
 from pipelines import evaluate, train
 
@@ -95,6 +98,9 @@ def test_the_model_runs_the_code_that_lies_beside_it(registered: tuple[str, pd.D
         [sys.executable, "-c", PACKAGED, folder], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [str(Path(folder) / "code" / "exvo" / "__init__.py"), "[]"]
+
+
+TABLES = ("text/csv", "application/vnd.apache.parquet")
 
 
 class Server:
@@ -186,11 +192,13 @@ BAD_BODIES: list[tuple[Any, str]] = [
     (b"", "can't be read"),
     (b"[1, 2]", "can't be read"),
     (b"\xff\xfe\x00", "can't be read"),
-    (b"[" * 100_000, "can't be read"),
+    (b"[" * 500, "can't be read"),
+    (b"[" * 100_000, "has 100,000 lists and objects and 0 commas: send at most 512"),
     (b'{"dataframe_records": [{"audio": 1' + b"0" * 5_000 + b"}]}", "can't be read"),
-    ({"dataframe_records": [{"audio": "?"}], "params": {"mode": 5}}, "can't be read"),
+    ({"dataframe_records": [{"audio": "?"}], "params": {"mode": 5}}, "The param mode must be predict or enrol."),
     ({"dataframe_split": {"columns": [{"a": 1}], "data": [[1]]}}, "can't be read"),
-    ({"rows": []}, "can't be read"),
+    ({"rows": []}, "The request is no table: send"),
+    (b'{"dataframe_records": [{"audio": "", "audio": ""}]}', "holds audio twice in an object"),
     ({"inputs": [{"audio": GOOD}]}, "The request is no table: send"),
     ({"messages": []}, "The request is no table: send"),
     *(({"dataframe_records": rows}, "") for rows, sentence in BAD_ROWS if "outputs" not in sentence),
@@ -205,12 +213,47 @@ def test_a_bad_request_gets_400_with_a_sentence_and_no_traceback(server: Server)
         assert set(answered) == {"error_code", "message"}
         assert sentence in answered["message"]
         assert len(told) < 1_000
-    for content_type in (None, "", "text/plain", "application/json; charset=latin-1"):
-        assert server.send({"dataframe_records": [{"audio": GOOD}]}, content_type)[0] == 415
-    for content_type in ("text/csv", "application/vnd.apache.parquet"):
-        status, told = server.send(b"", content_type)
-        assert (status, "Traceback" in told) == (400, False)
+    for content_type in (None, "", "text/plain", "application/json; charset=latin-1", *TABLES):
+        status, told = server.send({"dataframe_records": [{"audio": GOOD}]}, content_type)
+        assert status == 415
+        assert "send" in json.loads(told)["message"]
+    for content_type in ('Application/JSON; Charset="UTF-8"', "application/json;charset=utf-8"):
+        assert server.send({"dataframe_records": [{"audio": GOOD}]}, content_type)[0] == 200
     assert len(server.predict([{"audio": GOOD}])) == 1
+
+
+def test_only_the_pages_of_the_service_are_open(server: Server) -> None:
+    for path in ("/docs", "/redoc", "/openapi.json", "/", "/nothing"):
+        status, told = server.send(None, None, path, "GET")
+        assert status == 404
+        assert json.loads(told)["message"] == "There is no such page: send a POST to /invocations, or a GET to /ping."
+    for path in ("/ping", "/health", "/version"):
+        assert server.send(None, None, path, "GET")[0] == 200
+        assert server.send(None, None, path, "HEAD") == (200, "")
+    for method in ("GET", "PUT", "DELETE"):
+        status, told = server.send(b"{}", method=method)
+        assert (status, json.loads(told)["message"]) == (405, f"This page takes POST, not {method}.")
+
+
+def test_a_body_in_chunks_and_one_that_is_broken_off(server: Server) -> None:
+    content = json.dumps({"dataframe_records": [{"audio": GOOD}]}).encode()
+    for parts, status in ((iter([content[:999], content[999:]]), 200), (iter([b"x"] * 999), 400)):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+        connection.request("POST", "/invocations", parts, headers, encode_chunked=True)
+        assert connection.getresponse().status == status
+        connection.close()
+    before = attack.Watch(server.port, server.process.pid).memory()
+    for _ in range(4):
+        attack.abort(server.port, 50 * 2**20)
+    assert len(server.predict([{"audio": GOOD}])) == 1
+    assert attack.Watch(server.port, server.process.pid).memory() < before + 100  # MiB; it kept 200
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_refused_upload_gets_its_answer(server: Server) -> None:
+    """Though the server does not keep what is still sent."""
+    assert server.send(b"x" * 2**25, "text/csv")[0] == 415
 
 
 def test_a_body_that_is_too_long_is_not_read(server: Server) -> None:
@@ -243,3 +286,56 @@ def test_2000_random_and_mutated_requests_never_fail_hang_or_kill_it(server: Ser
     assert server.process.poll() is None
     assert "mistake in exvo" not in server.log.read_text()
     pd.testing.assert_frame_equal(server.predict([{"audio": GOOD}]), expected)
+
+
+@pytest.mark.long
+def test_attacks_cost_little_and_are_over_when_they_are_over(
+    registered: tuple[str, pd.DataFrame], tmp_path: Path
+) -> None:
+    """Those of docs/reliability.md, on a server of their own: at most some minutes."""
+    started = Server(registered[0], tmp_path)
+    try:
+        started.wait()
+        watch = attack.Watch(started.port, started.process.pid)
+
+        def post(body: bytes, times: int = 1) -> list[int]:
+            with ThreadPoolExecutor(times) as pool:
+                return [
+                    answer[0]
+                    for answer in pool.map(watch.ask, ["POST"] * times, ["/invocations"] * times, [body] * times)
+                ]
+
+        silent, busy = attack.silent_request(), attack.busy_request()
+        assert post(attack.GOOD) == post(busy) == [200]
+        usual = watch.memory()
+        with watch.watched():
+            for _ in range(20):
+                attack.abort(watch.port)
+        assert watch.memory() < usual + 150
+        for name, body in attack.structures().items():
+            with watch.watched():
+                assert post(body) == [400], name
+            assert watch.most < usual + 150 + 4 * len(body) / 2**20, name
+            assert watch.slowest < 2, name
+        with watch.watched():
+            began = time.monotonic()
+            assert post(silent, 8) == [400] * 8
+            assert time.monotonic() - began < 10
+        for _ in range(20):
+            attack.leave(watch.port, busy)
+        assert post(attack.GOOD) == [200]
+        with watch.watched():
+            assert set(post(busy, 50)) == {200, 503}
+        assert watch.slowest < 2
+        assert set(watch.pings) == {200}
+        with ThreadPoolExecutor(40) as pool:
+            for body in [busy, silent] * 20:
+                pool.submit(watch.ask, "POST", "/invocations", body)
+            time.sleep(2)
+            processes = [watch.process, *watch.process.children(recursive=True)]
+            watch.process.terminate()
+            assert psutil.wait_procs(processes, timeout=20)[1] == []
+        assert "Traceback" not in started.log.read_text()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.process.pid, signal.SIGKILL)

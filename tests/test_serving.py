@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from exvo import request, serving, systems
 from exvo.batches import Clips
 from exvo.config import FeatureConfig, InputError
 from exvo.enrolment import EnrolmentSettings
-from exvo.features import log_mel, read_audio
-from exvo.networks import Checkpoint
-from exvo.serving import answer, guarded
+from exvo.features import log_mel, promised, read_audio
+from exvo.networks import Checkpoint, save
+from exvo.serving import answer
 from exvo.tasks import Task
 from exvo.training import predict
+from fuzz.targets import check_sentence
 
 TARGETS = ["High", "Loud"]
 FEATURES = FeatureConfig()
@@ -167,7 +169,8 @@ BAD_ROWS: list[tuple[list[dict[str, Any]], str]] = [
     ([{"audio": GOOD, "profile": [10**400] * 26}], "row 0: profile must be a list of 26 numbers;"),
     ([{"audio": GOOD, "profile": [1e300] * 26}], "row 0: profile holds a number that is not finite"),
     ([{"audio": GOOD, "profile": [float("nan")] * 26}], "row 0: profile holds a number that is not finite"),
-    ([{"audio": GOOD, "profile": [3e38] * 26}], "The outputs for these clips are not finite"),
+    ([{"audio": GOOD, "profile": [3e38] * 26}], r"row 0: profile holds numbers up to 3e\+38, where this model's lie"),
+    ([{"audio": GOOD, "profile": [0.0] * 25 + [-1e18]}], r"row 0: profile holds numbers up to 1e\+18, where"),
     ([{"audio": GOOD, "enrollment": [GOOD]}], r"unknown columns \(enrollment\): send audio, enrolment, profile\."),
     ([{"audio": GOOD, "x" * 5000: 1}], r"unknown columns \(x{40}\.\.\.\)"),
     ([], "The request has 0 rows: send 1 to 64"),
@@ -219,28 +222,180 @@ def test_the_seconds_of_a_request_are_bounded(relative: Checkpoint, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("raised", "sentence"),
+    ("kind", "options", "rate", "channels"),
     [
-        (RecursionError("deep"), "The request can't be read: malformed JSON or table (RecursionError)."),
-        (
-            MlflowException("Invalid input.\nInput:\nxxx", stack_trace="Traceback"),
-            "The request can't be read: Invalid input.",
-        ),
-        (MlflowException("Failed to predict data 'xxx'. \nError: no"), "The request can't be read: no."),
-        (serving.BadRequest("row 0: no."), "row 0: no."),
+        ("FLAC", {}, 655_350, 8),
+        ("WAV", {}, 48_000, 2),
+        ("WAV", {"subtype": "IMA_ADPCM"}, 16_000, 2),
+        ("OGG", {}, 48_000, 1),
+        ("MP3", {}, 48_000, 2),
+        ("RF64", {}, 1_000, 4),
     ],
 )
-def test_whatever_the_server_raises_becomes_a_sentence(raised: Exception, sentence: str) -> None:
-    def fails(data: bytes, content_type: str, *_: Any) -> None:
-        assert content_type == ""
-        if isinstance(raised, MlflowException):
-            raised.message += ""
+def test_samples_times_channels_are_counted_before_anything_is_decoded(
+    kind: str, options: dict[str, str], rate: int, channels: int, relative: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Silent clips, none of which can be used: all of a request count, and the same one once."""
+    clips = []
+    for number in range(4):
+        file = io.BytesIO()
+        soundfile.write(file, np.zeros((rate // 2 * (10 + number) // 10, channels)), rate, format=kind, **options)
+        clips.append(file.getvalue())
+    sizes = [frames * wide for frames, wide, _ in map(promised, clips)]
+    for clip, size in zip(clips, sizes, strict=True):
+        assert promised(clip)[1:] == (channels, rate)
+        assert rate * channels * 0.45 < size < rate * channels * 0.8
+    monkeypatch.setattr(request, "MAX_SAMPLES", sum(sizes) - 1)
+    with pytest.raises(InputError, match="silent"):
+        ask(relative, [{"audio": clip} for clip in [*clips[:3], *clips[:3]]])
+    monkeypatch.setattr(request, "read_audio", lambda *_: pytest.fail("decoded"))
+    for rows in ([{"audio": clip} for clip in clips], [{"audio": text(clips[0]), "enrolment": clips[1:]}]):
+        with pytest.raises(InputError, match=rf"hold {sum(sizes):,} samples over all channels, more than"):
+            ask(relative, rows)
+
+
+def test_the_samples_of_a_whole_request_are_those_of_five_minutes_of_stereo() -> None:
+    assert request.MAX_SAMPLES == request.MAX_SECONDS * 2 * 48_000
+    header = 59 * 655_350 * 8  # of one such clip: the sum need not be computed to refuse it
+    assert header > 10 * request.MAX_SAMPLES
+
+
+def test_a_clip_that_promises_too_much_is_named_and_the_others_are_not_counted_with_it(relative: Checkpoint) -> None:
+    long = bytearray(tone(300, 1.0, "FLAC"))
+    long[21:26] = (long[21] & 0xF0 | 0xF).to_bytes(1, "big") + b"\xff\xff\xff\xff"  # 2**36 - 1 samples
+    with pytest.raises(InputError, match=r"^row 1: audio can't be used: longer than 60 s\.$"):
+        ask(relative, [{"audio": GOOD}, {"audio": bytes(long)}])
+
+
+def test_a_header_that_promises_less_than_there_is_bounds_what_is_decoded(relative: Checkpoint) -> None:
+    short = bytearray(tone(300, 30.0, "FLAC"))
+    short[22:26] = (8_000).to_bytes(4, "big")
+    assert promised(bytes(short)) == (8_000, 1, 16_000)
+    assert len(read_audio(bytes(short), FEATURES).waveform) <= 8_000
+
+
+@pytest.mark.parametrize(
+    "system",
+    ["cnn10-relative", "cnn10-film", "cnn14-random-init-personalisation", "cnn14-attention-cnn10-layernorm-full"],
+)
+def test_any_clip_gives_a_profile_that_is_taken_and_one_far_outside_is_not(system: str) -> None:
+    """Faint, loud, short, noise, clicks; also of a network that has not learnt what speakers are like."""
+    checkpoint, rng = make(system), np.random.default_rng(1)
+    noise, click = rng.uniform(-90, 90, 8_000), np.eye(1, 6_000, 99)[0]
+    odd = [1e-6 * noise, noise, click, np.sign(noise), np.full(6_000, 90.0)]
+    clips = list(TONES)
+    for samples in odd:
+        file = io.BytesIO()
+        soundfile.write(file, samples, 16_000, format="WAV", subtype="FLOAT")
+        clips.append(file.getvalue())
+    profiles = ask(checkpoint, [{"enrolment": [clip]} for clip in clips], "enrol")["profile"]
+    assert len(ask(checkpoint, [{"audio": GOOD, "profile": one} for one in profiles])) == len(clips)
+    largest = max(np.abs(one).max() for one in profiles)
+    assert largest < 100 * serving.extent(checkpoint.network, FEATURES)
+    for factor in (1e18, -1e18, 1e7):
+        rows = [{"audio": GOOD}, {"audio": GOOD, "profile": [factor * (1 + largest)] * len(profiles[0])}]
+        with pytest.raises(InputError, match=r"row 1: profile holds numbers up to .* send one that mode=enrol"):
+            ask(checkpoint, rows)
+
+
+def test_outputs_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = make("cnn10-relative")
+    monkeypatch.setattr(serving, "BEYOND", 1e38)
+    with pytest.raises(InputError, match="The outputs for these clips are not finite"):
+        ask(checkpoint, [{"audio": GOOD, "profile": [3e38] * 26}])
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """As the served model loads it."""
+    path, made = tmp_path_factory.mktemp("loaded") / serving.WEIGHTS, make("cnn14-random-init-personalisation")
+    save(path, made.network, made.network.state_dict(), made.task, FEATURES, "repeat", {})
+    model = serving.VocalBurstModel()
+    model.load_context(SimpleNamespace(artifacts={"weights": str(path)}))
+    return model.checkpoint
+
+
+def test_work_ends_at_the_next_clip_or_batch_when_nobody_wants_it(loaded: Checkpoint) -> None:
+    """At each step of its own: as often as the answer asks, so many places there are to end."""
+    rows = [{"audio": clip, "enrolment": TONES[6:]} for clip in TONES[:3]]
+    asked = 0
+
+    def count() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == last:
+            raise request.GivenUp
+
+    last = -1
+    token = request.still_wanted.set(count)
+    try:
+        ask(loaded, rows)
+        steps = asked
+        assert steps >= 5 + 5 + 1 + 1  # headers, clips, enrolment, emotions
+        for last in range(1, steps + 1):
+            asked = 0
+            with pytest.raises(request.GivenUp):
+                ask(loaded, rows)
+            assert asked == last
+    finally:
+        request.still_wanted.reset(token)
+
+
+def test_a_reply_is_what_answer_gives(loaded: Checkpoint) -> None:
+    expected = ask(loaded, [{"audio": GOOD}])
+    split = {"columns": ["audio"], "index": ["é"], "data": [[GOOD]]}
+    for body in ({"dataframe_records": [{"audio": GOOD}], "params": {"mode": "predict"}}, {"dataframe_split": split}):
+        content = bytearray(json.dumps(body).encode())
+        found = json.loads(serving.reply(loaded, content))
+        pd.testing.assert_frame_equal(pd.DataFrame(found["predictions"]), expected)
+        assert len(content) == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({}, "is no table"),
+        ({"dataframe_records": [{"audio": GOOD}], "dataframe_split": {}}, "is no table"),
+        ({"dataframe_records": [{"audio": GOOD}], "params": {"mode": 5}}, "mode must be predict or enrol"),
+        ({"dataframe_records": [{"audio": GOOD}], "params": {"mode": None}}, "mode must be predict or enrol"),
+        ({"dataframe_records": [{"audio": GOOD}], "params": {"mode": []}}, "mode must be predict or enrol"),
+        ({"dataframe_records": [{"audio": GOOD}], "params": "predict"}, "params are no object"),
+        ({"dataframe_records": 5}, "can't be read: Invalid input. Dataframe records format must be a list"),
+        ({"dataframe_split": {"x": 5}}, "can't be read: Invalid input. Dataframe split format must have 'data'"),
+    ],
+)
+def test_a_body_that_is_no_request_is_a_sentence(body: Any, sentence: str, loaded: Checkpoint) -> None:
+    with pytest.raises(InputError, match=sentence) as caught:
+        serving.reply(loaded, bytearray(json.dumps(body).encode()))
+    check_sentence(str(caught.value))
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        (RecursionError("deep"), "The request can't be read: deep."),
+        (MlflowException("Invalid input.\nInput:\n" + "x" * 999), "The request can't be read: Invalid input. Input: x"),
+    ],
+)
+def test_what_mlflow_raises_becomes_a_sentence(
+    raised: Exception, sentence: str, loaded: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(tables: Any) -> None:
         raise raised
 
+    monkeypatch.setattr(serving.scoring_server, "infer_and_parse_data", fails)
+    with pytest.raises(InputError, match=sentence) as caught:
+        serving.reply(loaded, bytearray(json.dumps({"dataframe_records": [{}]}).encode()))
+    assert len(str(caught.value)) < 300
+
+
+def test_a_refusal_in_python_has_mlflows_form(loaded: Checkpoint) -> None:
+    model = serving.VocalBurstModel()
+    model.checkpoint = loaded
     with pytest.raises(serving.BadRequest) as caught:
-        guarded(fails)(b"", None, None, None)
+        model.predict(None, pd.DataFrame({"sound": [b""]}))
     assert caught.value.get_http_status_code() == 400
-    assert json.loads(caught.value.serialize_as_json()) == {
-        "error_code": "INVALID_PARAMETER_VALUE",
-        "message": sentence,
-    }
+    told = json.loads(caught.value.serialize_as_json())
+    assert told["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert "unknown columns (sound)" in told["message"]
