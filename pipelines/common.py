@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from exvo import passwords
 from exvo.config import ExtractSettings, FeatureConfig, InputError
 from exvo.options import launched_run, note_launcher, parse
-from pipelines.process import stoppable
+from pipelines.process import end_with_parent, stoppable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,6 +83,8 @@ def command(entry_point: str, run: Callable[[Any], None]) -> None:
     note_launcher()
     try:
         with stoppable():
+            if launched_run():
+                end_with_parent()
             run(parse(entry_point, description=sys.modules[run.__module__].__doc__))
     except InputError as error:
         sys.exit(fail(str(error), 2))
