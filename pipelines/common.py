@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from exvo import passwords
 from exvo.config import ExtractSettings, FeatureConfig, InputError
 from exvo.options import launched_run, note_launcher, parse
-from pipelines.process import lasting_streams, stoppable, use_utf8
+from pipelines.process import end_with_parent, lasting_streams, stoppable, use_utf8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,6 +89,8 @@ def command(entry_point: str, run: Callable[[Any], None]) -> None:
     with lasting_streams():
         try:
             with stoppable():
+                if launched_run():
+                    end_with_parent()
                 run(parse(entry_point, description=sys.modules[run.__module__].__doc__))
         except InputError as error:
             sys.exit(fail(str(error), 2))

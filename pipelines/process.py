@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import io
 import json
@@ -24,6 +25,9 @@ from exvo.text import WRITABLE
 
 SECOND = 1.0
 """Seconds after which a second signal is meant as one: `timeout` and terminals may send the first one twice."""
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux: which signal comes when the parent ends."""
 
 PATIENCE = 20.0
 """Seconds that a command has to mark its run; then it ends as if it were killed, which harms nothing."""
@@ -139,6 +143,18 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler or signal.SIG_DFL)
         if timer is not None:
             timer.cancel()
+
+
+def end_with_parent() -> None:
+    """Has the system send SIGTERM to this process when the one that started it has ended, on Linux.
+
+    MLflow's launcher, when it is killed, tells its command nothing: the run would stay RUNNING.
+    """
+    parent = os.getppid()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it has ended meanwhile
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager

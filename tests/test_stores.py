@@ -224,6 +224,34 @@ def test_a_refused_input_leaves_no_run_of_our_own(
     assert MlflowClient().search_runs(["0"]) == []
 
 
+PARENT = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", sys.argv[1]]).wait()
+"""
+
+CHILD = """
+import signal, time
+from pipelines.process import Stopped, end_with_parent, stoppable
+try:
+    with stoppable():
+        end_with_parent()
+        print("ready", flush=True)
+        time.sleep(60)
+except Stopped as stop:
+    print("stopped with", stop.status, flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system sends no signal when a parent ends")
+def test_a_command_stops_when_its_launcher_is_killed() -> None:
+    words = [sys.executable, "-c", PARENT, CHILD]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        parent.kill()
+        assert parent.stdout.readline() == "stopped with 143\n"
+
+
 # Deleted while they train
 
 
