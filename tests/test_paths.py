@@ -100,6 +100,8 @@ def test_a_relative_path_is_looked_for_where_the_user_is_then_in_the_project(els
     assert parse("train", ["--data", "own", "--init", "runs:/abc"]).init == "runs:/abc"
     assert parse("train", ["--data", "own"]).data == "own"
     assert parse("tune", ["--storage", "new.journal"]).storage == "new.journal"
+    touch(elsewhere, "theirs.journal")
+    assert parse("tune", ["--storage", "journal:theirs.journal"]).storage == f"journal:{elsewhere / 'theirs.journal'}"
     assert parse("tune", ["--storage", "postgresql://u@h/d"]).storage == "postgresql://u@h/d"
     assert parse("predict", ["--save", "new.csv"]).save == str(elsewhere / "new.csv")
     with pytest.raises(InputError) as caught:
