@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -32,13 +31,6 @@ ONE_FILE = [
     for name in ("data", "init", "check", "save", "output", "storage")
     if name in settings.__dataclass_fields__
 ]
-
-
-@pytest.fixture(autouse=True)
-def _ask_again() -> Iterator[None]:
-    paths.launched_from.cache_clear()
-    yield
-    paths.launched_from.cache_clear()
 
 
 @pytest.fixture
