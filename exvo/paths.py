@@ -9,7 +9,6 @@ import errno
 import os
 import re
 import shlex
-import tempfile
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
@@ -114,7 +113,9 @@ def locate(option: str, text: str, kind: str) -> str:
     Raises:
         InputError: no file can have that name, it can't be looked at, or an input is in neither of two places.
     """
-    if not text or re.match(r"[a-z][a-z0-9+.-]*:/", text) or text.startswith("journal:"):
+    if text.startswith("journal:"):  # of Optuna
+        return f"journal:{locate(option, text.removeprefix('journal:'), kind)}"
+    if not text or re.match(r"[a-z][a-z0-9+.-]*:/", text):
         return text
     path = expand(text)
     require_name(option, path)
@@ -160,6 +161,8 @@ def require_writable(folder: Path) -> None:
     Raises:
         InputError: names the folder, and why.
     """
+    import tempfile
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

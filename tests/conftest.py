@@ -24,7 +24,7 @@ import pytest
 import soundfile
 from mlflow import MlflowClient
 
-from exvo import tracking
+from exvo import paths, tracking
 from exvo.delivery import Record
 from pipelines.common import command
 
@@ -40,6 +40,12 @@ def emogator_mini() -> Path:
     if not EMOGATOR_MINI.is_dir():
         pytest.skip("the 2,160 real clips of emogator-mini are not beside this checkout (../shared/data/emogator-mini)")
     return EMOGATOR_MINI
+
+
+@pytest.fixture(autouse=True)
+def _launcher_unknown() -> None:
+    """Each test asks anew from where `mlflow run` has started it."""
+    paths.launched_from.cache_clear()
 
 
 def free_port() -> int:

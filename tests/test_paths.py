@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -32,13 +31,6 @@ ONE_FILE = [
     for name in ("data", "init", "check", "save", "output", "storage")
     if name in settings.__dataclass_fields__
 ]
-
-
-@pytest.fixture(autouse=True)
-def _ask_again() -> Iterator[None]:
-    paths.launched_from.cache_clear()
-    yield
-    paths.launched_from.cache_clear()
 
 
 @pytest.fixture
@@ -100,6 +92,8 @@ def test_a_relative_path_is_looked_for_where_the_user_is_then_in_the_project(els
     assert parse("train", ["--data", "own", "--init", "runs:/abc"]).init == "runs:/abc"
     assert parse("train", ["--data", "own"]).data == "own"
     assert parse("tune", ["--storage", "new.journal"]).storage == "new.journal"
+    touch(elsewhere, "theirs.journal")
+    assert parse("tune", ["--storage", "journal:theirs.journal"]).storage == f"journal:{elsewhere / 'theirs.journal'}"
     assert parse("tune", ["--storage", "postgresql://u@h/d"]).storage == "postgresql://u@h/d"
     assert parse("predict", ["--save", "new.csv"]).save == str(elsewhere / "new.csv")
     with pytest.raises(InputError) as caught:
