@@ -145,8 +145,9 @@ class _Tasks:
     def _process(self, files: Sequence[str], shard: _Shard) -> list[_Found]:
         """Hash files; decode those whose clips the store doesn't hold, and add them to the shard."""
         found: list[_Found] = []
+        folder = str(self.folder)
         for name in files:
-            path, content, problem = on_disk(self.folder, name), "", ""
+            path, content, problem = on_disk(folder, name), "", ""
             try:
                 with open_regular(path) as file:
                     before = _state(os.fstat(file.fileno()))

@@ -54,8 +54,8 @@ def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
         plain = read_plain(source) if isinstance(source, bytes) else None
         if plain:
             samples, rate = plain
-            floats = np.multiply(samples, SCALE, dtype=np.float32)
-            mono, channels, energy, note = _mix(floats), samples.shape[1], _energy(floats), ""
+            floats, channels = np.multiply(samples, SCALE, dtype=np.float32), samples.shape[1]
+            mono, energy, note = _mix(floats), _energy(floats), ""
         else:
             with open_audio(source) as opened:
                 file = check_size(opened)
@@ -122,9 +122,9 @@ def _prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> tuple[
         raise AudioError(f"its shape is {waveform.shape}: give (samples,) or (samples, channels)")
     if len(waveform) > config.max_seconds * rate:
         raise AudioError(f"longer than {config.max_seconds:g} s")
-    waveform = waveform if waveform.ndim == 2 else waveform[:, None]
-    mono = _mix(waveform).astype(np.float32, copy=False)
-    _lost(mono, waveform.shape[1], _energy(waveform))
+    mono = (waveform if waveform.ndim == 1 else _mix(waveform)).astype(np.float32, copy=False)
+    if waveform.ndim == 2:
+        _lost(mono, waveform.shape[1], _energy(waveform))
     peak = _peak(mono)
     resampled = mono if rate == config.sample_rate else soxr.resample(mono, rate, config.sample_rate, quality="HQ")
     if len(resampled) < config.min_samples:

@@ -160,7 +160,7 @@ class Store(Mapping[str, np.ndarray]):
 
 
 class _Index:
-    """content -> place, of a million clips in 40 MB: sorted arrays, and a dictionary of those that came since.
+    """content -> place, of a million clips in 50 MB: sorted arrays, and a dictionary of those that came since.
 
     A dictionary of a million alone takes six times as much, and seconds to fill.
     """
@@ -168,7 +168,7 @@ class _Index:
     def __init__(self) -> None:
         self._sorted = np.empty((0, 4), ">u8")  # contents, each once
         self._keys = np.empty(0, np.uint64).data  # their first 64 bits
-        self._places = np.empty((0, 2), np.int64)
+        self._places = np.empty((0, 2), np.int32)
         self._recent: dict[bytes, Place] = {}
         self._forgotten: set[bytes] = set()
         self._count = 0
@@ -211,7 +211,7 @@ class _Index:
 
     def _find(self, digest: bytes) -> Place | None:
         place = self._recent.get(digest)
-        return place if place or digest in self._forgotten else self._search(digest)
+        return place if place or not self._keys or digest in self._forgotten else self._search(digest)
 
     def _search(self, digest: bytes) -> Place | None:
         """In the arrays."""
@@ -236,7 +236,7 @@ class _Index:
             order = np.lexsort(contents.T[::-1])
         contents, places = contents[order], places[order]
         last = np.append((contents[1:] != contents[:-1]).any(axis=1), True)
-        self._sorted, self._places, self._recent = contents[last].astype(">u8"), places[last], {}
+        self._sorted, self._places, self._recent = contents[last].astype(">u8"), places[last].astype(np.int32), {}
         self._keys = contents[last, 0].data
         known = {digest: self._search(digest) for digest in self._forgotten}
         self._forgotten = {digest for digest, place in known.items() if place and place[0] < begun}
