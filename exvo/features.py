@@ -81,7 +81,7 @@ def promised(content: bytes) -> tuple[int, int, int]:
     try:
         if plain := read_plain(content):
             return len(plain[0]), plain[0].shape[1], plain[1]
-        with open_audio(content) as file, soundfile.SoundFile(file) as sound:
+        with open_audio(content) as file, soundfile.SoundFile(check_size(file)) as sound:
             return sound.frames, sound.channels, sound.samplerate
     except (OSError, ValueError, soundfile.LibsndfileError):
         return 0, 0, 0

@@ -267,6 +267,15 @@ def test_a_clip_that_promises_too_much_is_named_and_the_others_are_not_counted_w
         ask(relative, [{"audio": GOOD}, {"audio": bytes(long)}])
 
 
+@pytest.mark.parametrize("length", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_the_samples_of_a_wav_that_was_written_into_a_pipe_are_counted(length: int) -> None:
+    piped = bytearray(tone(300, 1.0))
+    at = piped.index(b"data") + 4
+    piped[at : at + 4] = length.to_bytes(4, "little")
+    piped[4:8] = (0xFFFFFFFF).to_bytes(4, "little")
+    assert promised(bytes(piped)) == promised(tone(300, 1.0)) != (0, 0, 0)
+
+
 def test_a_header_that_promises_less_than_there_is_bounds_what_is_decoded(relative: Checkpoint) -> None:
     short = bytearray(tone(300, 30.0, "FLAC"))
     short[22:26] = (8_000).to_bytes(4, "big")
