@@ -36,7 +36,7 @@ MAX_BODY = 192 * 2**20
 
 MAX_SAMPLES = 300 * 2 * 48_000
 """Over all channels of all clips of a request, by their headers, before one is decoded: `MAX_SECONDS` of stereo at
-48 kHz. In any format and from any rate they take seconds to decode and resample."""
+48 kHz. To decode so many takes seconds at most in any format, to resample them 0.1 s from any rate."""
 
 MAX_OPENED = 512
 """Brackets and braces that a body opens: 64 rows that enrol and hold a profile open 198. Nothing is nested deeper."""

@@ -285,8 +285,8 @@ async def respond(send: Send, status: int, text: str, allow: str = "", more: boo
 def install(reply: Reply) -> None:
     """Puts a `Service` in front of the app that MLflow makes next, and has SIGTERM and Ctrl-C stop it.
 
-    MLflow loads the model first, then makes its app from `fastapi.FastAPI`, both while uvicorn starts, which has its
-    signal handlers by then.
+    MLflow loads the model first, then makes its app from `fastapi.FastAPI`. When the app's life begins, uvicorn has set
+    its own signal handlers.
     """
     plain = fastapi.FastAPI
 
@@ -298,11 +298,11 @@ def install(reply: Reply) -> None:
             super().__init__(*args, **options)
             inner = functools.partial(plain.__call__, self)
             self.service = Service(inner, reply, MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
-            if threading.current_thread() is threading.main_thread():
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    stop_first(number, self.service)
 
         async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan" and threading.current_thread() is threading.main_thread():
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    stop_first(number, self.service)
             await self.service(scope, receive, send)
 
     fastapi.FastAPI = App  # type: ignore[misc]

@@ -196,7 +196,7 @@ BAD_BODIES: list[tuple[Any, str]] = [
     (b"[" * 100_000, "has 100,000 lists and objects and 0 commas: send at most 512"),
     (b'{"dataframe_records": [{"audio": 1' + b"0" * 5_000 + b"}]}", "can't be read"),
     ({"dataframe_records": [{"audio": "?"}], "params": {"mode": 5}}, "The param mode must be predict or enrol."),
-    ({"dataframe_split": {"columns": [{"a": 1}], "data": [[1]]}}, "can't be read"),
+    ({"dataframe_split": {"columns": [{"a": 1}], "data": [[1]]}}, "unknown columns ({'a': 1})"),
     ({"rows": []}, "The request is no table: send"),
     (b'{"dataframe_records": [{"audio": "", "audio": ""}]}', "holds audio twice in an object"),
     ({"inputs": [{"audio": GOOD}]}, "The request is no table: send"),
@@ -288,6 +288,9 @@ def test_2000_random_and_mutated_requests_never_fail_hang_or_kill_it(server: Ser
     pd.testing.assert_frame_equal(server.predict([{"audio": GOOD}]), expected)
 
 
+SLOWEST = 5.0  # seconds of a /ping: 2 where the machine does nothing else
+
+
 @pytest.mark.long
 def test_attacks_cost_little_and_are_over_when_they_are_over(
     registered: tuple[str, pd.DataFrame], tmp_path: Path
@@ -300,10 +303,8 @@ def test_attacks_cost_little_and_are_over_when_they_are_over(
 
         def post(body: bytes, times: int = 1) -> list[int]:
             with ThreadPoolExecutor(times) as pool:
-                return [
-                    answer[0]
-                    for answer in pool.map(watch.ask, ["POST"] * times, ["/invocations"] * times, [body] * times)
-                ]
+                asked = [pool.submit(watch.ask, "POST", "/invocations", body) for _ in range(times)]
+                return [one.result()[0] for one in asked]
 
         silent, busy = attack.silent_request(), attack.busy_request()
         assert post(attack.GOOD) == post(busy) == [200]
@@ -316,7 +317,7 @@ def test_attacks_cost_little_and_are_over_when_they_are_over(
             with watch.watched():
                 assert post(body) == [400], name
             assert watch.most < usual + 150 + 4 * len(body) / 2**20, name
-            assert watch.slowest < 2, name
+            assert watch.slowest < SLOWEST, name
         with watch.watched():
             began = time.monotonic()
             assert post(silent, 8) == [400] * 8
@@ -326,7 +327,7 @@ def test_attacks_cost_little_and_are_over_when_they_are_over(
         assert post(attack.GOOD) == [200]
         with watch.watched():
             assert set(post(busy, 50)) == {200, 503}
-        assert watch.slowest < 2
+        assert watch.slowest < SLOWEST
         assert set(watch.pings) == {200}
         with ThreadPoolExecutor(40) as pool:
             for body in [busy, silent] * 20:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import signal
 import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+import fastapi
 import pytest
 
 from exvo import service
@@ -305,3 +307,34 @@ def test_whatever_an_answer_raises_becomes_a_sentence(raised: Exception, status:
     answer = sentence(asyncio.run(Client(b"{}").ask(serve(fails))))
     assert answer[0] == status
     assert told in answer[1]
+
+
+def test_a_signal_stops_the_service_and_then_does_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server sets its handlers after the app is made and before the app's life begins."""
+    plain, heard = fastapi.FastAPI, []
+    monkeypatch.setattr(fastapi, "FastAPI", plain)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    service.install(lambda body: "{}")
+    app: Any = fastapi.FastAPI()
+    assert fastapi.FastAPI is plain
+    try:
+        for number in before:
+            signal.signal(number, lambda number, _: heard.append(number))
+        events = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+
+        async def receive() -> Any:
+            return events.pop(0)
+
+        async def send(message: Any) -> None:
+            assert message["type"].endswith(".complete")
+
+        asyncio.run(app({"type": "lifespan"}, receive, send))
+        for number in before:
+            app.service.end = float("inf")
+            signal.raise_signal(number)
+            assert app.service.end < float("inf")
+        assert heard == list(before)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert sentence(asyncio.run(Client(b"{}").ask(app, method="GET", path="/docs")))[0] == 404
