@@ -138,6 +138,7 @@ def train(
     if network.personalised or settings.protocol == "strict":
         print(describe_enrolment(ready, "val", settings.protocol, settings.shots), end="")
     print(describe(settings, network, len(clips), corpus.synthetic), flush=True)
+    tracking.keep_run()
     try:
         best = fit(network, task, clips, training_config(settings, system), validate, save_best, on_epoch, states)
     except TrainingError as error:
