@@ -53,7 +53,7 @@ class Record:
         earlier: what earlier processes have logged, by metric and step.
         metrics: the same with what this one does.
         status: with which it is to end; empty: finished, unless an error comes.
-        has_results: whether it has logged more than what describes it.
+        has_results: whether it has logged more than what describes it, or is about to.
         folder: of its journal, which is made when the server is away.
     """
 

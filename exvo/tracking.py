@@ -267,6 +267,11 @@ def set_tags(tags: Mapping[str, Any]) -> None:
     RECORDS[-1].add({"kind": "tags", "values": {name: str(value)[:5000] for name, value in tags.items()}})
 
 
+def keep_run() -> None:
+    """The present run stays from now on, whatever ends it: what it computes takes time."""
+    RECORDS[-1].has_results = True
+
+
 def end_run(status: str) -> None:
     """The present run is to end as FAILED or KILLED."""
     RECORDS[-1].status = status

@@ -144,6 +144,7 @@ def train(
         print(describe_enrolment(ready, "val", settings.protocol, settings.shots), end="")
     log_copies(enrolment, "val")
     print(describe(settings, network, len(clips), corpus.synthetic), flush=True)
+    tracking.keep_run()
     try:
         best = fit(network, task, clips, training_config(settings, system), validate, save_best, on_epoch, states)
     except TrainingError as error:

@@ -186,7 +186,7 @@ def test_two_runs_are_compared_on_the_same_clips(
     assert artifact("results/comparison/emotion_ccc.png").stat().st_size > 1000
     html = artifact("results/comparison.html").read_text(encoding="utf-8")
     assert f"b beats a by {difference:.4f} emotion_ccc" in html
-    assert f"-P b={identity}" in html
+    assert f"--b={identity}" in html
 
 
 def test_predictions_of_another_split_come_from_the_newest_evaluation(

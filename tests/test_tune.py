@@ -90,8 +90,8 @@ def test_a_study_goes_on_to_its_total_and_its_best_trial_can_be_repeated(
     pictures = {item.path for item in MlflowClient().list_artifacts(parent.info.run_id, "study")}
     names = ("history", "importances", "parallel-coordinates", "slice-batch_size", "slice-learning_rate")
     assert {f"study/{name}.png" for name in names} | {"study/trials.csv", "study/trials.parquet"} <= pictures
-    (again,) = re.findall(r"^again  mlflow run \. -e train (.*)$", said, flags=re.MULTILINE)
-    repeated = dict(word.split("=", 1) for word in shlex.split(again) if word != "-P")
+    (again,) = re.findall(r"^again  \S+ -m pipelines\.train (.*)$", said, flags=re.MULTILINE)
+    repeated = dict(word.removeprefix("--").split("=", 1) for word in shlex.split(again))
     assert run_here("train", repeated, monkeypatch) == 0
     newest = MlflowClient().search_runs(["0"], "tags.`exvo.entry_point` = 'train'", order_by=["start_time DESC"])[0]
     assert "exvo.trial" not in newest.data.tags
@@ -240,6 +240,6 @@ def test_dropout_width_and_optimiser_reach_network_and_command(
     width, dropout, optimizer = seen[-1]
     said = capsys.readouterr().out
     (again,) = re.findall(r"^again  (.*)$", said, flags=re.MULTILINE)
-    assert {f"width={width:g}", f"dropout={dropout:g}"} <= set(shlex.split(again))
+    assert {f"--width={width:g}", f"--dropout={dropout:g}"} <= set(shlex.split(again))
     assert optimizer == "sgd" or f"optimizer={optimizer}" in shlex.split(again)
     assert runs()[1][-1].data.params["dropout"] == f"{dropout:g}"
