@@ -379,7 +379,7 @@ def test_the_newest_row_of_a_clip_counts_when_the_clock_was_set_back(
         true = time.time_ns()
         monkeypatch.setattr(time, "time_ns", lambda true=true, seconds=seconds: true + seconds * 10**9)
         one = clip(0, 5)
-        one.log_mel[:] = value
+        one.values[:] = value
         store.add([one])
         monkeypatch.undo()
         assert reopened(store)[one.content][0, 0] == value
