@@ -21,9 +21,11 @@ from types import FrameType
 from typing import Any
 
 import fastapi
+import pyarrow as pa
 from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 
 from exvo.config import InputError
+from exvo.memory import return_freed_memory
 from exvo.request import MAX_BODY, GivenUp, still_wanted
 
 AT_ONCE = 2
@@ -34,6 +36,9 @@ MAX_REQUESTS = 32
 
 MAX_HELD = 2 * MAX_BODY
 """Bytes of all bodies that are kept at the same time, those that still arrive among them."""
+
+LARGE = 2**20
+"""Bytes of a body after which freed memory goes back to the system."""
 
 GRACE = 10.0
 """Seconds that requests have left when the server is told to end."""
@@ -98,6 +103,9 @@ class Job:
         except Exception:
             logging.getLogger("exvo").exception("A request failed; this is a mistake in exvo, please report it.")
             return 503, "The request failed by a mistake in exvo, which the server's log shows: please report it."
+        finally:
+            if self.size > LARGE:
+                return_freed_memory()
 
 
 class Service:
@@ -288,6 +296,7 @@ def install(reply: Reply) -> None:
     MLflow loads the model first, then makes its app from `fastapi.FastAPI`. When the app's life begins, uvicorn has set
     its own signal handlers.
     """
+    pa.set_memory_pool(pa.system_memory_pool())  # pandas has text in Arrow, whose own pool keeps what is freed
     plain = fastapi.FastAPI
 
     class App(plain):  # type: ignore[misc, valid-type]

@@ -128,10 +128,21 @@ def silent_request(clips: int = 10) -> bytes:
 @cache
 def busy_request(clips: int = 5, seconds: int = 59) -> bytes:
     """A request that may be sent, and takes seconds: noise at 8 kHz."""
+    return noise_request(clips, (seconds * 8_000,), 8_000, "ULAW")
+
+
+@cache
+def largest_request() -> bytes:
+    """A request that may be sent, of 143 MiB: five minutes of noise in stereo at 48 kHz with 32 bits."""
+    return noise_request(5, (59 * 48_000, 2), 48_000, "FLOAT")
+
+
+def noise_request(clips: int, shape: tuple[int, ...], rate: int, kind: str) -> bytes:
+    """A request of clips of noise, (samples,) or (samples, channels), as WAV files of a kind."""
     rows = []
     for seed in range(clips):
-        file, noise = io.BytesIO(), np.random.default_rng(seed).uniform(-0.5, 0.5, seconds * 8_000)
-        soundfile.write(file, noise, 8_000, format="WAV", subtype="ULAW")
+        file, noise = io.BytesIO(), np.random.default_rng(seed).uniform(-0.5, 0.5, shape)
+        soundfile.write(file, noise, rate, format="WAV", subtype=kind)
         rows.append({"audio": text(file.getvalue())})
     return json.dumps({"dataframe_records": rows}).encode()
 
@@ -181,6 +192,7 @@ def main() -> int:
             report(watch, f"{times} uploads broken off", lambda times=times: many(times, abort))  # type: ignore[misc]
         for name, body in structures().items():
             report(watch, f"40 MiB: {name}", lambda body=body: [post(body)])  # type: ignore[misc]
+        report(watch, "5 minutes of audio in 143 MiB", lambda: [post(largest_request())])
         report(watch, "ten silent FLACs", lambda: [post(silent)])
         report(watch, "8 times that, and a good one", lambda: beside(8, silent))
         report(watch, "5 minutes of audio", lambda: [post(busy)])

@@ -318,6 +318,12 @@ def test_attacks_cost_little_and_are_over_when_they_are_over(
                 assert post(body) == [400], name
             assert watch.most < usual + 150 + 4 * len(body) / 2**20, name
             assert watch.slowest < SLOWEST, name
+        for _ in range(2):
+            with watch.watched():
+                assert post(attack.largest_request()) == [200]
+            assert watch.most < usual + 300 + 4 * len(attack.largest_request()) / 2**20
+            time.sleep(2)
+            assert watch.memory() < usual + 200
         with watch.watched():
             began = time.monotonic()
             assert post(silent, 8) == [400] * 8

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fastapi
+import pyarrow as pa
 import pytest
 
 from exvo import service
@@ -311,7 +312,7 @@ def test_whatever_an_answer_raises_becomes_a_sentence(raised: Exception, status:
 
 def test_a_signal_stops_the_service_and_then_does_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server sets its handlers after the app is made and before the app's life begins."""
-    plain, heard = fastapi.FastAPI, []
+    plain, pool, heard = fastapi.FastAPI, pa.default_memory_pool(), []
     monkeypatch.setattr(fastapi, "FastAPI", plain)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     service.install(lambda body: "{}")
@@ -335,6 +336,7 @@ def test_a_signal_stops_the_service_and_then_does_what_it_did(monkeypatch: pytes
             assert app.service.end < float("inf")
         assert heard == list(before)
     finally:
+        pa.set_memory_pool(pool)
         for number, handler in before.items():
             signal.signal(number, handler)
     assert sentence(asyncio.run(Client(b"{}").ask(app, method="GET", path="/docs")))[0] == 404
