@@ -17,9 +17,8 @@ from pipelines.folder import copied_from, folder_id, renew, require_own
 from pipelines.process import hold
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
-
     from exvo.checkpoints import States
+    from exvo.tracking import Run
 
 FREE = ("workers", "resume", "output")
 """Options that may differ between a command and the one that goes on with its run; the folder is known by its id."""

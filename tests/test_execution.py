@@ -76,7 +76,7 @@ def test_train_refuses_a_malicious_init(
         assert run_here("train", options, monkeypatch) == 2
         assert "can't be read as a file of weights" in capsys.readouterr().err
     assert not (tmp_path / "executed").exists()
-    assert {run.info.status for run in MlflowClient().search_runs(["0"])} == {"FAILED"}
+    assert MlflowClient().search_runs(["0"]) == []  # a refused input leaves no run
 
 
 @pytest.mark.parametrize(

@@ -241,5 +241,5 @@ def test_dropout_width_and_optimiser_reach_network_and_command(
     said = capsys.readouterr().out
     (again,) = re.findall(r"^again  (.*)$", said, flags=re.MULTILINE)
     assert {f"--width={width:g}", f"--dropout={dropout:g}"} <= set(shlex.split(again))
-    assert optimizer == "sgd" or f"optimizer={optimizer}" in shlex.split(again)
+    assert optimizer == "sgd" or f"--optimizer={optimizer}" in shlex.split(again)
     assert runs()[1][-1].data.params["dropout"] == f"{dropout:g}"
