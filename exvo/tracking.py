@@ -141,7 +141,7 @@ def describe_failure(sentence: str) -> None:
     with suppress(MlflowException, InputError):
         server.check_store()
         client = MlflowClient()
-        client.set_tag(run_id, NOTE, f"{FAILURE}{sentence}"[:5000])
+        client.set_tag(run_id, NOTE, writable(f"{FAILURE}{sentence}")[:5000])
         if client.get_run(run_id).info.status == "RUNNING":
             client.set_terminated(run_id, "FAILED")
 
