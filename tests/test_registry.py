@@ -20,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("store")
 def make_run(name: str, status: str = "FINISHED", metric: float = 0.5, **tags: str) -> Run:
     """A run with the tags of a few-shot training run; a tag given as '' is left out."""
     every = {"entry_point": "train", "system": "cnn14-random-init", "task": "fewshot", "protocol": "published"}
-    every |= {"corpus": "sample", "corpus_digest": "a1" * 32, "model_uri": "models:/m-1"} | tags
+    model = MlflowClient().create_logged_model("0")
+    every |= {"corpus": "sample", "corpus_digest": "a1" * 32, "model_uri": f"models:/{model.model_id}"} | tags
     with run_by_hand(name) as active:
         mlflow.set_tags({f"exvo.{tag}": value for tag, value in every.items() if value})
         mlflow.log_metric(registry.SCORE, metric)
