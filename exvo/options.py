@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from exvo.config import ENTRY_POINTS, InputError, default_text, nearest
-from exvo.paths import locate
+from exvo.paths import launched_from, locate
 
 LAUNCHER = "EXVO_LAUNCHER"
 """The variable that tells worker processes how their command was started: `mlflow run`, or empty."""
@@ -29,8 +29,9 @@ _run_of_launcher = ""
 
 
 def note_launcher() -> None:
-    """Notes the run that `mlflow run` has made for this command; MLflow takes its mark away when the run begins."""
+    """Notes the run that `mlflow run` has made for this command, and where; MLflow takes its mark away as it begins."""
     global _run_of_launcher
+    launched_from()
     _run_of_launcher = os.environ.get("MLFLOW_RUN_ID", "")
 
 
@@ -95,7 +96,8 @@ def command_line(entry_point: str, options: Mapping[str, Any]) -> str:
         if given.get(field.name, default_text(field.default)) != default_text(field.default)
     ]
     if by_mlflow():
-        words = [f"{program('mlflow')} run . -e {entry_point}", *(f"-P {shlex.quote(one)}" for one in changed)]
+        project = shlex.quote(os.getcwd()) if launched_from() else "."
+        words = [f"{program('mlflow')} run {project} -e {entry_point}", *(f"-P {shlex.quote(one)}" for one in changed)]
         return " ".join(words) + environment_manager()
     module = f"{program('python')} -m pipelines.{entry_point.replace('-', '_')}"
     return " ".join([module, *(shlex.quote(f"--{one}") for one in changed)])

@@ -22,7 +22,6 @@ from typing import Any
 
 import fastapi
 import pyarrow as pa
-from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 
 from exvo.config import InputError
 from exvo.memory import return_freed_memory
@@ -290,11 +289,15 @@ async def respond(send: Send, status: int, text: str, allow: str = "", more: boo
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-def install(reply: Reply) -> None:
+def install(reply: Reply, seconds: float) -> None:
     """Puts a `Service` in front of the app that MLflow makes next, and has SIGTERM and Ctrl-C stop it.
 
     MLflow loads the model first, then makes its app from `fastapi.FastAPI`. When the app's life begins, uvicorn has set
     its own signal handlers.
+
+    Args:
+        reply: answers a body.
+        seconds: that a request may take.
     """
     pa.set_memory_pool(pa.system_memory_pool())  # pandas has text in Arrow, whose own pool keeps what is freed
     plain = fastapi.FastAPI
@@ -306,7 +309,7 @@ def install(reply: Reply) -> None:
             fastapi.FastAPI = plain  # type: ignore[misc]
             super().__init__(*args, **options)
             inner = functools.partial(plain.__call__, self)
-            self.service = Service(inner, reply, MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get())
+            self.service = Service(inner, reply, seconds)
 
         async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan" and threading.current_thread() is threading.main_thread():

@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
+from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
@@ -197,7 +198,8 @@ class VocalBurstModel(PythonModel):  # type: ignore[misc]
         if scoring_server._SERVER_MODEL_PATH in os.environ:
             from exvo import service  # FastAPI is of the server alone
 
-            service.install(functools.partial(reply, self.checkpoint))
+            seconds = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
+            service.install(functools.partial(reply, self.checkpoint), seconds)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """See `answer`.

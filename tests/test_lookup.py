@@ -242,13 +242,15 @@ def test_a_printed_command_is_one_of_python_under_python() -> None:
 
 
 @pytest.mark.usefixtures("by_mlflow")
-def test_a_printed_command_is_one_of_mlflow_under_mlflow() -> None:
+@pytest.mark.parametrize("typed_in", ["", "/home/ada"])
+def test_a_printed_command_is_one_of_mlflow_under_mlflow(typed_in: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's own reading of it, up to the shell in which it starts the entry point."""
     from conftest import ROOT
     from mlflow.projects.utils import load_project
 
+    monkeypatch.setattr(options, "launched_from", lambda: typed_in)
     words = shlex.split(options.command_line("evaluate", ODD))
-    assert words[1:5] == ["run", ".", "-e", "evaluate"]
+    assert words[1:5] == ["run", os.getcwd() if typed_in else ".", "-e", "evaluate"]
     assert words[-2:] == ["--env-manager", "local"]
     given = dict(word.split("=", 1) for word in words[6:-2:2])
     assert given == ODD
