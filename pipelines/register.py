@@ -32,7 +32,6 @@ def run(settings: RegisterSettings) -> None:
     from exvo.results import numbers
 
     source = choose(settings)
-    registry.require_candidate(source)
     challenger = registry.scored(source)
     with tracking.run("register") as run_id:
         tracking.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
@@ -84,15 +83,21 @@ def verdict(version: str, moves: bool, already: bool) -> str:
 def choose(settings: RegisterSettings) -> Run:
     """The run to register: the named one, or the best on val among those of one corpus and protocol.
 
+    Only a model that this version of exvo computes is registered: others of the candidates are left out, and said.
+
     Raises:
-        InputError: there is none, or the runs are of several corpora or protocols and no option says which.
+        InputError: there is none, the named one can't be registered, or the runs are of several corpora or protocols
+            and no option says which.
     """
     from exvo import lookup, registry
 
     if settings.run_id:
         if settings.corpus or settings.protocol != "auto":
             raise InputError("run_id is given beside corpus or protocol; give the run, or where to look for the best.")
-        return lookup.find_run(settings.run_id)
+        source = lookup.find_run(settings.run_id)
+        registry.require_candidate(source)
+        lookup.load_checkpoint(source)
+        return source
     every = [(run, registry.condition(run)) for run in registry.candidates()]
     kept = [(run, condition) for run, condition in every if fits(condition, settings)]
     if not kept:
@@ -108,7 +113,14 @@ def choose(settings: RegisterSettings) -> Run:
             f"name, or the first digits of a digest), protocol, or run_id: {listed(conditions)}."
         )
     print(f"the best validation score of {listed(conditions)}")
-    return max((run for run, _ in kept), key=registry.score)
+    for run in sorted((run for run, _ in kept), key=registry.score, reverse=True):
+        try:
+            lookup.load_checkpoint(run)
+        except InputError as error:
+            print(f"left out    {run.info.run_name} ({run.info.run_id}): {error}")
+        else:
+            return run
+    raise InputError("No model of these runs can be used any more, as said above; train one again.")
 
 
 def fits(condition: Condition, settings: RegisterSettings) -> bool:

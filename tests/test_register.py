@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ from test_card import OPTIONS as TRAINED
 
 from exvo import evaluation, lookup, tracking
 from exvo.bootstrap import bootstrap, interval
-from exvo.config import InputError
+from exvo.config import FeatureConfig, InputError
+from exvo.networks import save
+from exvo.networks.enrolment import Network
 
 OPTIONS = TRAINED | {"split": "test"}
 TAGS = {"entry_point": "train", "system": "cnn14-random-init", "task": "fewshot", "protocol": "published"}
@@ -38,8 +43,17 @@ def log_scores(table: pd.DataFrame, split: str) -> None:
     tracking.log_metrics(evaluation.as_metrics(scores, split))
 
 
+@functools.cache
+def weights() -> bytes:
+    """A model file of a small network."""
+    network = Network("cnn10", len(TASK.targets), 0.02)
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder, "w"), network, network.state_dict(), TASK, FeatureConfig(), "repeat", {})
+        return Path(folder, "w").read_bytes()
+
+
 def make_run(name: str, noise: float = 0.3, model: bool = True, **different: Any) -> str:
-    """A finished run as train logs it, with a logged model that has no files; returns its id."""
+    """A finished run as train logs it, with a logged model that has no file but weights; returns its id."""
     with run_by_hand(name) as active:
         mlflow.set_tags({f"exvo.{tag}": different.get(tag, value) for tag, value in TAGS.items()})
         system = {"enrolment": different.get("enrolment", "none")}
@@ -54,6 +68,9 @@ def make_run(name: str, noise: float = 0.3, model: bool = True, **different: Any
         if model:
             logged = MlflowClient().create_logged_model(active.info.experiment_id, "model", active.info.run_id)
             MlflowClient().finalize_logged_model(logged.model_id, "READY")
+            file = Path(logged.artifact_location.removeprefix("file://"), "artifacts", "best.safetensors")
+            file.parent.mkdir(parents=True)
+            file.write_bytes(weights())
             mlflow.set_tag(lookup.MODEL_TAG, f"models:/{logged.model_id}")
     return active.info.run_id
 
@@ -272,6 +289,23 @@ def test_runs_of_several_corpora_or_protocols_need_a_word(
     assert MlflowClient().get_run(versions()[0].run_id).info.run_name == "changed"
     register(monkeypatch, capsys, protocol="strict")
     assert MlflowClient().get_run(versions()[1].run_id).info.run_name == "strict"
+
+
+def test_a_model_that_is_not_computed_any_more_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those of networks that were mended since; here of a format that is not read any more."""
+    current = weights()
+    monkeypatch.setattr(sys.modules[__name__], "weights", lambda: current.replace(b"exvo-3", b"exvo-1"))
+    old = make_run("best", noise=0.1)
+    assert "has the format exvo-1" in refused(monkeypatch, capsys, run_id=old)
+    assert run_here("register", {}, monkeypatch) == 2
+    assert "No model of these runs can be used any more" in capsys.readouterr().err
+    monkeypatch.setattr(sys.modules[__name__], "weights", lambda: current)
+    make_run("second", noise=0.3)
+    said = register(monkeypatch, capsys)
+    assert f"left out    best ({old}): The model models:/" in said
+    assert "candidate   second (" in said
 
 
 def test_runs_that_are_no_few_shot_training_runs_are_refused(
