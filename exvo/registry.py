@@ -267,7 +267,4 @@ def decide(gate: str, value: float, low: float, high: float) -> tuple[bool, str]
 
 def where_to_look(version: str) -> str:
     """How to open a version's page in the UI."""
-    uri, place = server.shown_uri(), f"#/models/{MODEL}/versions/{version}"
-    if uri.startswith("http"):
-        return f"card   {uri.rstrip('/')}/{place}"
-    return f"card   `make ui`, then http://127.0.0.1:5000/{place}"
+    return f"card   {server.page(f'#/models/{MODEL}/versions/{version}')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import sqlite3
 import threading
 import warnings
@@ -23,6 +24,8 @@ from sqlalchemy.pool import NullPool
 
 from exvo import passwords
 from exvo.config import InputError
+from exvo.options import program
+from exvo.provenance import PROJECT
 from exvo.text import first_line, writable
 
 DATABASES = ("postgres", "mysql", "mssql")
@@ -35,6 +38,8 @@ SERVER_SECONDS = 8.0
 """The same of a server."""
 
 START = ". Start it, or set MLFLOW_TRACKING_URI to one that runs"
+
+UNKNOWN = "no such kind of address is known; give one that begins with http:, https:, sqlite: or postgresql:"
 
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """How MLflow says that there is no such thing; the second one where the name could not be one."""
@@ -78,12 +83,18 @@ def check_store() -> None:
             f"The folder {writable(folder)} has a name that is not UTF-8, which MLflow's database can't hold; rename "
             "it, or work in another folder."
         )
-    for uri in {tracking_uri(), str(mlflow.get_registry_uri())} - _usable:
-        passwords.remember(uri)
-        problem = _problem(uri)
-        (_failed if problem else _usable).add(uri)
-        if problem:
-            raise InputError(f"The tracking server {passwords.without_password(uri)} can't be used: {problem}.")
+    _require_usable(tracking_uri())
+    _require_usable(str(mlflow.get_registry_uri()))  # which MLflow derives from the other, where none is set
+
+
+def _require_usable(uri: str) -> None:
+    if uri in _usable:
+        return
+    passwords.remember(uri)
+    problem = _problem(uri)
+    (_failed if problem else _usable).add(uri)
+    if problem:
+        raise InputError(f"The tracking server {passwords.without_password(uri)} can't be used: {problem}.")
 
 
 def known_to_fail() -> bool:
@@ -104,15 +115,19 @@ def _problem(uri: str) -> str:
         elif scheme.startswith(DATABASES):
             _in_time(DATABASE_SECONDS, lambda: create_engine(uri, poolclass=NullPool).connect().close())
         elif scheme in ("http", "https"):
-            _in_time(SERVER_SECONDS, _ask_health)
+            _in_time(SERVER_SECONDS, lambda: _ask_health(uri))
         elif _is_folder(uri) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "") != "true":
-            return "it is a folder, and MLflow 3 keeps runs in a database; give its file, as in sqlite:///mlflow.db"
+            return "it names a folder, and MLflow 3 keeps runs in a database; give its file, as in sqlite:///mlflow.db"
+        if not scheme:
+            return UNKNOWN
         MlflowClient()
     except ImportError as error:
         return f"the database's driver is not installed ({first_line(error)})"
     except (UnsupportedModelRegistryStoreURIException, NoSuchModuleError):
-        return "no such kind of address is known; give one that begins with http:, https:, sqlite: or postgresql:"
-    except (MlflowException, SQLAlchemyError, OSError, ValueError, sqlite3.Error) as error:
+        return UNKNOWN
+    except ValueError as error:
+        return f"the address can't be read ({why(error)})"
+    except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
         advice = START if scheme in ("http", "https") else ""
         return why(error) + advice
     return ""
@@ -156,13 +171,14 @@ def _open_sqlite(name: str) -> None:
         raise OSError(f"{name} is no database of MLflow, or damaged ({error})") from None
 
 
-def _ask_health() -> None:
+def _ask_health(uri: str) -> None:
     """Any answer will do; an error that comes with it is MLflow's to tell."""
-    from mlflow.tracking._tracking_service.utils import _get_store
+    from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    host = _get_store().get_host_creds()
-    http_request(host, "/health", "GET", max_retries=0, timeout=SERVER_SECONDS, raise_on_status=False)
+    http_request(
+        get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=SERVER_SECONDS, raise_on_status=False
+    )
 
 
 def _in_time(seconds: float, action: Callable[[], object]) -> None:
@@ -206,6 +222,17 @@ def why(error: Exception) -> str:
 def shown_uri() -> str:
     """The address of the tracking server, without a password that it may hold."""
     return passwords.without_password(tracking_uri())
+
+
+def page(place: str) -> str:
+    """How to open a page of the UI: its address, or for a database the command that shows it first."""
+    uri = tracking_uri()
+    if uri.startswith("http"):
+        return f"{shown_uri().rstrip('/')}/{place}"
+    command = "make ui"
+    if not uri.startswith("sqlite") or Path(make_url(uri).database or "").absolute() != PROJECT / "mlflow.db":
+        command = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri())}"
+    return f"`{command}`, then http://127.0.0.1:5000/{place}"
 
 
 def answers() -> bool:

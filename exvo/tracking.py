@@ -298,7 +298,4 @@ def where_to_look(run_id: str) -> str:
     except MlflowException:
         return f"run    {run_id}"
     place = f"#/experiments/{source.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
-    uri = server.shown_uri()
-    if uri.startswith("http"):
-        return f"run    {source.info.run_name} ({run_id})\nopen   {uri.rstrip('/')}/{place}"
-    return f"run    {source.info.run_name} ({run_id})\nopen   `make ui`, then http://127.0.0.1:5000/{place}"
+    return f"run    {source.info.run_name} ({run_id})\nopen   {server.page(place)}"

@@ -113,7 +113,8 @@ def find_runs(text: str, option: str) -> list[Run]:
 
     server.quiet()
     server.check_store()
-    with_comma = names.search("attributes.run_name LIKE '%,%'") if "," in text else []
+    query = "attributes.run_name LIKE '%,%'"
+    with_comma = [*names.search(query), *names.search(query, deleted=True)] if "," in text else []
     tried: list[tuple[list[Run], list[str]]] = []
     for reading in names.readings(text, (run.info.run_name for run in with_comma)):
         runs, mistakes = [], []

@@ -122,6 +122,9 @@ def test_a_list_of_runs_may_hold_names_with_commas() -> None:
         find_runs("a,b,c", "runs")
     with pytest.raises(InputError, match=r"runs=nobody: .* runs=nowhere: "):
         find_runs("c,nobody,nowhere", "runs")
+    MlflowClient().delete_run(ids["d, e"])
+    with pytest.raises(InputError, match=r"runs=d, e: .*deleted"):
+        find_runs("c,d, e", "runs")
 
 
 def test_a_system_stands_for_its_newest_run_only_under_one_condition() -> None:

@@ -61,7 +61,7 @@ def test_mlflow_run_trains_and_logs_into_its_own_run(
     assert {"val/emotion_ccc", "val/emotion_ccc_lo", "val/emotion_ccc_hi_by_speaker"} <= set(run.data.metrics)
     assert "cnn10 on table, val split, 12 clips\nemotion_ccc " in done.stdout
     assert f"run    {run.info.run_name} ({run.info.run_id})" in done.stdout
-    assert "make ui" in done.stdout
+    assert f" ui --backend-store-uri {store}`, then http://127.0.0.1:5000/#/experiments/" in done.stdout
 
 
 def test_mlflow_run_with_a_wrong_option_fails_with_a_sentence(store: str) -> None:

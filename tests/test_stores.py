@@ -7,8 +7,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -62,8 +64,12 @@ def test_what_is_no_database_is_said(tmp_path: Path) -> None:
     )
     assert "notes.db is no folder that may be written to." in problem(f"sqlite:///{tmp_path}/notes.db/mlflow.db")
     for folder in (str(tmp_path), f"file://{tmp_path}", "./mlruns"):
-        assert "it is a folder, and MLflow 3 keeps runs in a database" in problem(folder)
-    assert "no such kind of address is known" in problem("nosql://host/runs")
+        assert "it names a folder, and MLflow 3 keeps runs in a database" in problem(folder)
+    for address in ("nosql://host/runs", "://host"):
+        assert "no such kind of address is known" in problem(address)
+    assert "its password holds what ends it too early; write %5B for [." in problem(f"http://ada:{SECRET}[@host/runs")
+    for scheme in ("http", "postgresql"):
+        assert "can't be used: " in problem(f"{scheme}://ada:{SECRET}@[::1/runs")
     assert "no such kind of address is known" in problem("postgresql+nodriver://host/runs")
     assert "the database's driver is not installed (No module named " in problem(f"mysql://ada:{SECRET}@host/runs")
 
@@ -88,6 +94,44 @@ def test_a_database_or_server_that_is_away_or_silent_is_said_within_seconds(monk
             said = problem(f"{scheme}://ada:{SECRET}@127.0.0.1:{port}/runs")
             assert "it has not answered for 0 seconds" in said
             assert ("Start it, or set MLFLOW_TRACKING_URI" in said) is (scheme == "http")
+
+
+@pytest.mark.usefixtures("other_store")
+@pytest.mark.parametrize("tracking", ["sqlite", "http"])
+def test_a_registry_of_its_own_is_asked_itself(
+    tracking: str, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.server.server_port, self.path))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Answer) for _ in range(2)]
+    for one in servers:
+        threading.Thread(target=one.serve_forever, daemon=True).start()
+    ports = [one.server_port for one in servers]
+    (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
+    monkeypatch.setattr(server, "_usable", set())
+    mlflow.set_tracking_uri(f"http://127.0.0.1:{ports[0]}" if tracking == "http" else f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_registry_uri(f"http://127.0.0.1:{ports[1]}")
+    try:
+        server.check_store()
+        assert asked == [(port, "/health") for port in (ports if tracking == "http" else ports[1:])]
+        servers[1].shutdown()
+        servers[1].server_close()
+        server._usable.clear()
+        with pytest.raises(InputError, match=rf"The tracking server http://127\.0\.0\.1:{ports[1]} can't be used"):
+            server.check_store()
+    finally:
+        mlflow.set_registry_uri("")
+        for one in servers:
+            one.shutdown()
+            one.server_close()
 
 
 @pytest.mark.usefixtures("other_store")
