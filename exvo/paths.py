@@ -19,9 +19,11 @@ from exvo.config import InputError
 from exvo.text import LONGEST_NAME, shown
 
 UNREAD = (
-    *(".3g2", ".3gp", ".aac", ".ac3", ".alac", ".amr", ".ape", ".au", ".avi", ".caf", ".dsf", ".gsm", ".m4a", ".m4b"),
-    *(".m4r", ".m4v", ".mka", ".mkv", ".mov", ".mp2", ".mp4", ".mpc", ".mpeg", ".mpg", ".ra", ".snd", ".spx", ".tta"),
-    *(".voc", ".w64", ".weba", ".webm", ".wma", ".wmv", ".wv"),
+    *(".3g2", ".3ga", ".3gp", ".aa3", ".aac", ".ac3", ".alac", ".amr", ".ape", ".asf", ".au", ".avi", ".awb"),
+    *(".caf", ".dff", ".dsf", ".dss", ".dts", ".eac3", ".f4a", ".f4v", ".flv", ".gsm", ".m2ts", ".m4a", ".m4b"),
+    *(".m4p", ".m4r", ".m4v", ".mka", ".mkv", ".mov", ".mp1", ".mp2", ".mp4", ".mpc", ".mpeg", ".mpg", ".mts"),
+    *(".mxf", ".nist", ".ogv", ".oma", ".qcp", ".ra", ".rm", ".shn", ".snd", ".sph", ".spx", ".tak"),
+    *(".ts", ".tta", ".vob", ".voc", ".w64", ".weba", ".webm", ".wma", ".wmv", ".wv"),
 )
 """Endings of audio and video that is not read, and that ffmpeg converts."""
 
@@ -170,6 +172,25 @@ def require_writable(folder: Path) -> None:
     except OSError as error:
         why = error.strerror or error
         raise InputError(f"{folder} can't be written to ({why}); free space or choose another folder.") from None
+
+
+def why_left_out(path: str, endings: Sequence[str]) -> str:
+    """What of a folder is passed over whatever its format, as a kind in the plural; empty where it is looked into.
+
+    Args:
+        path: of a file or folder in it.
+        endings: of audio that is read, in small letters.
+    """
+    name = os.path.basename(path)
+    if name.startswith(".") or name == "__MACOSX":  # macOS puts these beside files in archives
+        return "hidden files or folders"
+    if os.path.isfile(path):
+        return ""
+    if os.path.islink(path):
+        return "links to folders, which are not followed" if os.path.isdir(path) else "broken links"
+    if not os.path.isdir(path) and os.path.splitext(name)[1].lower() in (*endings, *UNREAD):
+        return "pipes, devices or files that can't be looked at"
+    return ""
 
 
 def with_conversion(problem: str, path: str) -> str:

@@ -6,7 +6,7 @@ import codecs
 import glob
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +28,7 @@ from exvo.tables import MAX_CSV, read_parquet
 from exvo.training import apply
 from exvo.training import profiles as speaker_profiles
 
-ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc")
+ENDINGS = (".wav", ".wave", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mpga", ".aif", ".aiff", ".aifc")
 LONGEST_GLOB = 1_000  # characters
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
 BAR = 24  # characters of a full bar
@@ -183,34 +183,42 @@ def from_glob(pattern: str) -> list[Path]:
     """The files that a glob names, where the user is or else in the project's folder."""
     for folder in paths.places():
         within = paths.expand(pattern) if folder == os.getcwd() else os.path.join(glob.escape(folder), pattern)
-        files = [path for path in map(Path, sorted(glob.glob(within, recursive=True))) if path.is_file()]
+        paths_there = map(Path, sorted(glob.glob(within, recursive=True)))
+        files = [
+            path for path in paths_there if path.is_file() or not path.exists()
+        ]  # broken links: their reader says so
         if files:
             return files
     return []
 
 
 def from_folder(folder: str, option: str) -> tuple[list[Path], list[str]]:
-    """The audio beneath a folder, without hidden files and what macOS puts beside files in archives; sentences on both.
+    """The audio beneath a folder, and sentences on what of it is left out (see `paths.why_left_out`).
 
     Raises:
         InputError: there is none.
     """
     files: list[Path] = []
     unread: Counter[str] = Counter()
-    hidden: list[str] = []
-    for place, folders, names in os.walk(folder):
-        aside = [name for name in (*folders, *names) if name.startswith(".") or name == "__MACOSX"]
-        hidden += [os.path.relpath(os.path.join(place, name), folder) for name in aside]
-        folders[:] = [name for name in folders if name not in aside]
+    aside: defaultdict[str, list[str]] = defaultdict(list)
+
+    def unreadable(error: OSError) -> None:
+        aside["folders that can't be read"].append(str(error.filename))
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        reasons = {name: paths.why_left_out(os.path.join(place, name), ENDINGS) for name in (*folders, *names)}
+        for name in filter(reasons.get, reasons):
+            aside[reasons[name]].append(os.path.join(place, name))
+        folders[:] = [name for name in folders if not reasons[name]]
         for name in names:
             ending = os.path.splitext(name)[1].lower()
-            if name not in aside and os.path.isfile(os.path.join(place, name)):
+            if not reasons[name]:
                 unread[ending] += ending in paths.UNREAD
                 files += [Path(place, name)] if ending in ENDINGS else []
     notes = []
-    if hidden:
-        some = named((text.shown(name, 100) for name in sorted(hidden)), 3)
-        notes.append(f"left out of {text.shown(folder, 200)}: {len(hidden):,} hidden files or folders ({some})")
+    for reason, left in aside.items():
+        some = named((text.shown(os.path.relpath(path, folder), 100) for path in sorted(left)), 3)
+        notes.append(f"left out of {text.shown(folder, 200)}: {len(left):,} {reason} ({some})")
     endings = sorted(+unread)
     if endings:
         counts = ", ".join(f"{unread[ending]:,} {ending}" for ending in endings)
@@ -237,7 +245,8 @@ def read_list(name: str, option: str) -> list[Path]:
     source = look_up(name)
     given = f"{option}=@{text.shown(name, 200)}"
     if not source or not os.path.isfile(source):
-        raise InputError(f"{given}: the list {text.shown(name, 200)} is not {where_looked(name)}.")
+        what = "a folder; give a file" if os.path.isdir(source) else f"not {where_looked(name)}"
+        raise InputError(f"{given}: the list {text.shown(name, 200)} is {what}.")
     lines = [line for line in map(str.strip, list_lines(Path(source))) if line]
     if not lines:
         raise InputError(f"{given} names no files; write a path on each line.")

@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import pandas as pd
@@ -35,6 +36,7 @@ _ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?=[A-Za-z])|(?<=[A-Za-z])[\x8
 _HIGH = re.compile(rb"[\x80-\xff]")
 _COMMA = re.compile(r"[+-]?\d*,\d*([eE][+-]?\d+)?", re.ASCII)
 _POINT = re.compile(r"[+-]?\d*\.\d*([eE][+-]?\d+)?", re.ASCII)
+_HALVES = re.compile(r"(?<![^,])[+-]?\d+,\d+(?![^,])", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 
 
@@ -192,6 +194,36 @@ def number_advice(cells: Sequence[str]) -> str:
     if any("," in cell and any(map(str.isdigit, cell)) for cell in cells):
         return "give finite numbers with a decimal point and nothing between thousands (1,234 may be 1.234 or 1234)"
     return "give finite numbers"
+
+
+def width_advice(header: Sequence[str], rows: Sequence[Sequence[str]], separator: str) -> str:
+    """What to do about rows that are longer or shorter than the header.
+
+    Args:
+        header: the names of the columns.
+        rows: the cells of all rows.
+        separator: what stands between cells, in words.
+    """
+    longer = [row for row in rows if len(row) > len(header)]
+    split = any(len(_HALVES.findall(",".join(row))) >= len(row) - len(header) for row in longer)
+    if separator == SEPARATORS[","] and split and not any(map(_matches(_POINT), chain.from_iterable(rows))):
+        return (
+            "decimal commas without quotes are the likely cause, as 0,5 is two cells: write numbers with a decimal "
+            "point, or separate cells by semicolons"
+        )
+    return title_advice(header, rows) or f"correct these rows, with {separator} between cells"
+
+
+def title_advice(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """What to do where the first line looks like a title above the header; empty where it does not."""
+    below = [cell for cell in rows[0] if cell] if rows else []
+    if len(below) == 1:
+        below = re.split("[,;\t]", below[0])
+    names = [name for name in header if name]
+    numbers = [cell for cell in below if cell[:1].isdigit()]
+    if len(names) > 2 or "file" in names or len(below) < 3 or len(set(below)) < len(below) or numbers:
+        return ""
+    return f"the first line looks like a title ({shown(' '.join(names), 50)}): the header must be the first line"
 
 
 def _matches(pattern: re.Pattern[str]) -> Callable[[str], bool]:

@@ -129,6 +129,8 @@ def check_save(name: str) -> None:
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"{given}: the name must end in .csv or .parquet.")
     if not os.path.isdir(path.absolute().parent):
+        if os.path.exists(path.absolute().parent):
+            raise InputError(f"{given}: {shown(str(path.parent), 200)} is not a folder; give a file in a folder.")
         raise InputError(f"{given}: the folder is not there; make it first.")
     if len(os.fsencode(path.name)) > NAME_BYTES - 30:  # it is written under a longer name and renamed
         raise InputError(f"{given}: the name is too long for a file; give another one.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from exvo.config import InputError, SyncSettings
+from exvo.text import shown
 from pipelines.common import command
 from pipelines.resume import deliver
 
@@ -13,8 +14,11 @@ def run(settings: SyncSettings) -> None:
     """Delivers in no run of its own.
 
     Raises:
-        InputError: something could not be delivered; it is still kept.
+        InputError: the folder is not there, or something could not be delivered; it is still kept.
     """
+    if not Path(settings.output).is_dir():
+        what = "is not a folder" if Path(settings.output).exists() else "is not there"
+        raise InputError(f"output={shown(settings.output, 200)} {what}; give the output folder of the runs.")
     found = len(list((Path(settings.output) / "runs").glob("*/journal")))
     problems = deliver(settings.output)
     print(f"runs in {settings.output} with something to deliver: {found}; delivered: {found - len(problems)}")

@@ -554,6 +554,18 @@ def test_a_journal_of_another_server_is_told_and_kept(
     assert newest().info.status == "FINISHED"
 
 
+def test_sync_refuses_a_folder_that_is_not_there(
+    store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sync(monkeypatch, 2, "nonexist")
+    assert "output=nonexist is not there; give the output folder of the runs." in capsys.readouterr().err
+    Path("file").write_text("")
+    sync(monkeypatch, 2, "file")
+    assert "output=file is not a folder; give" in capsys.readouterr().err
+    Path("empty").mkdir()
+    sync(monkeypatch, 0, "empty")
+
+
 def test_sync_leaves_a_run_that_goes_on_to_itself(
     plug: Plug, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

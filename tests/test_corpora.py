@@ -328,3 +328,11 @@ def test_unknown_corpus_and_missing_folder(tmp_path: Path) -> None:
 
 def test_the_option_offers_just_the_corpora_that_can_be_read() -> None:
     assert set(CORPORA) == set(corpora._READERS)
+
+
+def test_a_file_in_place_of_a_folder_and_the_other_way_round(tmp_path: Path) -> None:
+    (tmp_path / "data_info.csv").mkdir()
+    refused(tmp_path, "data_info.csv is a folder, not a file: ", corpus="hume-vb")
+    (tmp_path / "data").write_text("")
+    for corpus in ("table", "hume-vb", "emogator"):
+        refused(tmp_path / "data", f"data of corpus {corpus} is not a folder; give the folder", corpus=corpus)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -196,6 +199,34 @@ def test_a_file_of_weights_executes_nothing(tmp_path: Path) -> None:
         load_panns(PANN("cnn14", 0.05), tmp_path / "text.pth")
     with pytest.raises(InputError, match="is not a file; download"):
         load_panns(PANN("cnn14", 0.05), tmp_path / "absent.pth")
+
+
+def test_a_file_that_holds_no_weights_is_said_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "one.mp3"
+    contents = [
+        b"",
+        b"hello",
+        b"12",
+        b"ID3\4" + bytes(60),
+        b"\xff\xfb\x90d" + bytes(400),
+        b"I5x\n.",
+        b"PK\3\4" + bytes(30),
+    ]
+    generator = np.random.default_rng(0)
+    contents += [generator.integers(0, 256, 200, np.uint8).tobytes() for _ in range(50)]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.txt", "hello")
+    contents += [buffer.getvalue(), safetensors.torch.save({"x": torch.ones(2)})]
+    for value in ([torch.ones(1)], {"model": {}}, {"epoch": 3}, "text"):
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        contents += [buffer.getvalue(), buffer.getvalue()[:-30]]
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="is no file of PANNs weights") as caught:
+            load_panns(PANN("cnn14", 0.05), path)
+        assert "Error" not in str(caught.value)
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -177,7 +177,9 @@ def test_what_is_wrong_with_a_list_is_one_sentence(tmp_path: Path, monkeypatch: 
         assert part in str(caught.value)
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 1_000
-    for name in ("lists", "none.txt", "x" * 300, ""):
+    with pytest.raises(InputError, match="is a folder; give a file"):
+        find_audio("@lists", "audio")
+    for name in ("none.txt", "x" * 300, ""):
         with pytest.raises(InputError, match="is not there"):
             find_audio(f"@{name}", "audio")
 
@@ -212,6 +214,37 @@ def test_hidden_files_and_other_formats_are_left_out_of_folders_and_said(
     made = [folder / name for name in ("d.m4a.wav", "deep/e.M4A.wav", "f.webm.wav", "g.wma.wav")]
     assert find_audio(str(folder), "audio").files == sorted(kept + made)
     assert made[0].read_text() == f"-nostdin -n -i {folder}/d.m4a -ac 1 -ar 16000 {folder}/d.m4a.wav\n"
+
+
+def test_nothing_of_a_folder_is_left_out_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "clips"
+    kept = touch(folder, "a.WAVE", "dir.wav/b.mp3", "e.mpga", "f.bwf")
+    touch(folder, *[f"x.{ending}" for ending in ("m4p", "3ga", "dss", "ts", "rm", "dts", "f4a")], "private/c.wav")
+    touch(tmp_path, "linked/d.wav")
+    (folder / "c.mp3").symlink_to(folder / "nothing")
+    (folder / "g.wav").symlink_to(folder / "g.wav")
+    (folder / "linked").symlink_to(tmp_path / "linked")
+    os.mkfifo(folder / "p.wav")
+    scandir = os.scandir
+
+    def locked(place: str) -> object:
+        if os.path.basename(place) == "private":
+            raise PermissionError(13, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    files, notes = find_audio(str(folder), "audio")
+    assert files == kept
+    start = f"left out of {folder}: "
+    assert set(notes[:-1]) == {
+        f"{start}2 broken links (c.mp3, g.wav)",
+        f"{start}1 links to folders, which are not followed (linked)",
+        f"{start}1 pipes, devices or files that can't be looked at (p.wav)",
+        f"{start}1 folders that can't be read (private)",
+    }
+    counts = "1 .3ga, 1 .dss, 1 .dts, 1 .f4a, 1 .m4p, 1 .rm, 1 .ts"
+    assert notes[-1].startswith(f"{start}files of formats that are not read ({counts})")
+    assert find_audio(f"{folder}/*.mp3", "audio").files == [folder / "c.mp3"]  # its reader says that it is missing
 
 
 def test_a_folder_without_audio_says_what_it_holds(tmp_path: Path) -> None:

@@ -203,3 +203,29 @@ def test_a_submission_that_is_not_plain_csv_is_wrong(tmp_path: Path) -> None:
     path.write_text(unicodedata.normalize("NFD", text(rows)))
     assert submission.check(path, ["[é]"]).problems == []
     assert "is not there" in submission.check(tmp_path / ("x" * 300), ["[é]"]).problems[0]
+    assert "is a folder, not a file: check=" in submission.check(tmp_path, ["[é]"]).problems[0]
+
+
+def test_decimal_commas_without_quotes_are_named(tmp_path: Path) -> None:
+    said = sentence(tmp_path, text(COMMAS).encode())
+    assert "rows without the header's 5 fields: line 2 (7), " in said
+    assert "; decimal commas without quotes are the likely cause" in said
+    extra = [[*row, "loud"] if place == 2 else row for place, row in enumerate(ROWS)]
+    assert "line 3 (6); correct these rows, with commas between cells." in sentence(tmp_path, text(extra).encode())
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    "title", ["Ratings of 2022", "Ratings of 2022{0}{0}{0}{0}", "Ratings{0} 2022", "{0}Ratings{0}{0}{0}"]
+)
+def test_a_title_above_the_header_is_named(tmp_path: Path, title: str, separator: str) -> None:
+    said = sentence(tmp_path, (title.format(separator) + "\n" + text(ROWS, separator)).encode())
+    assert "the first line looks like a title (Ratings" in said
+    assert said.endswith("): the header must be the first line.")
+
+
+def test_an_index_without_a_name_is_no_title(tmp_path: Path) -> None:
+    rows = [[str(place) if place else "", *row] for place, row in enumerate(ROWS)]
+    assert sentence(tmp_path, text(rows).encode()).endswith(
+        "column 1; name or remove them (pandas: to_csv(index=False))."
+    )

@@ -246,9 +246,9 @@ def test_a_file_far_too_large_is_not_read(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "nowhere.csv", tmp_path / "pipe"):
-        (sentence,) = submission.check(path, IDS).problems
-        assert "is not there" in sentence
+    for name, what in (("", "a folder, not a file"), ("nowhere.csv", "not there"), ("pipe", "no file")):
+        (sentence,) = submission.check(tmp_path / name, IDS).problems
+        assert f"{tmp_path / name} is {what}: check=" in sentence
 
 
 @pytest.mark.parametrize("team", ["", "../up", "a b", "a/b", "é", "x" * 51, "a\n"])

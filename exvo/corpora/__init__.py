@@ -28,5 +28,7 @@ def load(name: str, folder: Path) -> Corpus:
         raise InputError(f"corpus={name} is not known{nearest(name, list(_READERS))}")
     if name != "sample" and not os.path.isdir(folder):
         place = shown(str(folder), LONGEST_NAME)
+        if os.path.exists(folder):
+            raise InputError(f"{place} of corpus {name} is not a folder; give the folder that holds the corpus.")
         raise InputError(f"the folder {place} of corpus {name} is not there; give the folder that holds the corpus.")
     return _READERS[name](folder)

@@ -17,7 +17,16 @@ from pandas.api.types import is_numeric_dtype
 
 from exvo.config import SPLITS, InputError
 from exvo.paths import on_disk
-from exvo.spreadsheets import WORKBOOKS, decimal_points, decode, number_advice, parse, refuse_workbook
+from exvo.spreadsheets import (
+    WORKBOOKS,
+    decimal_points,
+    decode,
+    number_advice,
+    parse,
+    refuse_workbook,
+    title_advice,
+    width_advice,
+)
 from exvo.tables import MAX_COLUMNS, MAX_CSV
 from exvo.text import LONGEST_NAME, is_name, normal, reason, shown
 
@@ -84,7 +93,8 @@ def read_csv(source: Path, layout: str) -> pd.DataFrame:
     if not os.path.isfile(source):
         beside = [str(source.with_suffix(ending)) for ending in WORKBOOKS]
         refuse_workbook(next(filter(os.path.isfile, beside), ""))
-        raise InputError(f"{shown(str(source), LONGEST_NAME)} is not there: {layout}.")
+        what = "a folder, not a file" if os.path.isdir(source) else "no file" if os.path.exists(source) else "not there"
+        raise InputError(f"{shown(str(source), LONGEST_NAME)} is {what}: {layout}.")
     refuse_workbook(str(source))
     try:
         if source.stat().st_size > MAX_CSV:
@@ -102,14 +112,16 @@ def read_csv(source: Path, layout: str) -> pd.DataFrame:
     header, rows = table.header, list(zip(table.places, table.cells, strict=True))
     unnamed = [f"column {place}" for place, name in enumerate(header, 1) if not name]
     if unnamed:
-        refuse(source, "columns without a name", unnamed, "name or remove them (pandas: to_csv(index=False))")
+        remedy = title_advice(header, table.cells) or "name or remove them (pandas: to_csv(index=False))"
+        refuse(source, "columns without a name", unnamed, remedy)
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         refuse(source, "columns given more than once", twice, "keep one of each")
-    ragged = [f"{where} ({len(row)})" for where, row in rows if len(row) != len(header)]
+    ragged = {where: row for where, row in rows if len(row) != len(header)}
     if ragged:
-        remedy = f"correct these rows, with {table.separator} between cells"
-        refuse(source, f"rows without the header's {len(header)} fields", ragged, remedy)
+        remedy = width_advice(header, table.cells, table.separator)
+        places = [f"{where} ({len(row)})" for where, row in ragged.items()]
+        refuse(source, f"rows without the header's {len(header)} fields", places, remedy)
     frame = pd.DataFrame(table.cells, columns=header, index=table.places, dtype=str)
     frame.attrs["notes"] = table.notes
     return frame
@@ -121,7 +133,9 @@ def require(source: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
     if missing:
         beside = named(shown(name) for name in rows.columns)
         found = f"columns missing beside {beside}" if len(rows.columns) else "columns missing"
-        refuse(source, found, missing, "add them")
+        header = list(map(str, rows.columns))
+        remedy = title_advice(header, [list(map(str, row)) for row in rows.head(1).to_numpy()]) or "add them"
+        refuse(source, found, missing, remedy)
     if rows.empty:
         raise InputError(f"{source} holds no clips; it needs at least two for train and two for val.")
 

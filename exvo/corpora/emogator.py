@@ -63,8 +63,9 @@ def read(folder: Path) -> Corpus:
     """
     source = folder / "data" / "mp3"
     if not os.path.isdir(source):
+        what = "not a folder" if os.path.exists(source) else "not there"
         raise InputError(
-            f"{source} is not there: an EmoGator folder holds data/mp3/000001-01-1.mp3 and so on, "
+            f"{source} is {what}: an EmoGator folder holds data/mp3/000001-01-1.mp3 and so on, "
             "to be had with git clone https://github.com/fredbuhl/EmoGator."
         )
     names = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))

@@ -53,6 +53,10 @@ BYTES_TO_BYTES = {"base64", "bz2", "hex", "quopri", "uu", "zlib"}
 """Encodings whose output can be their input again, so that a short file could ask for bytes without end."""
 
 
+class Refused(ValueError):
+    """What a file holds, in words, that has no place among weights."""
+
+
 class Ignored:
     """Stands for whatever a file holds beside weights."""
 
@@ -102,22 +106,34 @@ def read_weights(path: Path) -> dict[Any, Any]:
     """
     allowed: list[Any] = [(Ignored, name.replace(" ", ".")) for name in SAMPLER]
     try:
+        path.open("rb").close()
+    except OSError as error:
+        raise InputError(f"init={path} is not readable ({error.strerror}); look at its permissions.") from None
+    try:
         check_names(path)
         with torch.serialization.safe_globals([*allowed, Ignored]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file of unknown content makes the unpickler raise
-        told = f"{type(error).__name__}: {reason(error)}"
-        raise InputError(f"init={path} can't be read as a file of weights ({told}).") from None
+        cut = str(error).startswith("expected ")  # ... bytes, but only so many remain
+        why = f" ({reason(error)})" if cut or isinstance(error, Refused) else ""
+        raise InputError(
+            f"init={path} can't be read as a file of weights: it is no file of PANNs weights, or a damaged one{why}; "
+            f"download one from {PANNS_URL}."
+        ) from None
     given = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
-    return given if isinstance(given, dict) else {}
+    if not isinstance(given, dict) or not any(isinstance(value, Tensor) for value in given.values()):
+        raise InputError(f"init={path} is no file of PANNs weights: it holds none; download one from {PANNS_URL}.")
+    return given
 
 
 def check_names(path: Path) -> None:
     """Reads the pickles of a file without doing what they say.
 
     Raises:
-        ValueError: they name something other than weights and the state of a sampler.
+        Refused: they name something other than weights and the state of a sampler.
     """
+    if not path.stat().st_size:
+        raise Refused("an empty file")
     texts, names = set(), set()
     with (
         path.open("rb") as file,
@@ -128,14 +144,14 @@ def check_names(path: Path) -> None:
             if operation == "GLOBAL":
                 names.add(argument)
             elif operation in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
-                raise ValueError(f"its pickle uses {operation}")
+                raise Refused(f"its pickle uses {operation}")
             elif isinstance(argument, str):
                 texts.add(argument)
     strange = sorted(names - WEIGHTS - SAMPLER - {ENCODE})
     if strange:
-        raise ValueError(f"it names {shown(strange[0], 100)}, which is no weights")
+        raise Refused(f"it names {shown(strange[0], 100)}, which is no weights")
     if ENCODE in names and any(encoding(text) in BYTES_TO_BYTES for text in texts):
-        raise ValueError("it encodes bytes again and again")
+        raise Refused("it encodes bytes again and again")
 
 
 def encoding(text: str) -> str:
@@ -148,11 +164,11 @@ def zipped_pickle(path: Path) -> Generator[tuple[str, Any]]:
     """The operations, with their arguments, of the pickle in a file of today's format.
 
     Raises:
-        ValueError: parts of the file are compressed, which torch never does.
+        Refused: parts of the file are compressed, which torch never does.
     """
     with zipfile.ZipFile(path) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-            raise ValueError("it is compressed")
+            raise Refused("it is compressed")
         for name in archive.namelist():
             if name.endswith("data.pkl"):
                 with archive.open(name) as file:
