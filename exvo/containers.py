@@ -2,14 +2,13 @@
 
 A file that is cut short, or in which something follows the first recording, is refused with the reason. What may follow
 the samples: chunks of the same file, tags (ID3, APE, Lyrics3), zeros, and fewer than `FEW` bytes. A WAV that was
-written into a pipe has a placeholder for its length: its samples go on to the end.
+written into a pipe has a placeholder for its length: its samples go on to the end, or to tags there.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import re
 import stat
 import struct
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from exvo.config import InputError
-from exvo.tags import past_tags
+from exvo.signatures import RECORDINGS, second_recording
+from exvo.tags import TAGS, past_tags, trailing_tags
 from exvo.text import LONGEST_NAME, shown
 
 MAX_PARTS = 100_000  # chunks of a WAV or pages of an Ogg: 60 s of Opus in the shortest packets take a few thousand
@@ -33,36 +33,6 @@ PLACEHOLDERS = (
     (2**62, 2**64 - 1),  # lengths of 64 bits
 )
 """From and to: data lengths that programs write which cannot know the length, because they write into a pipe."""
-
-RECORDINGS = {
-    b"RIFF": "WAV",
-    b"RIFX": "WAV",
-    b"RF64": "WAV",
-    b"riff": "W64",
-    b"FORM": "AIFF",
-    b"caff": "CAF",
-    b".snd": "AU",
-    b"fLaC": "FLAC",
-    b"OggS": "Ogg",
-}
-"""How a recording begins, and its format."""
-
-TAGS = (
-    b"LIST",
-    b"id3 ",
-    b"ID3 ",
-    b"bext",
-    b"iXML",
-    b"_PMX",
-    b"cue ",
-    b"smpl",
-    b"JUNK",
-    b"PAD ",
-    b"FLLR",
-    b"ANNO",
-    b"COMT",
-)
-"""Chunks after the samples that hold none."""
 
 UNKNOWN_LENGTH = "of unknown length (its header holds none): convert it to WAV"
 
@@ -240,7 +210,7 @@ def _belongs(name: bytes, end: int, size: int) -> bool:
 def _streamed(
     file: io.FileIO | io.BytesIO, size: int, layout: _Layout, start: int, length_at: int
 ) -> io.FileIO | io.BytesIO:
-    """The file's bytes with the samples' length: they begin at `start` and go on to the end.
+    """The file's bytes with the samples' length: they begin at `start` and go on to the end, or to tags there.
 
     Args:
         file: with a placeholder for the length.
@@ -254,14 +224,16 @@ def _streamed(
     name, length = struct.unpack_from(layout.head, content, start) if size - start >= wide else (b"", 0)
     if size == start or (name and _belongs(name, start + wide + length, size)):
         return file  # there are none
-    second = re.search(rb"(RIFF|RIFX|RF64)....WAVE(fmt |JUNK|ds64)", content[start:], re.DOTALL)
-    if second:
-        raise AudioError(joined("WAV", start + second.start()))
+    end = trailing_tags(content, start, layout.head, layout.counted)
+    if second := second_recording(bytes(content[:end]), start, end):
+        raise AudioError(joined(*second))
+    if end < size:
+        del content[end:]
     if length_at:
-        struct.pack_into("<Q", content, length_at, size - start)
+        struct.pack_into("<Q", content, length_at, end - start)
     else:
         samples = content[start - wide : start - wide + 4]
-        length = size - start + (wide if layout.counted else 0)
+        length = end - start + (wide if layout.counted else 0)
         kept = content[start - wide + 4 : start - struct.calcsize(layout.head[0] + layout.head[-1])]
         content[start - wide : start] = samples + kept + struct.pack(layout.head[0] + layout.head[-1], length)
     return _Bytes(bytes(content))

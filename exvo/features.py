@@ -55,14 +55,15 @@ def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
         if plain:
             samples, rate = plain
             floats, channels = np.multiply(samples, SCALE, dtype=np.float32), samples.shape[1]
-            mono, energy, note = _mix(floats), _energy(floats), ""
+            mono, note = _mix(floats), ""
+            energies = _energies(floats, mono)
         else:
             with open_audio(source) as opened:
                 file = check_size(opened)
                 check_mp3(file)
                 file.seek(0)
-                mono, rate, channels, energy, note = _decode(file, config)
-        note = note or _lost(mono, channels, energy)
+                mono, rate, channels, energies, note = _decode(file, config)
+        note = note or _lost(mono, channels, energies)
         prepared = _prepare(mono, rate, config)
         decoded = fingerprint(plain[0][:, 0] if plain and channels == 1 else mono, rate)
         return Audio(*prepared, rate, channels, len(mono) / rate, decoded, note)
@@ -124,7 +125,7 @@ def _prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> tuple[
         raise AudioError(f"longer than {config.max_seconds:g} s")
     mono = (waveform if waveform.ndim == 1 else _mix(waveform)).astype(np.float32, copy=False)
     if waveform.ndim == 2:
-        _lost(mono, waveform.shape[1], _energy(waveform))
+        _lost(mono, waveform.shape[1], _energies(waveform, mono))
     peak = _peak(mono)
     resampled = mono if rate == config.sample_rate else soxr.resample(mono, rate, config.sample_rate, quality="HQ")
     if len(resampled) < config.min_samples:
@@ -244,8 +245,8 @@ def _tables(config: FeatureConfig, device: torch.device) -> tuple[Tensor, Tensor
     return window, torch.from_numpy(mel_filterbank(config)).to(device)
 
 
-def _decode(file: io.FileIO | io.BytesIO, config: FeatureConfig) -> tuple[np.ndarray, int, int, float, str]:
-    """(mono float32 (samples,), rate in Hz, channels, `_energy`, note), decoded in blocks of bounded size."""
+def _decode(file: io.FileIO | io.BytesIO, config: FeatureConfig) -> tuple[np.ndarray, int, int, np.ndarray, str]:
+    """(mono float32 (samples,), rate in Hz, channels, `_energies`, note), decoded in blocks of bounded size."""
     try:  # a descriptor lets libsndfile read without the interpreter's lock
         sound = soundfile.SoundFile(file if isinstance(file, io.BytesIO) else file.fileno(), closefd=False)
     except soundfile.LibsndfileError as error:
@@ -255,24 +256,24 @@ def _decode(file: io.FileIO | io.BytesIO, config: FeatureConfig) -> tuple[np.nda
         if promised > config.max_seconds * rate:
             longer = f"longer than {config.max_seconds:g} s"
             raise AudioError(UNKNOWN_LENGTH if promised >= 2**62 else longer)
-        blocks, energy = [], 0.0
+        blocks, energies = [], np.zeros(3)
         wanted = max(1, min(BLOCK // channels, promised + 1))
         while len(block := sound.read(wanted, dtype="float32", always_2d=True)):
             blocks.append(_mix(block))
-            energy += _energy(block)
+            energies += _energies(block, blocks[-1])
             if len(block) < wanted:
                 break
         note = _check_whole(file, sound, sum(map(len, blocks)))
         if not blocks:
             raise AudioError("no samples")
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate, channels, energy, note
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate, channels, energies, note
 
 
 def _check_whole(file: io.FileIO | io.BytesIO, sound: soundfile.SoundFile, decoded: int) -> str:
     """Refuse a file of which libsndfile has not decoded all; a note where next to nothing is missing."""
     missing = (sound.frames - decoded) / sound.samplerate
     if sound.format == "MP3":
-        check_mp3_length(file, sound.frames, decoded)
+        check_mp3_length(file, sound.frames, decoded, int(LOST * sound.samplerate))
     elif sound.subtype.startswith("MPEG") and missing < LOST:
         check_mp3_in_wav(file, decoded, int(LOST * sound.samplerate))
         return f"its last {missing:.3f} s could not be decoded" if missing > 0 else ""
@@ -289,30 +290,48 @@ def _mix(samples: np.ndarray) -> np.ndarray:
     return samples[:, 0] if channels == 1 else samples @ np.full(channels, 1 / channels, samples.dtype)
 
 
-def _energy(samples: np.ndarray) -> float:
-    """(samples, channels) -> the sum of the squares, the mean over channels; 0 of one channel, which isn't mixed."""
-    channels, flat = samples.shape[1], samples.reshape(-1)
+def _energies(samples: np.ndarray, mono: np.ndarray) -> np.ndarray:
+    """(samples, channels), `mono` (samples,) -> (3,): sums of squares, zeros of one channel, which isn't mixed.
+
+    Of the samples, the mean over channels; the same without each channel's mean (its DC offset); of `mono` without its.
+    """
+    channels = samples.shape[1]
     if channels == 1:
-        return 0.0
+        return np.zeros(3)
     with np.errstate(over="ignore", invalid="ignore"):
-        energy = float(np.dot(flat, flat))
-        if energy < 1e-20:  # too faint for float32's squares
-            energy = float(np.square(flat, dtype=np.float64).sum())
-    return float(energy / channels)
+        energy, left = _squares(samples), _about_mean(mono[:, None], _squares(mono))
+        return np.array([energy / channels, _about_mean(samples, energy) / channels, left])
 
 
-def _lost(mono: np.ndarray, channels: int, energy: float) -> str:
-    """A note where mixing to `mono` (samples,) has lost much of the `_energy`: its channels cancel each other.
+def _about_mean(samples: np.ndarray, energy: float) -> float:
+    """(samples, channels), their `_squares` -> the sum of the squares without each channel's mean."""
+    count = len(samples)
+    means = (np.ones(count, samples.dtype) @ samples).astype(np.float64) / count
+    offset = count * float(means @ means)
+    if offset < energy / 2:
+        return energy - offset
+    return _squares(samples - samples.mean(axis=0, dtype=np.float64).astype(samples.dtype))  # with all digits
+
+
+def _squares(samples: np.ndarray) -> float:
+    """The sum of the squares."""
+    flat = samples.reshape(-1)
+    energy = float(np.dot(flat, flat))
+    return energy if energy >= 1e-20 else float(np.square(flat, dtype=np.float64).sum())  # too faint for float32
+
+
+def _lost(mono: np.ndarray, channels: int, energies: np.ndarray) -> str:
+    """A note where mixing to `mono` (samples,) has lost much of the `_energies`: its channels cancel each other.
 
     Raises:
-        AudioError: nothing is left.
+        AudioError: nothing is left, or no more than a constant.
     """
+    energy, before, left = energies.tolist()
     if channels == 1 or not 0.0 < energy < math.inf:
         return ""
-    left = float(np.square(mono, dtype=np.float64).sum())
-    if left == 0.0:
+    if not mono.any() or left == 0.0 < before:
         raise AudioError(f"its {channels} channels cancel each other: mixed to one, nothing is left")
-    lost = 10.0 * math.log10(energy / left)
+    lost = 10.0 * math.log10(before / left) if before and left else 0.0
     return f"mixing its {channels} channels to one lost {lost:.0f} dB" if lost > CANCELLED else ""
 
 

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
-from functools import lru_cache
 from typing import NamedTuple
 
 from exvo.containers import FEW, MAX_PARTS, UNKNOWN_LENGTH, AudioError, check_rest, joined, whole
+from exvo.signatures import frame_format, frame_size, second_header
 from exvo.tags import id3_size, past_tags
 
-BITRATES = {  # kbit/s of layer III; the first is 'free', where a frame's length is not known
-    1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-RATES = (44_100, 48_000, 32_000)  # Hz of MPEG 1; half of it for MPEG 2, a quarter for 2.5
 JUNK = 2**16  # bytes before the first frame that a decoder looks through
 SPENT = 2**24  # bytes over which CRCs are computed, at most, to find a FLAC's last frame
-SECOND = re.compile(rb"fLaC[\0\x80]\0\0\x22|RIFF....WAVE|FORM....AIF[FC]|OggS\0\x02", re.DOTALL)
 
 
 class Frames(NamedTuple):
@@ -33,7 +26,8 @@ class Frames(NamedTuple):
 def check_mp3(file: io.FileIO | io.BytesIO) -> None:
     """Refuse an MP3 whose frames go on after those that its header counts, or that something else follows.
 
-    Frames that no header counts go on by design, after tags amid them too: they are one recording.
+    Frames that no header counts go on by design, after tags amid them too: they are one recording, unless their format
+    changes.
 
     Raises:
         AudioError: says where it begins.
@@ -48,11 +42,12 @@ def check_mp3(file: io.FileIO | io.BytesIO) -> None:
         check_rest(file, frames.end, len(content))
 
 
-def check_mp3_length(file: io.FileIO | io.BytesIO, promised: int, decoded: int) -> None:
+def check_mp3_length(file: io.FileIO | io.BytesIO, promised: int, decoded: int, spare: int) -> None:
     """Refuse an MP3 that libsndfile has not decoded as a whole.
 
     It may have its length in its first frame; without, libsndfile guesses it from that frame's bitrate. A guess that is
-    too long does no harm. One that is too short ends the decoding amid the frames.
+    too long does no harm. One that is too short ends the decoding amid the frames, of which `spare` samples may be
+    missing.
 
     Raises:
         AudioError: it is cut short, or of unknown length.
@@ -66,6 +61,9 @@ def check_mp3_length(file: io.FileIO | io.BytesIO, promised: int, decoded: int) 
             raise AudioError("truncated")
     elif len(following) == 2 and following[0] == 0xFF and following[1] >= 0xE0:
         raise AudioError(UNKNOWN_LENGTH)
+    if not _promised(first):
+        content = whole(file)
+        _check_decoded(mp3_frames(content, 0, len(content)), decoded, spare)
 
 
 def check_mp3_in_wav(file: io.FileIO | io.BytesIO, decoded: int, spare: int) -> None:
@@ -80,17 +78,22 @@ def check_mp3_in_wav(file: io.FileIO | io.BytesIO, decoded: int, spare: int) -> 
         place += 8
         if name == b"data":
             frames = mp3_frames(content, place, min(place + length, len(content)))
-            if frames and not frames.promised and len(frames.places) * frames.samples - decoded >= spare:
-                raise AudioError(UNKNOWN_LENGTH)
+            _check_decoded(frames, decoded, spare)
             return
         place += length + length % 2
+
+
+def _check_decoded(frames: Frames | None, decoded: int, spare: int) -> None:
+    """Refuse frames that no header counts and that hold `spare` samples or more beyond those decoded."""
+    if frames and not frames.promised and len(frames.places) * frames.samples - decoded >= spare:
+        raise AudioError(UNKNOWN_LENGTH)
 
 
 def mp3_frames(content: bytes, first: int, end: int) -> Frames | None:
     """The frames of layer III between two bytes; None where there are none, or their lengths are not known.
 
     Raises:
-        AudioError: there are more than the header in the first one counts.
+        AudioError: there are more than the header in the first one counts, or their format changes.
     """
     first += id3_size(content[first : first + 10])
     place = content.find(b"\xff", first, first + JUNK)
@@ -102,12 +105,14 @@ def mp3_frames(content: bytes, first: int, end: int) -> Frames | None:
     samples = 1152 if content[place + 1] >> 3 & 3 == 3 else 576
     places: list[int] = []
     while place < end and len(places) < MAX_PARTS:
-        if size := _size(content[place : place + 3]):
+        if size := frame_size(content[place : place + 3]):
             places.append(place)
+            if frame_format(content, place) != frame_format(content, places[1 if promised and places[1:] else 0]):
+                raise AudioError(joined("MP3", place))
             place += size
             continue
         after = place + past_tags(content[place:end])[0]
-        if after == place or not _size(content[after : after + 3]):
+        if after == place or not frame_size(content[after : after + 3]):
             break
         place = after
     if promised and len(places) > promised + 2:  # the header's own frame, which some count too
@@ -117,21 +122,8 @@ def mp3_frames(content: bytes, first: int, end: int) -> Frames | None:
 
 def _two_frames(content: bytes, place: int) -> bool:
     """Whether a frame begins there and another one after it."""
-    following = place + _size(content[place : place + 3])
-    return following > place and _size(content[following : following + 3]) > 0
-
-
-@lru_cache(maxsize=1024)
-def _size(head: bytes) -> int:
-    """Bytes of the frame of layer III that begins with those three; 0 where none does."""
-    if len(head) < 3 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
-        return 0
-    version, bitrate, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
-    if version == 1 or bitrate in (0, 15) or rate == 3:
-        return 0
-    hertz = RATES[rate] // {3: 1, 2: 2, 0: 4}[version]
-    bits = 1000 * BITRATES[1 if version == 3 else 2][bitrate]
-    return (144 if version == 3 else 72) * bits // hertz + (head[2] >> 1 & 1)
+    following = place + frame_size(content[place : place + 3])
+    return following > place and frame_size(content[following : following + 3]) > 0
 
 
 def _promised(frame: bytes) -> int:
@@ -158,10 +150,8 @@ def check_flac(file: io.FileIO | io.BytesIO) -> None:
     while not last and place < len(content):  # blocks of metadata
         last = content[place] >= 0x80
         place += 4 + int.from_bytes(content[place + 1 : place + 4], "big")
-    second = SECOND.search(content, place)
-    if second:
-        kinds = {b"fLaC": "FLAC", b"RIFF": "WAV", b"FORM": "AIFF", b"OggS": "Ogg"}
-        raise AudioError(joined(kinds[second[0][:4]], second.start()))
+    if second := second_header(content, place, len(content)):
+        raise AudioError(joined(*second))
     if _ends_with_frame(content, place, len(content)):
         return
     end = place + past_tags(content[place:])[1]

@@ -18,7 +18,7 @@ from exvo.config import FeatureConfig
 from exvo.containers import AudioError
 from exvo.extraction import extract
 from exvo.features import Audio, fingerprint, prepare, read_audio
-from exvo.streams import crc16_holds
+from exvo.streams import check_mp3_length, crc16_holds
 from exvo.tags import past_tags
 
 CONFIG = FeatureConfig()
@@ -176,6 +176,71 @@ def test_a_wav_that_was_written_into_a_pipe(length: int, riff: int, tmp_path: Pa
     assert problem(empty) == "no samples"
 
 
+def headless(bitrate_mode: str, samples: np.ndarray, rate: int = 16_000) -> bytes:
+    """MP3 frames without the one that says how many there are."""
+    whole = encode(samples, "MP3", "MPEG_LAYER_III", rate, bitrate_mode=bitrate_mode, compression_level=0.3)
+    return whole[whole.index(whole[:2], 4) :]
+
+
+def piped(samples: bytes, layout: bytes = WAV[:40]) -> bytes:
+    """A WAV of those bytes without a length."""
+    return layout + b"\xff\xff\xff\xff" + samples
+
+
+@pytest.mark.parametrize(
+    ("kind", "second"),
+    [
+        ("FLAC", FLAC),
+        ("Ogg", encode(NOISE, "OGG", "VORBIS")),
+        ("Ogg", encode(NOISE, "OGG", "OPUS")),
+        ("AIFF", encode(NOISE, "AIFF", "PCM_16")),
+        ("W64", encode(NOISE, "W64", "PCM_16")),
+        ("CAF", encode(NOISE, "CAF", "PCM_16")),
+        ("AU", encode(NOISE, "AU", "PCM_16")),
+        ("WAV", encode(NOISE, "RF64", "PCM_16")),
+        ("MP3", MP3),
+        ("MP3", ID3V2 + MP3),
+        ("MP3", headless("CONSTANT", NOISE)),
+        ("MP3", headless("VARIABLE", np.stack([NOISE] * 2, axis=1), 44_100)),
+    ],
+)
+def test_a_piped_wav_with_another_recording_after_it_is_refused(kind: str, second: bytes) -> None:
+    for samples in (WAV[44:], WAV[44:] + b"\0", b"\0\0"):
+        for after in (b"", ID3V1):
+            assert problem(piped(samples + second + after)) == (
+                f"two recordings joined end to end (the second, {kind}, begins at byte {44 + len(samples):,}): "
+                "split them"
+            )
+
+
+def test_tags_at_the_end_of_a_piped_wav_are_no_samples() -> None:
+    expected = read(WAV)
+    chunks = chunk(b"LIST", b"INFOISFT\5\0\0\0Lavf\0\0"), chunk(b"id3 ", ID3V2)
+    dated = b"TAG" + b"a title".ljust(90, b"\0") + b"2024" + b" " * 28 + b"\0\7\xff"
+    for after in (*chunks, b"".join(chunks), chunks[0][:-1] + b"\0", ID3V1, dated, chunks[0] + ID3V1, APE + ID3V1):
+        audio = read(piped(WAV[44:] + after))
+        np.testing.assert_array_equal(audio.waveform, expected.waveform)
+        assert audio.decoded == expected.decoded
+    aiff = encode(SECOND, "AIFF", "PCM_16")
+    at = aiff.index(b"SSND") + 4
+    after = b"ANNO" + struct.pack(">I", 6) + b"a note"
+    streamed = aiff[:at] + b"\xff\xff\xff\xff" + aiff[at + 4 :] + after
+    np.testing.assert_array_equal(read(streamed).waveform, expected.waveform)
+    for no_tag in (chunks[0][:-2], b"TAG" + bytes(range(125)), chunks[0] + bytes(8)):  # they may be samples
+        assert read(piped(WAV[44:] + no_tag)).seconds == (16_000 + len(no_tag) // 2) / 16_000
+
+
+def test_noise_without_a_length_is_read_as_a_whole() -> None:
+    random = np.random.default_rng(7)
+    for _ in range(200):
+        samples = random.bytes(2 * random.integers(2_000, 50_000))
+        assert read(piped(samples)).seconds == len(samples) / 32_000
+    sync = np.tile(np.frombuffer(b"\xff\xfb\x90\0\0\0", np.uint8), 20_000)  # what begins a frame, over and over
+    assert read(piped(sync.tobytes())).seconds == len(sync) / 32_000
+    period = b"\xff\xf3\x40\xc0\0\0" + bytes(range(138))  # MPEG 2, 16 kHz, 32 kbit/s: 144 bytes
+    assert read(piped(period * 200)).seconds == 144 * 200 / 32_000
+
+
 def test_other_streams_without_a_length() -> None:
     rf64 = encode(NOISE, "RF64", "PCM_16")
     assert rf64[12:16] == b"ds64"
@@ -193,18 +258,55 @@ def test_other_streams_without_a_length() -> None:
     assert problem(WAV[:40] + struct.pack("<I", 0x7E000000) + WAV[44:]) == "truncated"  # no placeholder
 
 
-def headless(bitrate_mode: str, samples: np.ndarray, rate: int = 16_000) -> bytes:
-    """MP3 frames without the one that says how many there are."""
-    whole = encode(samples, "MP3", "MPEG_LAYER_III", rate, bitrate_mode=bitrate_mode, compression_level=0.3)
-    return whole[whole.index(whole[:2], 4) :]
-
-
 def test_mp3_frames_that_no_header_counts_are_one_recording() -> None:
     one = headless("CONSTANT", SECOND)
     once = read(one).seconds
     for joined in (one + one, one + ID3V1 + one, one + ID3V1 + ID3V2 + one):
         assert read(joined).seconds == pytest.approx(2 * once, abs=0.1)
     assert "neither tags nor padding" in problem(one + b"hello world, " * 100 + one)
+
+
+@pytest.mark.parametrize(
+    ("rates", "channels"),
+    [((48_000, 44_100), (1, 1)), ((44_100, 44_100), (1, 2)), ((44_100, 22_050), (2, 2)), ((16_000, 8_000), (1, 1))],
+)
+def test_mp3_whose_format_changes_is_two_recordings(
+    rates: tuple[int, int], channels: tuple[int, int], tmp_path: Path
+) -> None:
+    parts = []
+    for rate, count in zip(rates, channels, strict=True):
+        tone = np.sin(2 * np.pi * 300 * np.arange(rate) / rate) * 0.3
+        parts.append(headless("CONSTANT", np.stack([tone] * count, axis=1), rate))
+    for first, second in (parts, parts[::-1]):
+        for tags in (b"", ID3V1, ID3V1 + ID3V2):
+            path = tmp_path / "joined.mp3"
+            path.write_bytes(first + tags + second)
+            place = len(first) + len(tags)
+            for source in (path, path.read_bytes()):
+                assert problem(source) == (
+                    f"two recordings joined end to end (the second, MP3, begins at byte {place:,}): split them"
+                )
+
+
+def test_mp3_may_change_between_stereo_and_joint_stereo() -> None:
+    frames = bytearray(headless("CONSTANT", np.random.default_rng(2).normal(0, 0.1, (48_000, 2)), 48_000))
+    size = frames.index(frames[:3], 3)
+    assert {mode >> 6 for mode in frames[3::size]} == {1}  # joint stereo
+    for place in range(3, len(frames) // 2, 2 * size):
+        frames[place] &= 0x3F  # stereo
+    assert read(bytes(frames)).seconds == pytest.approx(1.0, abs=0.1)
+
+
+def test_mp3_frames_that_are_not_decoded_are_missed(tmp_path: Path) -> None:
+    frames = headless("CONSTANT", np.tile(SECOND, 2))
+    assert read(frames[:-50]).seconds == pytest.approx(2.0, abs=0.15)  # the last frame is cut short
+    (tmp_path / "clip.mp3").write_bytes(frames)
+    decoded = soundfile.info(tmp_path / "clip.mp3").frames
+    with (tmp_path / "clip.mp3").open("rb", buffering=0) as file:
+        file.seek(0, io.SEEK_END)
+        check_mp3_length(file, decoded, decoded - 1_000, 1_600)
+        with pytest.raises(AudioError, match="of unknown length"):
+            check_mp3_length(file, decoded, decoded - 1_600, 1_600)
 
 
 def test_mp3_with_tags_before_it() -> None:
@@ -353,6 +455,24 @@ def test_channels_that_cancel(kind: str, subtype: str) -> None:
         assert read(stereo(whole, other)).note == ""
     with pytest.raises(AudioError, match="cancel each other"):
         prepare(np.stack([whole, -whole], axis=1), 16_000, CONFIG)
+
+
+@pytest.mark.parametrize("offset", [0.01, 0.3, -0.6])
+@pytest.mark.parametrize("seconds", [1, 40])  # in one block, in several
+def test_channels_that_cancel_but_for_an_offset(offset: float, seconds: int) -> None:
+    noise = np.tile(np.round(np.resize(NOISE, 16_000) * 2**14) / 2**15, seconds)
+    offset = round(offset * 2**15) / 2**15
+
+    def stereo(left: np.ndarray, right: np.ndarray) -> bytes:
+        return encode(np.stack([left, right], axis=1) + offset, "FLAC", "PCM_16")
+
+    assert problem(stereo(noise, -noise)) == "its 2 channels cancel each other: mixed to one, nothing is left"
+    assert read(stereo(noise, -0.65 * noise)).note == "mixing its 2 channels to one lost 14 dB"
+    for other in (noise, noise * 0, noise[::-1]):
+        assert read(stereo(noise, other)).note == ""
+    opposed = encode(np.stack([noise + offset, noise - offset], axis=1), "WAV", "PCM_16")
+    assert read(opposed).note == ""  # what is lost is the offset
+    assert read(stereo(noise * 0, noise * 0)).note == ""
 
 
 def test_channels_that_cancel_in_faint_audio() -> None:
