@@ -61,7 +61,7 @@ def check_mp3_length(file: io.FileIO | io.BytesIO, promised: int, decoded: int, 
             raise AudioError("truncated")
     elif len(following) == 2 and following[0] == 0xFF and following[1] >= 0xE0:
         raise AudioError(UNKNOWN_LENGTH)
-    if not _promised(first):
+    if not _promised(first[:64]):
         content = whole(file)
         _check_decoded(mp3_frames(content, 0, len(content)), decoded, spare)
 
@@ -130,7 +130,7 @@ def _promised(frame: bytes) -> int:
     """The number of frames that a header in the first frame says; 0 where it has none."""
     for name in (b"Xing", b"Info"):
         at = frame.find(name)
-        if at >= 0 and frame[at + 7] & 1:
+        if 0 <= at <= len(frame) - 12 and frame[at + 7] & 1:
             return int.from_bytes(frame[at + 8 : at + 12], "big")
     at = frame.find(b"VBRI")
     return int.from_bytes(frame[at + 14 : at + 18], "big") if at >= 0 else 0

@@ -288,6 +288,12 @@ def test_mp3_whose_format_changes_is_two_recordings(
                 )
 
 
+def test_the_name_of_a_length_header_amid_a_frame_is_none() -> None:
+    frames = headless("CONSTANT", SECOND)
+    for place in (59, 61, 250):  # so that its flags are beyond what is looked at
+        read(frames[:place] + b"Xing" + frames[place + 4 :])
+
+
 def test_mp3_may_change_between_stereo_and_joint_stereo() -> None:
     frames = bytearray(headless("CONSTANT", np.random.default_rng(2).normal(0, 0.1, (48_000, 2)), 48_000))
     size = frames.index(frames[:3], 3)
