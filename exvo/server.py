@@ -83,18 +83,20 @@ def check_store() -> None:
             f"The folder {writable(folder)} has a name that is not UTF-8, which MLflow's database can't hold; rename "
             "it, or work in another folder."
         )
-    _require_usable(tracking_uri())
-    _require_usable(str(mlflow.get_registry_uri()))  # which MLflow derives from the other, where none is set
+    _require_usable("tracking server", tracking_uri())
+    _require_usable("model registry", str(mlflow.get_registry_uri()))  # the same, where no other is set
 
 
-def _require_usable(uri: str) -> None:
+def _require_usable(kind: str, uri: str) -> None:
     if uri in _usable:
         return
     passwords.remember(uri)
     problem = _problem(uri)
     (_failed if problem else _usable).add(uri)
     if problem:
-        raise InputError(f"The tracking server {passwords.without_password(uri)} can't be used: {problem}.")
+        if kind == "model registry":
+            problem = problem.replace("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+        raise InputError(f"The {kind} {passwords.without_password(uri)} can't be used: {problem}.")
 
 
 def known_to_fail() -> bool:

@@ -118,17 +118,17 @@ def test_a_registry_of_its_own_is_asked_itself(
     (tmp_path / "mlflow.db").write_bytes(empty_store.read_bytes())
     monkeypatch.setattr(server, "_usable", set())
     mlflow.set_tracking_uri(f"http://127.0.0.1:{ports[0]}" if tracking == "http" else f"sqlite:///{tmp_path}/mlflow.db")
-    mlflow.set_registry_uri(f"http://127.0.0.1:{ports[1]}")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://127.0.0.1:{ports[1]}")
     try:
         server.check_store()
         assert asked == [(port, "/health") for port in (ports if tracking == "http" else ports[1:])]
         servers[1].shutdown()
         servers[1].server_close()
         server._usable.clear()
-        with pytest.raises(InputError, match=rf"The tracking server http://127\.0\.0\.1:{ports[1]} can't be used"):
+        said = rf"The model registry http://127\.0\.0\.1:{ports[1]} can't be used: .* set MLFLOW_REGISTRY_URI"
+        with pytest.raises(InputError, match=said):
             server.check_store()
     finally:
-        mlflow.set_registry_uri("")
         for one in servers:
             one.shutdown()
             one.server_close()
