@@ -14,7 +14,8 @@ from exvo.matrix import Matrix
 from exvo.page import BLUE, INK, ORANGE, WIDE, Page, Picture, Section, axes, picture
 from exvo.results import Condition, intervals, numbers, results_columns, target_columns, targets
 
-ROW, CELL = 0.27, 0.5
+ROW = 0.27
+CELL = 0.5
 """Inches of a row of a forest plot, and of a square of the matrix."""
 
 DIVERGING = LinearSegmentedColormap.from_list("diverging", ["#b35806", "#f7f7f7", "#2166ac"])

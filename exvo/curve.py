@@ -25,6 +25,9 @@ from exvo.training import apply, predict
 
 SHOTS = (1, 2, 4, 8)
 
+Predictor = Callable[[list[np.ndarray]], np.ndarray]
+"""The outputs (clips, outputs) as a function of who enrols whom: for each clip the indices of its enrolment clips."""
+
 
 def draw_others(speakers: np.ndarray, shots: int, wrong: bool, generator: np.random.Generator) -> list[np.ndarray]:
     """For each clip the indices of enrolment clips drawn at random, never the clip itself: all there are if too few.
@@ -81,54 +84,53 @@ def predictor(
     return outputs
 
 
-def enrolment_curve(
-    network: Network,
-    clips: Clips,
-    rows: pd.DataFrame,
-    task: Task,
-    device: str,
-    draws: int,
-    seed: int = 0,
-    protocol: str | None = None,
-) -> pd.DataFrame:
-    """The scores with 0, 1, 2, 4 and 8 enrolment clips of the right and of another speaker, over random draws.
-
-    All labelled clips of known speakers with two of them or more are scored in every row, so that rows compare; a clip
-    never enrols itself. A score is the mean over draws. Its interval resamples speakers, the same in every row, so that
-    `gain` (over the typical profile, 0 clips) and `right_over_wrong` are paired.
+def curve_clips(speakers: np.ndarray, rows: pd.DataFrame, task: Task) -> np.ndarray:
+    """The indices of the clips that a curve scores: labelled ones of known speakers with two of them or more.
 
     Args:
-        network: with a fusion.
-        clips: of one split.
-        rows: of the corpus' table, in the order of `clips`.
-        task: of the network.
-        device: cpu or cuda.
-        draws: of which clips enrol, for each number of clips.
-        seed: of the draws.
-        protocol: how the clips drawn for a speaker are filled, see `encodings`.
-
-    Returns:
-        One row a metric, number of clips (`shots`) and `enrolment` (typical, right, wrong): value, std_draws, lo, hi;
-        gain, gain_lo, gain_hi over the typical profile; for right also right_over_wrong with _lo and _hi; n, the clips.
+        speakers: (clips,).
+        rows: (clips,) of the corpus' table.
+        task: which labels there must be.
 
     Raises:
         InputError: fewer than two speakers can be scored.
     """
-    speakers = np.asarray(clips.speakers, dtype=str)
     usable = (speakers != "") & rows[list(task.targets)].notna().all(axis=1).to_numpy()
     counts = pd.Series(speakers[usable]).value_counts()
     kept = np.flatnonzero(usable & np.isin(speakers, counts.index[counts > 1]))
     if len(set(speakers[kept])) < 2:
         raise InputError("An enrolment curve needs two labelled speakers with two clips or more each.")
-    clips, rows, speakers = clips.take(kept), rows.iloc[kept], speakers[kept]
-    outputs = predictor(network, clips, device, protocol)
+    return kept
+
+
+def enrolment_curve(
+    outputs: Predictor, speakers: np.ndarray, rows: pd.DataFrame, task: Task, draws: int, seed: int = 0
+) -> pd.DataFrame:
+    """The scores with 0, 1, 2, 4 and 8 enrolment clips of the right and of another speaker, over random draws.
+
+    All clips are scored in every row, so that rows compare; a clip never enrols itself. A score is the mean over draws.
+    Its interval resamples speakers, the same in every row, so that `gain` (over the typical profile, 0 clips) and
+    `right_over_wrong` are paired.
+
+    Args:
+        outputs: of these clips, given who enrols whom: `networks.inference.predictor` makes it.
+        speakers: (clips,), as `curve_clips` chooses them.
+        rows: (clips,) of the corpus' table.
+        task: what the outputs are.
+        draws: of which clips enrol, for each number of clips.
+        seed: of the draws.
+
+    Returns:
+        One row a metric, number of clips (`shots`) and `enrolment` (typical, right, wrong): value, std_draws, lo, hi;
+        gain, gain_lo, gain_hi over the typical profile; for right also right_over_wrong with _lo and _hi; n, the clips.
+    """
 
     def resamples(drawn: list[np.ndarray]) -> tuple[pd.Series[float], pd.DataFrame]:
         every = evaluation.statistics(task.table(rows, outputs(drawn)), task)
         return every.scores(), bootstrap(every, groups=speakers)
 
     none = np.zeros(0, np.int64)
-    value, samples = resamples([none] * len(clips))
+    value, samples = resamples([none] * len(rows))
     typical = Sampled(pd.DataFrame([value]), samples)
     found = [_rows("typical", 0, typical, {})]
     with tqdm(total=2 * len(SHOTS) * draws, desc="draws", unit="draw", leave=False, disable=None) as bar:
@@ -146,7 +148,7 @@ def enrolment_curve(
             against = {"gain": typical, "right_over_wrong": sampled["wrong"]}
             found.append(_rows("right", shots, sampled["right"], against))
             found.append(_rows("wrong", shots, sampled["wrong"], {"gain": typical}))
-    return pd.concat(found, ignore_index=True).assign(n=len(clips))
+    return pd.concat(found, ignore_index=True).assign(n=len(rows))
 
 
 class Sampled(NamedTuple):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
+from torch.nn import functional
+
+from exvo.tasks import Task
 
 HELPING_EPOCHS = 11
 REVERSAL_EPOCHS = 50
@@ -60,3 +64,42 @@ def total_objective(parts: Mapping[str, Tensor]) -> Tensor:
     if enrolment:
         total = (total + sum(enrolment[1:], enrolment[0]) / len(enrolment)) / 2
     return total
+
+
+def task_loss(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+    """The objective of a batch (arXiv 2206.06680).
+
+    Few-shot: 1 - CCC over the batch's values of all emotions at once. Multitask: the mean over a term for each emotion
+    (1 - CCC), age (squared error, years²) and country (cross entropy). Speaker: cross entropy.
+
+    Args:
+        task: what the outputs are.
+        outputs: (batch, outputs).
+        labels: (batch, targets), (batch, targets + 2) or (batch, 1), as `Task.labels` gives them.
+    """
+    if task.name == "speaker":
+        return functional.cross_entropy(outputs, labels[:, 0].long())
+    count = len(task.targets)
+    if task.name == "fewshot":
+        return emotion_loss(task, outputs, labels)
+    if task.objective == "mse":
+        emotions = (outputs[:, :count] - labels[:, :count]).square().mean(dim=0)
+    else:
+        emotions = ccc_loss(labels[:, :count], outputs[:, :count])
+    age = functional.mse_loss(outputs[:, count], labels[:, count])
+    country = functional.cross_entropy(outputs[:, count + 1 :], labels[:, count + 1].long())
+    return torch.cat([emotions, age[None], country[None]]).mean()
+
+
+def emotion_loss(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+    """1 - CCC over the values of all emotions at once, or their mean squared error.
+
+    Args:
+        task: gives the objective and the number of emotions.
+        outputs: (clips, targets).
+        labels: (clips, targets or more), the emotions first.
+    """
+    labels = labels[:, : len(task.targets)]
+    if task.objective == "mse":
+        return functional.mse_loss(outputs, labels)
+    return ccc_loss(labels.reshape(-1, 1), outputs.reshape(-1, 1)).mean()

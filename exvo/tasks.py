@@ -1,4 +1,4 @@
-"""What a network learns: which labels become targets, where its outputs lie, and the objective over them."""
+"""What a network learns: which labels become targets, and where its outputs lie."""
 
 from __future__ import annotations
 
@@ -7,12 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from exvo.config import InputError
-from exvo.losses import ccc_loss
 
 LONGEST = 200
 """Characters of a target's name in metrics: with what stands around it, MLflow takes 250."""
@@ -72,41 +68,6 @@ class Task:
         if self.name == "multitask":
             columns += [clips["age"].to_numpy(np.float64), indices(clips["country"], self.countries)]
         return np.stack(columns, axis=1)
-
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The objective of a batch (arXiv 2206.06680).
-
-        Few-shot: 1 - CCC over the batch's values of all emotions at once. Multitask: the mean over a term for each
-        emotion (1 - CCC), age (squared error, years²) and country (cross entropy). Speaker: cross entropy.
-
-        Args:
-            outputs: (batch, outputs).
-            labels: (batch, targets), (batch, targets + 2) or (batch, 1), as `labels` gives them.
-        """
-        if self.name == "speaker":
-            return functional.cross_entropy(outputs, labels[:, 0].long())
-        count = len(self.targets)
-        if self.name == "fewshot":
-            return self.emotion_loss(outputs, labels)
-        if self.objective == "mse":
-            emotions = (outputs[:, :count] - labels[:, :count]).square().mean(dim=0)
-        else:
-            emotions = ccc_loss(labels[:, :count], outputs[:, :count])
-        age = functional.mse_loss(outputs[:, count], labels[:, count])
-        country = functional.cross_entropy(outputs[:, count + 1 :], labels[:, count + 1].long())
-        return torch.cat([emotions, age[None], country[None]]).mean()
-
-    def emotion_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """1 - CCC over the values of all emotions at once, or their mean squared error.
-
-        Args:
-            outputs: (clips, targets).
-            labels: (clips, targets or more), the emotions first.
-        """
-        labels = labels[:, : len(self.targets)]
-        if self.objective == "mse":
-            return functional.mse_loss(outputs, labels)
-        return ccc_loss(labels.reshape(-1, 1), outputs.reshape(-1, 1)).mean()
 
     def answers(self, outputs: np.ndarray) -> pd.DataFrame:
         """Outputs (clips, outputs) as a table with a column a target; for multitask also age (years) and country.

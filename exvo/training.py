@@ -17,7 +17,7 @@ from exvo.batches import Batch, Clips, evaluation_batches, training_batches
 from exvo.checkpoints import Epoch, State, States
 from exvo.config import InputError
 from exvo.enrolment import Draw, encodings
-from exvo.losses import gradient_factor, total_objective
+from exvo.losses import emotion_loss, gradient_factor, task_loss, total_objective
 from exvo.memory import keep_freed_memory
 from exvo.networks.enrolment import Network
 from exvo.resident import Resident, make_resident
@@ -87,12 +87,12 @@ def make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Op
 
 def objectives(found: Mapping[str, Tensor], task: Task, batch: Batch) -> dict[str, Tensor]:
     """The objective of each output of `Network.training_outputs`: emotions by the task's, speakers by cross entropy."""
-    parts = {"main": task.loss(found["main"].float(), batch.labels)}
+    parts = {"main": task_loss(task, found["main"].float(), batch.labels)}
     shots = 1 if batch.drawn is None else batch.drawn.shape[1]
     for name, outputs in found.items():
         if name == "enrolment_emotion":
             labels = batch.labels if batch.enrolment_labels is None else batch.enrolment_labels.flatten(0, 1)
-            parts[name] = task.emotion_loss(outputs.float(), labels)
+            parts[name] = emotion_loss(task, outputs.float(), labels)
         elif name != "main":
             assert batch.speakers is not None
             speakers = batch.speakers.repeat_interleave(1 if name == "main_speaker" else shots)

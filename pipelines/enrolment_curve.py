@@ -11,6 +11,8 @@ from pipelines.evaluate import reopen
 
 def run(settings: CurveSettings) -> None:
     """Scores in a run of its own."""
+    import numpy as np
+
     from exvo import curve, evaluation, lookup, tracking
     from exvo.training import resolve_device
 
@@ -29,9 +31,11 @@ def run(settings: CurveSettings) -> None:
         tracking.log_evaluated(source, options["protocol"])
         ready = reopen(settings, source, options)
         clips, rows = ready.clips(settings.split, task, options["fill"]), ready.rows(settings.split)
-        found = curve.enrolment_curve(
-            checkpoint.network, clips, rows, task, settings.device, settings.draws, protocol=checkpoint.protocol
-        )
+        kept = curve.curve_clips(np.asarray(clips.speakers, dtype=str), rows, task)
+        clips, rows = clips.take(kept), rows.iloc[kept]
+        outputs = curve.predictor(checkpoint.network, clips, settings.device, checkpoint.protocol)
+        speakers = np.asarray(clips.speakers, dtype=str)
+        found = curve.enrolment_curve(outputs, speakers, rows, task, settings.draws)
         tracking.log_table(found, "enrolment/curve.csv")
         metric = evaluation.headline(task)
         metrics = [metric, "category_accuracy"] if task.categories else [metric]

@@ -16,7 +16,7 @@ from exvo import evaluation, lookup
 from exvo.batches import Clips
 from exvo.bootstrap import bootstrap, interval
 from exvo.config import InputError
-from exvo.curve import conclusion, draw_others, enrolment_curve, predictor
+from exvo.curve import conclusion, curve_clips, draw_others, enrolment_curve, predictor
 from exvo.networks.enrolment import Network
 from exvo.tasks import Task
 from exvo.training import predict, predict_each
@@ -39,6 +39,15 @@ def make(fusion: str, speakers: int = 4, clips: int = 4) -> tuple[Network, Clips
     rows = pd.DataFrame({"file": list(features), "split": "val", "speaker": names, "High": labels[:, 0]})
     rows["Loud"] = labels[:, 1]
     return network, Clips(list(features), list(features), features, labels, "repeat", names), rows
+
+
+def curve_of(
+    network: Network, clips: Clips, rows: pd.DataFrame, draws: int = 1, protocol: str | None = None
+) -> pd.DataFrame:
+    """The curve over the clips that can be scored."""
+    kept = curve_clips(np.array(clips.speakers), rows, TASK)
+    clips, rows = clips.take(kept), rows.iloc[kept]
+    return enrolment_curve(predictor(network, clips, "cpu", protocol), np.array(clips.speakers), rows, TASK, draws)
 
 
 def test_draws_are_of_the_right_or_of_one_wrong_speaker_and_never_the_clip_itself() -> None:
@@ -78,7 +87,7 @@ def test_kept_embeddings_give_the_numbers_of_predict(fusion: str, protocol: str)
 @pytest.mark.parametrize("protocol", ["strict", "published"])
 def test_the_curve_against_its_own_draws_one_by_one(protocol: str) -> None:
     network, clips, rows = make("relative")
-    curve = enrolment_curve(network, clips, rows, TASK, "cpu", draws=3, protocol=protocol)
+    curve = curve_of(network, clips, rows, 3, protocol)
     assert curve["n"].unique().tolist() == [16]
     speakers = np.array(clips.speakers)
     found, samples = {}, {}
@@ -106,11 +115,11 @@ def test_speakers_with_a_single_clip_and_unknown_ones_are_left_out() -> None:
     network, clips, rows = make("film")
     names = ["lone", "", *clips.speakers[2:]]
     changed = Clips(clips.files, clips.contents, clips.features, clips.labels, clips.fill, names)
-    curve = enrolment_curve(network, changed, rows.assign(speaker=names), TASK, "cpu", draws=1)
+    curve = curve_of(network, changed, rows.assign(speaker=names))
     assert curve["n"].unique().tolist() == [14]
     lone = Clips(clips.files, clips.contents, clips.features, clips.labels, clips.fill, [f"s{i}" for i in range(16)])
     with pytest.raises(InputError, match="needs two labelled speakers with two clips or more each"):
-        enrolment_curve(network, lone, rows, TASK, "cpu", draws=1)
+        curve_of(network, lone, rows)
 
 
 @pytest.mark.parametrize(("low", "told"), [(0.01, "the model uses who is speaking."), (-0.01, "nothing shows that")])

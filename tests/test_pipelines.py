@@ -164,7 +164,7 @@ def test_a_loss_that_is_not_finite_says_where_the_best_weights_are(
         calls.append(1)
         return ccc_loss(truth, prediction) * (1.0 if len(calls) <= 4 else math.nan)
 
-    monkeypatch.setattr("exvo.tasks.ccc_loss", breaks)
+    monkeypatch.setattr("exvo.training.objectives.ccc_loss", breaks)
     assert run_here("train", SMALL | {"data": str(tiny_corpus), "epochs": "3"}, monkeypatch) == 1
     told = capsys.readouterr().err
     assert re.search(r"exvo: The loss is nan in epoch 2 on the batch of (s\d-\d\.wav(, )?){4}\. Look at", told)
