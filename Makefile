@@ -9,15 +9,15 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 SMALL := --width 0.25 --epochs 16 --batch_size 8 --learning_rate 0.01
 
 demo: .venv/ready
-	$(BIN)/python -m pipelines.main --model cnn10-relative $(SMALL)
+	$(BIN)/exvo main --model cnn10-relative $(SMALL)
 
 # Does knowing the speaker help? The plain CNN10 and the personalised one on the same clips with the same budget.
 personalisation: .venv/ready
-	$(BIN)/python -m pipelines.main --model cnn10 --protocol strict $(SMALL)
-	$(BIN)/python -m pipelines.main --model cnn10-relative $(SMALL)
-	$(BIN)/python -m pipelines.compare --a cnn10 --b cnn10-relative --split val
-	$(BIN)/python -m pipelines.compare --a cnn10 --b cnn10-relative --split test
-	$(BIN)/python -m pipelines.enrolment_curve --run_id cnn10-relative --split test
+	$(BIN)/exvo main --model cnn10 --protocol strict $(SMALL)
+	$(BIN)/exvo main --model cnn10-relative $(SMALL)
+	$(BIN)/exvo compare --a cnn10 --b cnn10-relative --split val
+	$(BIN)/exvo compare --a cnn10 --b cnn10-relative --split test
+	$(BIN)/exvo enrolment-curve --run_id cnn10-relative --split test
 
 # The notebooks as pages in output/notebooks. They read the runs that `make personalisation` makes.
 notebooks: .venv/ready

@@ -29,21 +29,25 @@ from tqdm import tqdm
 
 from benchmarks import learning, memory, plain
 from benchmarks.files import Files
-from exvo import corpora, extraction
-from exvo.batches import Clips, training_batches
-from exvo.bootstrap import bootstrap, ccc_statistics, draws, interval
+from exvo import corpora
+from exvo.batches.clips import Clips
+from exvo.batches.epoch import training_batches
 from exvo.config import EMOTIONS, FeatureConfig
-from exvo.evaluation import score
-from exvo.evaluation import statistics as score_statistics
-from exvo.features import log_mel, read_audio
-from exvo.groups import group_scores, with_intervals
-from exvo.networks import Checkpoint
-from exvo.networks.enrolment import Network
-from exvo.report import About, report
-from exvo.serving import answer
-from exvo.store import Store
+from exvo.devices import resolve_precision
+from exvo.evaluation.bootstrap import bootstrap, ccc_statistics, draws, interval
+from exvo.evaluation.groups import group_scores, with_intervals
+from exvo.evaluation.scoring import score
+from exvo.evaluation.scoring import statistics as score_statistics
+from exvo.features import extraction
+from exvo.features.audio import read_audio
+from exvo.features.log_mel import log_mel
+from exvo.features.store import Store
+from exvo.networks.checkpoint import Checkpoint
+from exvo.networks.inference import predict
+from exvo.networks.network import Network
+from exvo.reports.run import About, report
+from exvo.serving.model import answer
 from exvo.tasks import Task
-from exvo.training import predict, resolve_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data" / "emogator-mini"
@@ -76,7 +80,7 @@ def compare(
     against: str,
     target: str = "",
     before: Callable[[], object] = int,
-    **also: float,
+    also: Mapping[str, float] | None = None,
 ) -> Row:
     """Times both, in turn, five times; the ratio is reference over ours, so more is better.
 
@@ -86,7 +90,7 @@ def compare(
     for _ in tqdm(range(REPEATS), what, leave=False, disable=None):
         pairs.append([(before(), seconds(work))[1] for work in (ours, reference)])
     spent = statistics.median(own for own, _ in pairs)
-    return row(what, against, [other / own for own, other in pairs], target, **{"seconds": spent, **also})
+    return row(what, against, [other / own for own, other in pairs], target, **{"seconds": spent, **(also or {})})
 
 
 def extraction_rows(folder: Path, files: list[str], scratch: Path, kind: str) -> Iterator[Row]:
@@ -188,7 +192,7 @@ def evaluation(store: Store, contents: list[str], encoder: str, width: float) ->
         lambda: predict(network, clips, "cpu", batch_size=1),
         "one clip at a time",
         ">= 1",
-        **{"largest difference": float(difference)},
+        also={"largest difference": float(difference)},
     )
 
 
@@ -285,10 +289,12 @@ def start_rows() -> Iterator[Row]:
     needed = command("-c", "import torch, mlflow, pandas")
     bare = statistics.median(seconds(command("-c", "pass")) for _ in range(REPEATS))
     for what, words, most in (
-        ("python -m pipelines.train --help", ("-m", "pipelines.train", "--help"), 1.0),
+        ("exvo train --help", ("-m", "exvo", "train", "--help"), 1.0),
         ("import exvo", ("-c", "import exvo"), 0.2),
     ):
-        found = compare(what, command(*words), needed, "importing torch, mlflow and pandas", **{"Python alone": bare})
+        found = compare(
+            what, command(*words), needed, "importing torch, mlflow and pandas", also={"Python alone": bare}
+        )
         yield found | {"met": found["also"]["seconds"] < most, "target": f"{most:g} s"}  # type: ignore[index]
 
 
@@ -307,7 +313,8 @@ def serving_row() -> Row:
     def ours() -> None:
         answer(checkpoint, request)
 
-    ours(), bare()
+    ours()
+    bare()
     times = [(sum(seconds(ours) for _ in range(10)), sum(seconds(bare) for _ in range(10))) for _ in range(REPEATS)]
     against = "the bare forward pass and log-mel (time over theirs)"
     what = "a served prediction, cnn14-relative, width 1, 2 s, with a profile"

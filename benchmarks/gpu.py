@@ -23,15 +23,17 @@ import pandas as pd
 import torch
 
 from benchmarks.gpu_speed import SHOTS, SYSTEMS, Setting, speed
-from exvo import evaluation
-from exvo.bootstrap import bootstrap, interval
 from exvo.config import FeatureConfig
+from exvo.devices import resolve_device, resolve_precision
 from exvo.enrolment import enrol
-from exvo.training import fit, predict, resolve_device, resolve_precision
+from exvo.evaluation import scoring
+from exvo.evaluation.bootstrap import bootstrap, interval
+from exvo.networks.inference import predict
+from exvo.training.loop import fit
 
 
 def run(setting: Setting, name: str, size: int, epochs: int) -> tuple[dict[str, pd.DataFrame], float]:
-    """Trains as `exvo.training` does; the best epoch's predictions of val and test, and how many seconds it took."""
+    """Trains as `exvo.training.loop` does; the best epoch's predictions of val and test, and how long it took, s."""
     network, config = setting.make(name, size, resolve_precision("auto", setting.device), epochs)
     best: dict[str, torch.Tensor] = {}
 
@@ -39,7 +41,7 @@ def run(setting: Setting, name: str, size: int, epochs: int) -> tuple[dict[str, 
         rows, clips = setting.rows(split), setting.clips(split)
         enrolment = enrol(clips.speakers, "published", SHOTS)
         outputs = predict(network, clips, setting.device, enrolment.clips, protocol="published")
-        return evaluation.scorable(setting.task.table(rows, outputs, enrolment.scored))
+        return scoring.scorable(setting.task.table(rows, outputs, enrolment.scored))
 
     began = time.perf_counter()
     fit(
@@ -47,7 +49,7 @@ def run(setting: Setting, name: str, size: int, epochs: int) -> tuple[dict[str, 
         setting.task,
         setting.clips("train"),
         config,
-        lambda _: float(evaluation.score_epoch(predictions("val"), setting.task)["emotion_ccc"]),
+        lambda _: float(scoring.score_epoch(predictions("val"), setting.task)["emotion_ccc"]),
         lambda weights, _: best.update({key: tensor.clone() for key, tensor in weights.items()}),
         lambda epoch: print(f"  {epoch.number}: loss {epoch.loss:.3f}, score {epoch.score:.3f}, {epoch.seconds:.1f} s"),
     )
@@ -63,7 +65,7 @@ def batches_that_keep_the_score(setting: Setting, sizes: Sequence[int], epochs: 
     tables = {size: run(setting, "cnn14", size, epochs)[0]["val"] for size in sizes}
     samples, rows = {}, list[dict[str, object]]()
     for size, table in tables.items():
-        every = evaluation.statistics(table, setting.task)
+        every = scoring.statistics(table, setting.task)
         samples[size] = bootstrap(every, groups=table["speaker"].to_numpy())[["emotion_ccc"]]
         lo, hi = interval(samples[size] - samples[sizes[0]]).loc["emotion_ccc", ["ci_low", "ci_high"]].to_numpy(float)
         ccc = float(every.scores()["emotion_ccc"])
@@ -73,7 +75,8 @@ def batches_that_keep_the_score(setting: Setting, sizes: Sequence[int], epochs: 
 
 def export(folder: Path, corpus_name: str, data: Path) -> None:
     """Writes features and labels of a corpus into the folder, from its audio."""
-    from exvo import corpora, extraction
+    from exvo import corpora  # which decode audio: the GPU machine needs no library for that
+    from exvo.features import extraction
 
     corpus = corpora.load(corpus_name, data)
     _, audio = extraction.extract(corpus.folder, corpus.clips["file"].tolist(), folder / "features", FeatureConfig())
@@ -117,7 +120,7 @@ def main() -> None:
     found["batches"] = batches_that_keep_the_score(setting, sizes, few)
     tables, seconds = run(setting, "cnn14", sizes[0], epochs)
     scores = {
-        split: json.loads(evaluation.score(table, setting.task).to_json(orient="records"))
+        split: json.loads(scoring.score(table, setting.task).to_json(orient="records"))
         for split, table in tables.items()
     }
     found["run"] = {"epochs": epochs, "minutes": seconds / 60, "scores": scores}

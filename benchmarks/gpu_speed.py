@@ -1,11 +1,11 @@
 """Steps of training on a GPU, timed in three ways, for each system and batch and in turns.
 
 - plain: float32, channels first, one .npy a clip, cropped on the host, the loss read at each step;
-- ours: bf16, channels_last, the clips in the GPU's memory, as `exvo.training` trains;
+- ours: bf16, channels_last, the clips in the GPU's memory, as `exvo.training.loop` trains;
 - bare: forward and backward alone, of ours, on one batch that is there already: what arithmetic allows.
 
-Ours and bare as they are (eager), compiled (torch.compile) and with CUDA graphs (mode reduce-overhead); `exvo.training`
-itself compiles nothing, because that could not be tried.
+Ours and bare as they are (eager), compiled (torch.compile) and with CUDA graphs (mode reduce-overhead);
+`exvo.training.loop` itself compiles nothing, because that could not be tried.
 """
 
 from __future__ import annotations
@@ -24,14 +24,18 @@ import torch
 
 from benchmarks.files import Files
 from exvo import systems
-from exvo.batches import Batch, Clips, training_batches
+from exvo.batches.clips import Batch, Clips
+from exvo.batches.epoch import training_batches
+from exvo.batches.resident import Resident
 from exvo.config import FeatureConfig
+from exvo.devices import resolve_precision
 from exvo.enrolment import Draw
-from exvo.networks.enrolment import Network
-from exvo.resident import Resident
-from exvo.store import Store
+from exvo.features.store import Store
+from exvo.networks.build import build_network
+from exvo.networks.network import Network
 from exvo.tasks import Task
-from exvo.training import TrainingConfig, make_optimizer, objectives, resolve_precision, train_step
+from exvo.training.loop import TrainingConfig, make_optimizer, train_step
+from exvo.training.objectives import objectives
 
 SYSTEMS = ("cnn14", "cnn14-attention-cnn10-layernorm-full")
 SHOTS = 2
@@ -79,7 +83,7 @@ class Setting:
     def make(self, name: str, batch_size: int, precision: str, epochs: int = 1) -> tuple[Network, TrainingConfig]:
         """A system's network on the device, and how it trains."""
         system, clips = systems.find(name), self.clips("train")
-        network = systems.build(system, self.task, self.width, 0, "", clips.labels, len(set(clips.speakers)))
+        network = build_network(system, self.task, self.width, 0, "", clips.labels, len(set(clips.speakers)))
         draw = None if system.enrolment == "none" else Draw(SHOTS, True, system.enrolment == "shared")
         given = (epochs, batch_size, 0.001, "sgd", 0, self.device, precision, draw, system.roles)
         return network.to(self.device).train(), TrainingConfig(*given)

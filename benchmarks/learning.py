@@ -14,16 +14,21 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import plain
-from exvo import evaluation, systems
-from exvo.batches import Clips, training_batches
-from exvo.bootstrap import bootstrap, interval
+from exvo import systems
+from exvo.batches.clips import Clips
+from exvo.batches.epoch import training_batches
 from exvo.config import EMOTIONS
-from exvo.corpora import Corpus
+from exvo.corpora.base import Corpus
+from exvo.devices import resolve_precision
 from exvo.enrolment import Draw
-from exvo.networks.enrolment import Network
-from exvo.store import Store
+from exvo.evaluation import scoring
+from exvo.evaluation.bootstrap import bootstrap, interval
+from exvo.features.store import Store
+from exvo.networks.build import build_network
+from exvo.networks.inference import predict
+from exvo.networks.network import Network
 from exvo.tasks import Task, make_task
-from exvo.training import TrainingConfig, fit, make_optimizer, predict, resolve_precision, train_epoch, train_step
+from exvo.training.loop import TrainingConfig, fit, make_optimizer, train_epoch, train_step
 
 TASK = Task("fewshot", EMOTIONS)
 SEEDS = (0, 1, 2)
@@ -33,7 +38,7 @@ EPOCHS = 12
 def make(name: str, width: float, clips: Clips) -> tuple[Network, TrainingConfig]:
     """A system's network, and how it trains by default in batches of 32."""
     system = systems.find(name)
-    network = systems.build(system, TASK, width, 0, "", clips.labels, len(set(clips.speakers)))
+    network = build_network(system, TASK, width, 0, "", clips.labels, len(set(clips.speakers)))
     draw = None if system.enrolment == "none" else Draw(2, False, system.enrolment == "shared")
     precision = resolve_precision("auto", "cpu")
     return network, TrainingConfig(1, 32, 0.001, "sgd", 0, "cpu", precision, draw, system.roles)
@@ -73,11 +78,14 @@ def epoch_and_validation(
 def elsewhere(make: Callable[..., Callable[[], object]], *given: object) -> Callable[[], object]:
     """What `make(*given)` returns, called in a process of its own, which has malloc as the system sets it.
 
-    `exvo.memory` sets it for the whole process, so that a loop beside ours would gain from it too.
+    `exvo.devices` sets it for the whole process, so that a loop beside ours would gain from it too.
     """
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _keep, (make, *given))
-    pool.submit(int).result()
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    pool.submit(_keep, make, *given).result()
     return lambda: pool.submit(_call).result()
+
+
+_kept: Callable[[], object] = int
 
 
 def _keep(make: Callable[..., Callable[[], object]], *given: object) -> None:
@@ -124,7 +132,7 @@ def bf16_against_float32(corpus: Corpus, store: Store, audio: pd.DataFrame) -> d
         return task.table(rows, predict(network, held_out, "cpu"), np.ones(len(rows), bool))
 
     def best_predictions(precision: str, seed: int) -> pd.DataFrame:
-        network = systems.build(system, task, 0.25, seed, "", training.labels, 0)
+        network = build_network(system, task, 0.25, seed, "", training.labels, 0)
         config = TrainingConfig(EPOCHS, 8, 0.01, "sgd", seed, "cpu", precision)
         kept: dict[str, torch.Tensor] = {}
         fit(
@@ -132,7 +140,7 @@ def bf16_against_float32(corpus: Corpus, store: Store, audio: pd.DataFrame) -> d
             task,
             training,
             config,
-            lambda network: float(evaluation.score_epoch(table(network), task)["emotion_ccc"]),
+            lambda network: float(scoring.score_epoch(table(network), task)["emotion_ccc"]),
             lambda weights, _: kept.update({name: tensor.clone() for name, tensor in weights.items()}),
             lambda _: None,
         )
@@ -145,17 +153,17 @@ def bf16_against_float32(corpus: Corpus, store: Store, audio: pd.DataFrame) -> d
         samples = {}
         for precision, found in scores.items():
             predictions = best_predictions(precision, seed)
-            every = evaluation.statistics(predictions, task)
+            every = scoring.statistics(predictions, task)
             found.append(float(every.scores()["emotion_ccc"]))
             samples[precision] = bootstrap(every, groups=predictions["speaker"].to_numpy())[["emotion_ccc"]]
         differences.append(samples["bf16"] - samples["float32"])
-    ends = interval(sum(differences[1:], differences[0]) / len(SEEDS)).loc["emotion_ccc"]
+    ends = interval(sum(differences[1:], differences[0]) / len(SEEDS)).loc["emotion_ccc"].astype(float)
     return {
         "epochs": EPOCHS,
         "validation clips": len(rows),
         "speakers": int(rows["speaker"].nunique()),
         **scores,
         "difference": float(np.mean(scores["bf16"]) - np.mean(scores["float32"])),
-        "lo_by_speaker": float(ends["ci_low"]),
-        "hi_by_speaker": float(ends["ci_high"]),
+        "lo_by_speaker": ends["ci_low"],
+        "hi_by_speaker": ends["ci_high"],
     }

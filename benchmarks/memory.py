@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from exvo.batches import Clips, evaluation_batches, training_batches
+from exvo.batches.clips import Clips, evaluation_batches
+from exvo.batches.epoch import training_batches
 from exvo.config import EMOTIONS, FeatureConfig
-from exvo.store import Clip, Store
+from exvo.features.shards import Clip
+from exvo.features.store import Store
 
 FRAMES = 240  # of a clip: what EmoGator's have on average
 

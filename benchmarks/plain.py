@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from benchmarks.files import Files
 from exvo.config import CROP_FRAMES, FeatureConfig
-from exvo.losses import ccc_loss
-from exvo.metrics import ccc
+from exvo.evaluation.metrics import ccc
 from exvo.networks.cnn import channels
+from exvo.training.objectives import ccc_loss
 
 FEATURES = FeatureConfig()
 
@@ -47,7 +47,7 @@ def extract(folder: Path, files: Sequence[str], target: Path) -> None:
 
 
 def transform(path: Path) -> None:
-    """Decoding and one FFT a frame, float64 as in `exvo.features`: the least that a log-mel costs."""
+    """Decoding and one FFT a frame, float64 as in `exvo.features.log_mel`: the least that a log-mel costs."""
     padded = np.pad(soundfile.read(path)[0], FEATURES.window // 2, mode="reflect")
     np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, FEATURES.window)[:: FEATURES.hop])
 
@@ -93,7 +93,7 @@ def epoch(network: CNN, files: Files, training: Sequence[str], held_out: Sequenc
             crops.append(np.resize(log_mel[first:], (CROP_FRAMES, FEATURES.bands)))
         loss = ccc_loss(labels[chosen], network(torch.from_numpy(np.stack(crops)))).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     network.eval()
     with torch.no_grad():
@@ -111,7 +111,7 @@ def loop(
 
 def interval(truth: np.ndarray, prediction: np.ndarray, resamples: Sequence[np.ndarray]) -> np.ndarray:
     """The 95% interval of the mean CCC from a loop over resamples, each the indices of its clips."""
-    means = [ccc(truth[rows], prediction[rows]).mean() for rows in resamples]
+    means = [np.mean(ccc(truth[rows], prediction[rows])) for rows in resamples]
     ends: np.ndarray = np.percentile(means, [2.5, 97.5])
     return ends
 

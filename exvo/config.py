@@ -6,13 +6,13 @@ Imports nothing but the standard library, so that `--help` is instant.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from exvo.errors import InputError as InputError  # models that MLflow logged before look for it here
 
 EMOTIONS = (
     "Awe",
@@ -56,10 +56,6 @@ PUBLISHED_EPOCHS = 60
 
 SAMPLE_EPOCHS = 3
 """What `epochs=auto` means on the sample corpus: full-width CNN14 ends within five minutes on two cores."""
-
-
-class InputError(ValueError):
-    """A mistake in what the user gave: one sentence that names the file, row or option, what was found, what to do."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,7 @@ def option(default: Any, help: str, **limits: Any) -> Any:
     """A dataclass field that is also a command-line option.
 
     `limits` may hold `choices` (of a text), `low` and `high` (of a number, inclusive), `auto` (what `auto` means:
-    the field is then None) and `path` (the kind of `exvo.paths.locate`, of a text that names one file or folder).
+    the field is then None) and `path` (the kind of `exvo.files.locate`, of a text that names one file or folder).
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
@@ -327,26 +323,3 @@ ENTRY_POINTS: dict[str, type[Any]] = {
     "sync": SyncSettings,
 }
 """The options of each MLflow entry point; the MLproject is tested against this table."""
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """'; did you mean a or b?', or '; known are ...' when nothing is near: the end of an error's sentence.
-
-    >>> nearest("cnn41", ["cnn14", "cnn10"])
-    '; did you mean cnn14 or cnn10?'
-    """
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}."
-
-
-def default_text(value: Any) -> str:
-    """The text of a value as the command line, the MLproject and MLflow's params hold it.
-
-    >>> [default_text(v) for v in (None, True, 1.0, 0.001, "cpu")]
-    ['auto', 'true', '1', '0.001', 'cpu']
-    """
-    if value is None:
-        return "auto"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.10g}" if isinstance(value, float) else str(value)

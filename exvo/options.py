@@ -18,8 +18,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from exvo.config import ENTRY_POINTS, InputError, default_text, nearest
-from exvo.paths import launched_from, locate
+from exvo.config import ENTRY_POINTS
+from exvo.errors import InputError
+from exvo.files import launched_from, locate
+from exvo.text import default_text, nearest
 
 LAUNCHER = "EXVO_LAUNCHER"
 """The variable that tells worker processes how their command was started: `mlflow run`, or empty."""
@@ -46,7 +48,7 @@ def by_mlflow() -> bool:
 
 
 def program(name: str) -> str:
-    """How to start a program of this environment from the present folder: `mlflow`, or `python`.
+    """How to start a program of this environment from the present folder: `mlflow`, `exvo` or `python`.
 
     >>> program("python").endswith("python") or "python3" in program("python")
     True
@@ -56,9 +58,9 @@ def program(name: str) -> str:
     for one in names:
         if Path(shutil.which(one) or "").parent == own:
             return one
-    if name == "mlflow" and not (own / name).exists():
-        return f"{program('python')} -m mlflow"
-    path = own / name if name == "mlflow" else Path(sys.executable)
+    if name != "python" and not (own / name).exists():
+        return f"{program('python')} -m {name}"
+    path = Path(sys.executable) if name == "python" else own / name
     with contextlib.suppress(ValueError):
         return shlex.quote(str(path.relative_to(Path.cwd())))
     return shlex.quote(str(path))
@@ -83,10 +85,10 @@ def environment_manager() -> str:
 def command_line(entry_point: str, options: Mapping[str, Any]) -> str:
     """The command that runs an entry point with these options, those left out that have their default.
 
-    It starts the entry point as the present command was started: by `mlflow run`, or by Python.
+    It starts the entry point as the present command was started: by `mlflow run`, or as `exvo`.
 
-    >>> command_line("enrolment-curve", {"run_id": "my run", "draws": 5}).partition("-m ")[2]
-    "pipelines.enrolment_curve '--run_id=my run' --draws=5"
+    >>> command_line("enrolment-curve", {"run_id": "my run", "draws": 5}).partition("exvo ")[2]
+    "enrolment-curve '--run_id=my run' --draws=5"
     """
     fields = dataclasses.fields(ENTRY_POINTS[entry_point])
     given = {field.name: default_text(options[field.name]) for field in fields if field.name in options}
@@ -99,8 +101,7 @@ def command_line(entry_point: str, options: Mapping[str, Any]) -> str:
         project = shlex.quote(os.getcwd()) if launched_from() else "."
         words = [f"{program('mlflow')} run {project} -e {entry_point}", *(f"-P {shlex.quote(one)}" for one in changed)]
         return " ".join(words) + environment_manager()
-    module = f"{program('python')} -m pipelines.{entry_point.replace('-', '_')}"
-    return " ".join([module, *(shlex.quote(f"--{one}") for one in changed)])
+    return " ".join([program("exvo"), entry_point, *(shlex.quote(f"--{one}") for one in changed)])
 
 
 def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
@@ -148,9 +149,7 @@ def parse(entry_point: str, arguments: Sequence[str] | None = None, description:
     """
     settings = ENTRY_POINTS[entry_point]
     fields = {field.name: field for field in dataclasses.fields(settings)}
-    parser = _Parser(
-        prog=f"python -m pipelines.{entry_point.replace('-', '_')}", description=description, allow_abbrev=False
-    )
+    parser = _Parser(prog=f"exvo {entry_point}", description=description, allow_abbrev=False)
     for field in fields.values():
         default = default_text(field.default)
         auto = f"; auto: {field.metadata['auto']}" if "auto" in field.metadata else ""

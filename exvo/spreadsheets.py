@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from exvo.config import InputError
+from exvo.errors import InputError
 from exvo.text import normal, shown
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}

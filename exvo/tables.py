@@ -1,9 +1,12 @@
-"""Parquet files, from wherever they come, and the predictions table in one: read within limits, then checked."""
+"""Tables from outside, read within limits: CSV, Parquet, and the predictions table."""
 
 from __future__ import annotations
 
+import csv
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Never
 
 import numpy as np
 import pandas as pd
@@ -11,8 +14,75 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from exvo.config import SPLITS, InputError
-from exvo.text import is_name, normal, reason, shown
+from exvo.config import SPLITS
+from exvo.errors import InputError
+from exvo.spreadsheets import WORKBOOKS, decode, parse, refuse_workbook, title_advice, width_advice
+from exvo.text import LONGEST_NAME, is_name, named, normal, reason, shown
+
+
+def refuse(source: Path, found: str, items: Iterable[object], remedy: str) -> Never:
+    """Raise the InputError of a corpus: its file, what was found, where, and what to do."""
+    raise InputError(f"{source}: {found}: {named(shown(str(item), 200) for item in items)}; {remedy}.")
+
+
+def read_csv(source: Path, layout: str) -> pd.DataFrame:
+    """Read a CSV file as stripped text in composed form (NFC), (rows, columns), indexed by `line N`.
+
+    It may be as a spreadsheet writes it (`exvo/spreadsheets.py`); `attrs["notes"]` then holds how it was read.
+
+    Raises InputError where the file is missing (`layout` then says what the folder should hold), too large, is not
+    CSV that can be read in one way, has a column without a name or twice, or rows that are longer or shorter than the
+    header.
+    """
+    if not os.path.isfile(source):
+        beside = [str(source.with_suffix(ending)) for ending in WORKBOOKS]
+        refuse_workbook(next(filter(os.path.isfile, beside), ""))
+        what = "a folder, not a file" if os.path.isdir(source) else "no file" if os.path.exists(source) else "not there"
+        raise InputError(f"{shown(str(source), LONGEST_NAME)} is {what}: {layout}.")
+    refuse_workbook(str(source))
+    try:
+        if source.stat().st_size > MAX_CSV:
+            raise InputError(f"{source} is larger than {MAX_CSV // 2**20} MiB; is it the table of the clips?")
+        text, encoding = decode(source.read_bytes())
+        table = parse(text, encoding, MAX_COLUMNS)
+    except csv.Error as error:
+        raise InputError(f"{source} is not a CSV file in UTF-8 ({reason(error)}); save it as one.") from error
+    except OSError as error:
+        raise InputError(f"{source} is not readable ({error.strerror}); look at its permissions.") from error
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{source} can't be read as CSV: {error}.") from None
+    header, rows = table.header, list(zip(table.places, table.cells, strict=True))
+    unnamed = [f"column {place}" for place, name in enumerate(header, 1) if not name]
+    if unnamed:
+        remedy = title_advice(header, table.cells) or "name or remove them (pandas: to_csv(index=False))"
+        refuse(source, "columns without a name", unnamed, remedy)
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        refuse(source, "columns given more than once", twice, "keep one of each")
+    ragged = {where: row for where, row in rows if len(row) != len(header)}
+    if ragged:
+        remedy = width_advice(header, table.cells, table.separator)
+        places = [f"{where} ({len(row)})" for where, row in ragged.items()]
+        refuse(source, f"rows without the header's {len(header)} fields", places, remedy)
+    frame = pd.DataFrame(table.cells, columns=header, index=table.places, dtype=str)
+    frame.attrs["notes"] = table.notes
+    return frame
+
+
+def require(source: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Raise InputError where columns are missing or the table has no rows."""
+    missing = [column for column in columns if column not in rows.columns]
+    if missing:
+        beside = named(shown(name) for name in rows.columns)
+        found = f"columns missing beside {beside}" if len(rows.columns) else "columns missing"
+        header = list(map(str, rows.columns))
+        remedy = title_advice(header, [list(map(str, row)) for row in rows.head(1).to_numpy()]) or "add them"
+        refuse(source, found, missing, remedy)
+    if rows.empty:
+        raise InputError(f"{source} holds no clips; it needs at least two for train and two for val.")
+
 
 MAX_COLUMNS = 1_000
 """Of a table: a corpus' targets each take several metrics, and MLflow's pages stall over thousands of those."""

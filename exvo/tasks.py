@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from exvo.config import InputError
+from exvo.errors import InputError
+from exvo.text import slug
 
 LONGEST = 200
 """Characters of a target's name in metrics: with what stands around it, MLflow takes 250."""
-
-
-def slug(name: str) -> str:
-    """A target's name in metrics.
-
-    >>> slug("Surprise (Negative)")
-    'surprise_negative'
-    """
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
 def indices(labels: pd.Series[str], classes: tuple[str, ...]) -> np.ndarray:

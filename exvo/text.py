@@ -1,14 +1,39 @@
-"""Text that comes from data: what may be a name, and how any text is repeated to people."""
+"""Text made safe and written for people: names, numbers, lists, and what a library's error says."""
 
 from __future__ import annotations
 
 import codecs
+import difflib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from exvo.passwords import hide
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """'; did you mean a or b?', or '; known are ...' when nothing is near: the end of an error's sentence.
+
+    >>> nearest("cnn41", ["cnn14", "cnn10"])
+    '; did you mean cnn14 or cnn10?'
+    """
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}."
+
+
+def default_text(value: Any) -> str:
+    """The text of a value as the command line, the MLproject and MLflow's params hold it.
+
+    >>> [default_text(v) for v in (None, True, 1.0, 0.001, "cpu")]
+    ['auto', 'true', '1', '0.001', 'cpu']
+    """
+    if value is None:
+        return "auto"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
 
 PLAIN = {"█": "#", "±": "+-", "–": "-", "−": "-", "×": "x", "→": "->"}
 """What is written for our own characters where an encoding lacks them."""
@@ -112,3 +137,26 @@ def reason(error: Exception) -> str:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, without passwords."""
     return hide((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def named(items: Iterable[object], limit: int = 10) -> str:
+    """Items in a sentence, at most `limit` of them by name.
+
+    >>> named(["a", "b"]), named(range(5), limit=2)
+    ('a, b', '0, 1 and 3 more')
+    """
+    texts = [str(item) for item in items]
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more
+
+
+SYNTHETIC = "The corpus is SYNTHETIC: a program makes its voices, so these scores say nothing about people."
+
+
+def slug(name: str) -> str:
+    """A target's name in metrics.
+
+    >>> slug("Surprise (Negative)")
+    'surprise_negative'
+    """
+    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -20,12 +20,14 @@ from torch import nn
 from exvo import systems
 from exvo.config import FeatureConfig
 from exvo.enrolment import EnrolmentSettings
-from exvo.networks import load, save
+from exvo.features.shards import COLUMNS, COLUMNS_1, HEADER, SETTINGS_1, Clip, Features
+from exvo.features.store import Store
+from exvo.networks.build import build_network
+from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
 from exvo.networks.cnn import PANN
 from exvo.networks.panns import load_panns
-from exvo.service import Service
-from exvo.shards import COLUMNS, COLUMNS_1, HEADER, SETTINGS_1, Features
-from exvo.store import Clip, Store
+from exvo.serving.model import LOGGED_MODEL, reply, signature
+from exvo.serving.service import Service
 from exvo.tasks import Task
 from fuzz.material import HUGE, damage, value
 from fuzz.tables import damage_ends
@@ -39,15 +41,15 @@ def write_whole(folder: Path) -> list[bytes]:
     """The bytes of checkpoints of some systems, and of one of the format before; that they load is checked."""
     found = []
     for name, task in MADE:
-        network = systems.build(systems.find(name), task, 0.02, 3, "", np.random.default_rng(0).random((8, 4)), 3)
+        network = build_network(systems.find(name), task, 0.02, 3, "", np.random.default_rng(0).random((8, 4)), 3)
         path = folder / "best.safetensors"
         notes = {"model": name, "run_id": "0" * 32, "epoch": 3, "score": 0.25}
         enrolled = EnrolmentSettings("published", 2)
-        save(path, network, network.state_dict(), task, FeatureConfig(), "repeat", notes, enrolled)
-        load(path)
+        save_checkpoint(path, network, network.state_dict(), task, FeatureConfig(), "repeat", notes, enrolled)
+        load_checkpoint(path)
         found.append(path.read_bytes())
     path.write_bytes(former(found[0]))
-    load(path)
+    load_checkpoint(path)
     return [*found, path.read_bytes()]
 
 
@@ -231,20 +233,18 @@ def serve(folder: Path) -> Service:
     """A model of a small network, saved and loaded by MLflow, behind what its server does with a request."""
     import mlflow
 
-    from exvo import serving
-
-    network = systems.build(systems.find("cnn10-relative"), FEWSHOT, 0.05, 3, "", np.zeros((8, 3)), 3)
+    network = build_network(systems.find("cnn10-relative"), FEWSHOT, 0.05, 3, "", np.zeros((8, 3)), 3)
     path = folder / "best.safetensors"
-    save(path, network, network.state_dict(), FEWSHOT, FeatureConfig(), "repeat", {})
+    save_checkpoint(path, network, network.state_dict(), FEWSHOT, FeatureConfig(), "repeat", {})
     mlflow.pyfunc.save_model(
         path=str(folder / "model"),
-        python_model=str(serving.LOGGED),
+        python_model=str(LOGGED_MODEL),
         artifacts={"weights": str(path)},
-        signature=serving.signature(FEWSHOT),
+        signature=signature(FEWSHOT),
         pip_requirements=[],
     )
     model = mlflow.pyfunc.load_model(str(folder / "model")).unwrap_python_model()
-    return Service(own_pages, functools.partial(serving.reply, model.checkpoint), 60.0)
+    return Service(own_pages, functools.partial(reply, model.checkpoint), 60.0)
 
 
 async def own_pages(scope: Any, receive: Any, send: Any) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from exvo import request
-from exvo.service import Service
+from exvo.serving import request
+from exvo.serving.service import Service
 from fuzz import material
 from fuzz.material import audio, damage, text, value
 

@@ -9,17 +9,18 @@ import os
 import re
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exvo.comparison import Scored, comparable, task_of
-from exvo.config import EMOTIONS, InputError
-from exvo.evaluation import score_epoch
-from exvo.results import Condition
+from exvo.config import EMOTIONS
+from exvo.errors import InputError
+from exvo.evaluation.pairwise import Scored, comparable, task_of
+from exvo.evaluation.results import Condition
+from exvo.evaluation.scoring import score_epoch
 from fuzz.material import CELLS, NUMBERS, damage
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252", "cp500", "shift_jis")
@@ -147,10 +148,9 @@ def spreadsheet(random: Random, rows: list[list[str]]) -> bytes:
     stream = io.StringIO()
     if random.random() < 0.3:
         stream.write(f"sep={random.choice([separator, separator, ';', '|'])}\r\n")
-    quoting = random.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
-    csv.writer(stream, delimiter=separator, lineterminator=random.choice(["\r\n", "\r"]), quoting=quoting).writerows(
-        rows
-    )
+    ends = random.choice(["\r\n", "\r"])
+    quoting: Literal[0, 1] = csv.QUOTE_MINIMAL if random.random() < 0.5 else csv.QUOTE_ALL
+    csv.writer(stream, delimiter=separator, lineterminator=ends, quoting=quoting).writerows(rows)
     encoding = random.choice(["utf-8-sig", "utf-16", "utf-16", "utf-8", "cp1252", "cp1250", "cp1251"])
     content = stream.getvalue().encode(encoding, "replace")
     return damage(random, content) if random.random() < 0.1 else content

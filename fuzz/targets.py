@@ -14,15 +14,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from exvo import corpora, submission
-from exvo.config import SPLITS, FeatureConfig, InputError
+from exvo import corpora
+from exvo.config import SPLITS, FeatureConfig
 from exvo.corpora.audit import audit
-from exvo.features import log_mel, read_audio
-from exvo.networks import load
+from exvo.errors import InputError
+from exvo.evaluation import submission
+from exvo.features.audio import read_audio
+from exvo.features.log_mel import log_mel
+from exvo.features.store import Store
+from exvo.networks.checkpoint import load_checkpoint
 from exvo.networks.cnn import PANN
 from exvo.networks.panns import load_panns
-from exvo.prediction import find_audio
-from exvo.store import Store
+from exvo.serving.recordings import find_audio
 from exvo.tables import check_predictions, read_parquet
 from exvo.tasks import make_task
 from exvo.text import is_name
@@ -181,7 +184,7 @@ class Checkpoints(Target):
 
     def read(self) -> None:
         """A network that can be asked."""
-        found = load(self.folder / "best.safetensors")
+        found = load_checkpoint(self.folder / "best.safetensors")
         network = found.network
         require(found.protocol in (None, "published", "strict"), "another protocol")
         require(found.temperature is None or 0 < found.temperature < math.inf, "another temperature")

@@ -1,1 +1,1 @@
-"""The MLflow entry points: parse, call, log. `python -m pipelines.<entry point> --help` lists the options."""
+"""What MLproject names: each file starts one entry point of exvo, as `exvo <entry point>` does."""

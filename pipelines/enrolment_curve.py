@@ -1,58 +1,6 @@
-"""Scores a personalised run with 0, 1, 2, 4 and 8 enrolment clips, drawn at random: the speaker's, and another's."""
+"""`mlflow run . -e enrolment-curve`; the work is in `exvo/experiments/enrolment_curve.py`."""
 
-from __future__ import annotations
-
-from dataclasses import asdict, replace
-
-from exvo.config import CurveSettings, InputError
-from pipelines.common import command, log_page
-from pipelines.evaluate import reopen
-
-
-def run(settings: CurveSettings) -> None:
-    """Scores in a run of its own."""
-    import numpy as np
-
-    from exvo import curve, evaluation, lookup, tracking
-    from exvo.training import resolve_device
-
-    settings = replace(settings, device=resolve_device(settings.device))
-    source = lookup.find_run(settings.run_id)
-    options = lookup.training_options(source)
-    checkpoint = lookup.load_checkpoint(source)
-    task = checkpoint.task
-    if not checkpoint.network.personalised:
-        raise InputError(
-            f"The run {source.info.run_name} trained {options['model']}, which takes no enrolment clips; choose a run "
-            "of a personalised system, such as cnn14-relative."
-        )
-    with tracking.run("enrolment-curve", output=settings.output) as run_id:
-        tracking.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
-        tracking.log_evaluated(source, options["protocol"])
-        ready = reopen(settings, source, options)
-        clips, rows = ready.clips(settings.split, task, options["fill"]), ready.rows(settings.split)
-        kept = curve.curve_clips(np.asarray(clips.speakers, dtype=str), rows, task)
-        clips, rows = clips.take(kept), rows.iloc[kept]
-        outputs = curve.predictor(checkpoint.network, clips, settings.device, checkpoint.protocol)
-        speakers = np.asarray(clips.speakers, dtype=str)
-        found = curve.enrolment_curve(outputs, speakers, rows, task, settings.draws)
-        tracking.log_table(found, "enrolment/curve.csv")
-        metric = evaluation.headline(task)
-        metrics = [metric, "category_accuracy"] if task.categories else [metric]
-        title = f"{options['model']} on {ready.name}, {settings.split} split"
-        print(f"\n{title}, {found['n'].iloc[0]} clips")
-        for name in metrics:
-            shown = found[found["metric"] == name]
-            for row in shown.to_dict("records"):
-                tracking.log_metrics({f"enrolment/{row['enrolment']}_{name}": row["value"]}, row["shots"])
-            print(f"\n{shown.drop(columns=['metric', 'n']).round(3).to_string(index=False, na_rep='')}")
-            print(curve.conclusion(found, name))
-        about = (
-            f"run {source.info.run_name} ({source.info.run_id}); {found['n'].iloc[0]:,} clips, {settings.draws} draws"
-        )
-        log_page("enrolment", curve.page(found, metrics, f"Enrolment: {title}", about))
-        print(tracking.where_to_look(run_id))
-
+from exvo.__main__ import launch
 
 if __name__ == "__main__":
-    command("enrolment-curve", run)
+    launch("enrolment-curve")

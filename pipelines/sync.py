@@ -1,30 +1,6 @@
-"""Delivers what the tracking server did not take, while it was away, of the runs in an output folder."""
+"""`mlflow run . -e sync`; the work is in `exvo/experiments/sync.py`."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
-from exvo.config import InputError, SyncSettings
-from exvo.text import shown
-from pipelines.common import command
-from pipelines.resume import deliver
-
-
-def run(settings: SyncSettings) -> None:
-    """Delivers in no run of its own.
-
-    Raises:
-        InputError: the folder is not there, or something could not be delivered; it is still kept.
-    """
-    if not Path(settings.output).is_dir():
-        what = "is not a folder" if Path(settings.output).exists() else "is not there"
-        raise InputError(f"output={shown(settings.output, 200)} {what}; give the output folder of the runs.")
-    found = len(list((Path(settings.output) / "runs").glob("*/journal")))
-    problems = deliver(settings.output)
-    print(f"runs in {settings.output} with something to deliver: {found}; delivered: {found - len(problems)}")
-    if problems:
-        raise InputError(" ".join(problems))
-
+from exvo.__main__ import launch
 
 if __name__ == "__main__":
-    command("sync", run)
+    launch("sync")

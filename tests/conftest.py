@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import shutil
 import signal
@@ -24,9 +23,10 @@ import pytest
 import soundfile
 from mlflow import MlflowClient
 
-from exvo import paths, tracking
-from exvo.delivery import Record
-from pipelines.common import command
+from exvo import files
+from exvo.__main__ import command
+from exvo.tracking import runs
+from exvo.tracking.delivery import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 EMOGATOR_MINI = ROOT.parent / "shared" / "data" / "emogator-mini"
@@ -45,7 +45,7 @@ def emogator_mini() -> Path:
 @pytest.fixture(autouse=True)
 def _launcher_unknown() -> None:
     """Each test asks anew from where `mlflow run` has started it."""
-    paths.launched_from.cache_clear()
+    files.launched_from.cache_clear()
 
 
 def free_port() -> int:
@@ -142,9 +142,8 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_here(entry_point: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> int:
     """The same within this process: its exit status."""
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    monkeypatch.setattr(sys, "argv", [entry_point, *words])
     try:
-        command(entry_point, importlib.import_module(f"pipelines.{entry_point.replace('-', '_')}").run)
+        command(entry_point, words)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -155,11 +154,11 @@ def run_by_hand(name: str | None = None, run_id: str | None = None) -> Iterator[
     """A run that a test logs with the functions of `tracking`, without what an entry point logs of its own."""
     with mlflow.start_run(run_name=name, run_id=run_id) as active:
         record = Record(active, Path("output") / "runs" / active.info.run_id / "journal")
-        tracking.RECORDS.append(record)
+        runs.RECORDS.append(record)
         try:
             yield active
         finally:
-            tracking.RECORDS.remove(record)
+            runs.RECORDS.remove(record)
 
 
 @pytest.fixture(scope="session")

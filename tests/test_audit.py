@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exvo.corpora import Corpus, audit, load
+from exvo.corpora import load
+from exvo.corpora.audit import audit
+from exvo.corpora.base import Corpus
 
 CLIPS = pd.DataFrame(
     {

@@ -29,11 +29,10 @@ from test_faults import Disk, at_epoch, newest
 from test_faults import disk as disk  # a fixture
 from test_resume import SMALL, check_equal, started
 
-from exvo import delivery, server
-from exvo.config import InputError
-from exvo.journal import Journal
-from pipelines import main as main_module
-from pipelines import trials
+from exvo.errors import InputError
+from exvo.experiments import evaluate, main, trials
+from exvo.tracking import delivery, server
+from exvo.tracking.journal import Journal
 
 KEPT = "What the run logged is not all on the tracking server ("
 DELIVERED = "what was kept of the run has been delivered to the tracking server\n"
@@ -179,13 +178,13 @@ def test_what_a_server_that_went_for_good_has_missed_is_delivered_by_sync(
     with monkeypatch.context() as patch:
         at_epoch(when, plug.pull, patch)
         if when == 0:  # between the training and the test split
-            true = main_module.evaluate
-            patch.setattr(main_module, "evaluate", lambda *words: (plug.pull(), true(*words)))
+            true = evaluate.evaluate
+            patch.setattr(main, "evaluate", lambda *words: (plug.pull(), true(*words)))
         assert run_here(entry_point, options, monkeypatch) == 0
     ended = time.time()
     said = capsys.readouterr().out
     assert KEPT + "Connection refused): the rest is kept in output/runs/" in said
-    assert re.search(r"`\S*python\S* -m pipelines.sync` delivers it\.", said)
+    assert re.search(r"`\S*exvo sync` delivers it\.", said)
     sync(monkeypatch, 2)  # it is still away
     assert "could not all be delivered" in (told := capsys.readouterr().err) or "can't be used" in told
     plug.put_back()
@@ -382,7 +381,7 @@ def test_a_process_whose_server_is_away_for_a_minute_and_one_that_is_killed_mean
         assert one.returncode == 0, said
         back.join()
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.sync"],
+        [sys.executable, "-m", "exvo", "sync"],
         env=os.environ | {"MLFLOW_TRACKING_URI": own_server.uri},
         capture_output=True,
         text=True,
@@ -573,7 +572,7 @@ def test_sync_leaves_a_run_that_goes_on_to_itself(
 
     def look() -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "pipelines.sync"],
+            [sys.executable, "-m", "exvo", "sync"],
             env=os.environ | {"MLFLOW_TRACKING_URI": plug.uri},
             capture_output=True,
             text=True,

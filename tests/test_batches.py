@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from exvo.batches import Batch, Clips, evaluation_batches, fill_frames, training_batches
+from exvo.batches.clips import Batch, Clips, evaluation_batches, fill_frames
+from exvo.batches.epoch import training_batches
 from exvo.enrolment import Draw
 
 

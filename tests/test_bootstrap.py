@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-import exvo.bootstrap
-from exvo.bootstrap import (
+from exvo.evaluation.bootstrap import (
     Statistics,
     bootstrap,
     ccc_statistics,
@@ -23,7 +22,7 @@ from exvo.bootstrap import (
     label_statistics,
     mae_statistics,
 )
-from exvo.metrics import accuracy, ccc, macro_f1, mae, s_mtl, uar
+from exvo.evaluation.metrics import accuracy, ccc, macro_f1, mae, s_mtl, uar
 
 NAMES = ("awe_ccc", "fear_ccc", "horror_ccc")
 
@@ -257,7 +256,7 @@ def test_chunks_do_not_change_the_result(chunk: int, monkeypatch: pytest.MonkeyP
     table = simulated(61)  # odd: a generator that keeps half a word would show
     whole_draws = np.concatenate(list(draws(61, 37, 3)))
     whole = bootstrap(all_statistics(table), 37, 3)
-    monkeypatch.setattr(exvo.bootstrap, "CHUNK", chunk)
+    monkeypatch.setattr("exvo.evaluation.bootstrap.CHUNK", chunk)
     chunks = list(draws(61, 37, 3))
     assert len(chunks) == -(-37 // max(1, chunk // 61))
     np.testing.assert_array_equal(np.concatenate(chunks), whole_draws)

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exvo import card, evaluation
-from exvo.comparison import Scored
-from exvo.results import Condition
+from exvo.evaluation import scoring
+from exvo.evaluation.pairwise import Scored
+from exvo.evaluation.results import Condition
+from exvo.reports import card
 from exvo.systems import SYSTEMS
 from exvo.tasks import Task
 
@@ -60,7 +61,7 @@ def facts(
     about = Scored("run", Condition(corpus, "a1" * 32, "fewshot", "strict", "val"), 2, table)
     settings = {"options": OPTIONS, "system": {"enrolment": encoder}}
     lineage = {"exvo.system": "cnn14-random-init", "git.commit": "c" * 40}
-    scores = {"val": evaluation.score(table, task)}
+    scores = {"val": scoring.score(table, task)}
     every = card.Facts("run (id)", "train", lineage, settings, AUDIT, {"torch": "2.11.0"}, 2, about, scores, None)
     return dataclasses.replace(every, **different)
 
@@ -71,7 +72,7 @@ def test_the_figures_are_those_of_the_score_table() -> None:
     kenya = table["country"] == "Kenya"
     table.loc[kenya, "prediction.Loud"] = 0.5 + 0.5 * np.random.default_rng(3).normal(size=int(kenya.sum()))
     text = card.card(facts(table)).replace("\N{NO-BREAK SPACE}", "")
-    scores = evaluation.score(table, TASK).set_index("metric")
+    scores = scoring.score(table, TASK).set_index("metric")
     cells = {
         tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines() if line.startswith("|")
     }
@@ -81,7 +82,7 @@ def test_the_figures_are_those_of_the_score_table() -> None:
         by_speaker = f"[{row['lo_by_speaker']:.3f}, {row['hi_by_speaker']:.3f}]"
         assert ("val", title, f"{row['value']:.3f}", by_clip, by_speaker, f"{row['n']:.0f}") in cells
     assert ("val", "1,234", "8", "0.01") in cells
-    worst = evaluation.score(table[kenya], TASK).set_index("metric").loc["emotion_ccc", "value"]
+    worst = scoring.score(table[kenya], TASK).set_index("metric").loc["emotion_ccc", "value"]
     assert f"Worst country on val: Kenya ({worst:.3f})." in text
     low, high = (scores.loc[f"{name}_ccc", "value"] for name in ("loud", "high"))
     assert f"Worst label on val: Loud ({low:.3f}); best: High ({high:.3f})." in text
@@ -90,7 +91,7 @@ def test_the_figures_are_those_of_the_score_table() -> None:
 
 
 def test_test_scores_stand_beside_those_of_val() -> None:
-    of_test = evaluation.score(predictions(0.4, seed=9), TASK)
+    of_test = scoring.score(predictions(0.4, seed=9), TASK)
     every = facts(predictions(0.2))
     text = card.card(dataclasses.replace(every, scores=dict(every.scores) | {"test": of_test}))
     (line,) = [line for line in text.splitlines() if line.startswith("| test") and "CCC, mean" in line]

@@ -14,9 +14,10 @@ from conftest import run_by_hand, run_here
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from exvo import evaluation, tracking
-from exvo.bootstrap import bootstrap, interval
+from exvo.evaluation import scoring
+from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.tasks import Task
+from exvo.tracking import runs
 
 SYNTHETIC = "(SYNTHETIC: a program makes its voices, so its scores say nothing about people)"
 TASK = Task("fewshot", ("High", "Loud"))
@@ -51,10 +52,10 @@ def make_run(name: str, noise: float = 0.3, seed: int = 2, split: str = "val", *
     table = different.get("predictions", predictions(noise, seed))
     with run_by_hand(name) as active:
         mlflow.set_tags({f"exvo.{tag}": value for tag, value in tags.items()})
-        tracking.log_settings(options, {})
-        tracking.log_table(table, f"predictions/{split}.parquet")
-        scores = evaluation.as_metrics(evaluation.score(table, TASK), split)
-        tracking.log_metrics(scores | different.get("metrics", {}))
+        runs.log_settings(options, {})
+        runs.log_table(table, f"predictions/{split}.parquet")
+        scores = scoring.as_metrics(scoring.score(table, TASK), split)
+        runs.log_metrics(scores | different.get("metrics", {}))
     return active.info.run_id
 
 
@@ -102,7 +103,7 @@ def test_systems_are_listed_with_their_newest_runs(
     assert table["system"].tolist() == ["cnn14-random-init", "cnn14-film"]
     assert table["run"].tolist() == ["newer", "film"]
     assert table["batch_size"].tolist() == [8, 32]
-    scores = evaluation.score(predictions(0.2, 2), TASK).set_index("metric")
+    scores = scoring.score(predictions(0.2, 2), TASK).set_index("metric")
     for metric in ("emotion_ccc", "high_ccc", "emotion_ccc_speaker_mean"):
         assert table.loc[0, metric] == pytest.approx(scores.loc[metric, "value"])
     assert table.loc[0, "emotion_ccc_hi_by_speaker"] == pytest.approx(scores.loc["emotion_ccc", "hi_by_speaker"])
@@ -140,13 +141,13 @@ def test_without_runs_it_says_what_to_run_first(
 ) -> None:
     said = refused(monkeypatch, capsys)
     assert said.startswith("No finished run has scores of the val split; `")
-    assert said.endswith("-m pipelines.train` makes one.")
+    assert said.endswith("exvo train` makes one.")
     assert MlflowClient().search_runs(["1"]) == []
     make_run("trained")
     said = refused(monkeypatch, capsys, corpus="emogater")
     assert said.startswith("No finished run has scores of the val split of corpus=emogater; `")
     said = refused(monkeypatch, capsys, split="test")
-    assert said.endswith("-m pipelines.evaluate` makes one, with run_id=<a training run> and split=test.")
+    assert said.endswith("exvo evaluate` makes one, with run_id=<a training run> and split=test.")
 
 
 def test_runs_of_other_programs_and_unfinished_ones_are_left_out(
@@ -166,9 +167,9 @@ def test_two_runs_are_compared_on_the_same_clips(
     identity = make_run("personal", predictions=b.sample(frac=1, random_state=0), system="cnn14-film", epochs=6)
     assert compare(monkeypatch, a="plain", b=identity) == 0
     told = capsys.readouterr().out
-    first, second = (bootstrap(evaluation.statistics(table, TASK), groups=table["speaker"]) for table in (a, b))
+    first, second = (bootstrap(scoring.statistics(table, TASK), groups=table["speaker"]) for table in (a, b))
     low, high, _ = interval(second - first).loc["emotion_ccc"]
-    difference = evaluation.score_epoch(b, TASK)["emotion_ccc"] - evaluation.score_epoch(a, TASK)["emotion_ccc"]
+    difference = scoring.score_epoch(b, TASK)["emotion_ccc"] - scoring.score_epoch(a, TASK)["emotion_ccc"]
     assert f"b beats a by {difference:.4f} emotion_ccc, 95% interval by speaker [{low:.4f}, {high:.4f}]" in told
     assert "Paired over 40 clips of 8 speakers" in told
     (about_b,) = [line for line in told.splitlines() if line.startswith("| b ")]
@@ -181,7 +182,7 @@ def test_two_runs_are_compared_on_the_same_clips(
     assert table["metric"].tolist() == ["emotion_ccc", "high_ccc", "loud_ccc", "emotion_mae"]
     assert table.loc[0, "wins"] == 1.0
     assert artifact("results/comparison.md").read_text(encoding="utf-8") in told
-    assert evaluation.few_speakers(8) in told
+    assert scoring.few_speakers(8) in told
     pd.testing.assert_frame_equal(pd.read_parquet(artifact("results/comparison/scores.parquet")), table)
     assert artifact("results/comparison/emotion_ccc.png").stat().st_size > 1000
     html = artifact("results/comparison.html").read_text(encoding="utf-8")
@@ -206,7 +207,7 @@ def test_predictions_of_another_split_come_from_the_newest_evaluation(
     said = refused(monkeypatch, capsys, a="main", b="trained")
     assert said.startswith("The run main (a=main) has no predictions of the val split; write them with `")
     said = refused(monkeypatch, capsys, a="late", b="trained")
-    assert said.endswith(f" -m pipelines.evaluate --run_id={trained} --split=val`.")
+    assert said.endswith(f"exvo evaluate --run_id={trained} --split=val`.")
 
 
 def test_runs_that_can_not_be_compared_are_refused_in_a_sentence(
@@ -255,7 +256,7 @@ def test_listed_systems_are_compared_each_with_each(
         "1 comparison of emotion_ccc, corrected for by Holm's method; none is marked, because p values over 8" in told
     )
     assert "- The run bare has no predictions of the val split; write them with `" in told
-    assert f" -m pipelines.evaluate --run_id={bare} --split=val`." in told
+    assert f"exvo evaluate --run_id={bare} --split=val`." in told
     assert "- The runs poor and odd can't be compared: their shots differ, 2 and 4;" in told
     name = "results/sample-a1a1a1a1-fewshot-strict-val"
     table = pd.read_csv(artifact(f"{name}.csv")).set_index("run")
@@ -267,7 +268,7 @@ def test_listed_systems_are_compared_each_with_each(
     assert len(pd.read_parquet(artifact(f"{name}/results.parquet"))) == 4
     assert artifact(f"{name}/matrix.png").stat().st_size > 1000
     html = artifact(f"{name}.html").read_text(encoding="utf-8")
-    assert f" -m pipelines.compare --runs={ids[0]},{ids[1]}" in html.replace("\n", "")
+    assert f" exvo compare --runs={ids[0]},{ids[1]}" in html.replace("\n", "")
     assert "The run bare has no predictions" in html
 
 

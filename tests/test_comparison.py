@@ -8,11 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exvo.comparison import Scored, comparable, comparison_text, conclusion, doubts, paired, task_of
-from exvo.config import InputError
-from exvo.evaluation import FEW_SPEAKERS, few_speakers
-from exvo.metrics import ccc, mae, s_mtl, uar
-from exvo.results import TRAINING, Condition
+from exvo.errors import InputError
+from exvo.evaluation.metrics import ccc, mae, s_mtl, uar
+from exvo.evaluation.pairwise import Scored, comparable, doubts, paired, task_of
+from exvo.evaluation.results import TRAINING, Condition
+from exvo.evaluation.scoring import FEW_SPEAKERS, few_speakers
+from exvo.reports.comparison import comparison_text, conclusion
 from exvo.tasks import Task
 
 CONDITION = Condition("table", "a" * 64, "fewshot", "strict", "val")

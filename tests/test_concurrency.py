@@ -33,7 +33,7 @@ def start(entry_point: str, model: str, output: Path, corpus: Path, uri: str) ->
     options |= {"trials": str(TRIALS)} if entry_point == "tune" else {"batch_size": "4", "learning_rate": "0.01"}
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     return subprocess.Popen(
-        [sys.executable, "-m", f"pipelines.{entry_point}", *words],
+        [sys.executable, "-m", "exvo", entry_point, *words],
         env=environment(uri),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from exvo.config import ENTRY_POINTS, FeatureConfig, InputError
+from exvo.config import ENTRY_POINTS, FeatureConfig
+from exvo.errors import InputError
 from exvo.options import parse
 
 

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 
 from exvo import corpora
-from exvo.config import CORPORA, EMOTIONS, InputError
+from exvo.config import CORPORA, EMOTIONS
 from exvo.corpora import load
 from exvo.corpora.emogator import CATEGORIES
+from exvo.errors import InputError
 
 HUME_HEADER = ["File_ID", "Split", "Subject_ID", "Country", "Country_string", "Age", *EMOTIONS]
 

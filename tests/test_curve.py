@@ -12,14 +12,16 @@ import torch
 from conftest import run_here
 from mlflow import MlflowClient
 
-from exvo import evaluation, lookup
-from exvo.batches import Clips
-from exvo.bootstrap import bootstrap, interval
-from exvo.config import InputError
-from exvo.curve import conclusion, curve_clips, draw_others, enrolment_curve, predictor
-from exvo.networks.enrolment import Network
+from exvo.batches.clips import Clips
+from exvo.errors import InputError
+from exvo.evaluation import scoring
+from exvo.evaluation.bootstrap import bootstrap, interval
+from exvo.evaluation.enrolment_curve import curve_clips, draw_others, enrolment_curve
+from exvo.networks.inference import predict, predict_each, predictor
+from exvo.networks.network import Network
+from exvo.reports.enrolment_curve import conclusion
 from exvo.tasks import Task
-from exvo.training import predict, predict_each
+from exvo.tracking.tags import EVALUATED_TAG
 
 TASK = Task("fewshot", ("High", "Loud"))
 FUSIONS = {"attention": "cnn10", "conditioning": "cnn5", "relative": "shared", "film": "shared"}
@@ -96,14 +98,14 @@ def test_the_curve_against_its_own_draws_one_by_one(protocol: str) -> None:
         for draw in range(3):
             drawn = draw_others(speakers, 2, wrong, np.random.default_rng([0, 2, draw, wrong]))
             table = TASK.table(rows, predict(network, clips, "cpu", drawn, protocol=protocol))
-            every.append(evaluation.statistics(table, TASK))
+            every.append(scoring.statistics(table, TASK))
         found[wrong] = np.mean([one.scores()["emotion_ccc"] for one in every])
         samples[wrong] = sum(bootstrap(one, groups=speakers)["emotion_ccc"] for one in every) / 3
     of = curve[(curve["metric"] == "emotion_ccc") & (curve["shots"] == 2)].set_index("enrolment")
     assert of.loc["right", "value"] == pytest.approx(found[False], abs=1e-5)
     assert of.loc["wrong", "value"] == pytest.approx(found[True], abs=1e-5)
     assert of.loc["right", "right_over_wrong"] == pytest.approx(found[False] - found[True], abs=1e-5)
-    typical = evaluation.score_epoch(TASK.table(rows, predict(network, clips, "cpu")), TASK)["emotion_ccc"]
+    typical = scoring.score_epoch(TASK.table(rows, predict(network, clips, "cpu")), TASK)["emotion_ccc"]
     assert of.loc["wrong", "gain"] == pytest.approx(found[True] - typical, abs=1e-5)
     bounds = interval((samples[False] - samples[True]).to_frame())
     expected = bounds[["ci_low", "ci_high"]].to_numpy()[0]
@@ -139,7 +141,7 @@ def test_the_entry_point(
     assert run_here("enrolment-curve", {"run_id": "cnn10-relative", "draws": "2"}, monkeypatch) == 0
     assert "emotion_ccc with 2 clips of the right speaker is " in capsys.readouterr().out
     run = MlflowClient().search_runs(["0"])[0]
-    assert run.data.tags[lookup.EVALUATED_TAG] == trained.info.run_id
+    assert run.data.tags[EVALUATED_TAG] == trained.info.run_id
     curve = pd.read_csv(mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/enrolment/curve.csv"))
     assert curve.groupby("enrolment")["shots"].unique().map(list).to_dict() == {
         "right": [1, 2, 4, 8],

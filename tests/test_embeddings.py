@@ -13,11 +13,12 @@ from conftest import run_here, write_table_corpus
 from matplotlib.colors import to_hex
 from mlflow import MlflowClient
 
-from exvo import embeddings
-from exvo.batches import Clips, fill_frames
-from exvo.config import InputError
-from exvo.embeddings import check_embedding, colours, draw, embed, embedding_table, pictures, project
-from exvo.networks.enrolment import Network
+from exvo.batches.clips import Clips, fill_frames
+from exvo.errors import InputError
+from exvo.networks.inference import check_embedding, embed_clips
+from exvo.networks.network import Network
+from exvo.reports import tsne
+from exvo.reports.tsne import colours, draw, embedding_table, pictures, project
 
 PLAIN = {"encoder": "cnn10"}
 ATTENTION = {"encoder": "cnn14", "enrolment": "cnn10", "fusion": "attention"}
@@ -54,7 +55,7 @@ def alone(clips: Clips, clip: int, frames: int) -> torch.Tensor:
 @pytest.mark.parametrize("arguments", [PLAIN, ATTENTION, SHARED])
 def test_main_embeddings_are_the_networks_clip_by_clip(arguments: dict[str, str]) -> None:
     network, clips = make_network(**arguments), make_clips()
-    found = embed(network, clips, "cpu", "main", ENROLMENT)
+    found = embed_clips(network, clips, "cpu", "main", ENROLMENT)
     assert found.shape == (6, network.encoder.channels[-1])
     with torch.no_grad():
         for clip in range(6):
@@ -65,20 +66,20 @@ def test_main_embeddings_are_the_networks_clip_by_clip(arguments: dict[str, str]
 @pytest.mark.parametrize("arguments", [ATTENTION, CONDITIONING, SHARED])
 def test_enrolment_embeddings_are_those_of_their_encoder(arguments: dict[str, str]) -> None:
     network, clips = make_network(**arguments), make_clips()
-    found = embed(network, clips, "cpu", "enrolment", ENROLMENT)
+    found = embed_clips(network, clips, "cpu", "enrolment", ENROLMENT)
     encoder = network.enrolment_encoder or network.encoder
     with torch.no_grad():
         for clip in range(6):
             expected = encoder(alone(clips, clip, network.min_frames))[0]
             np.testing.assert_allclose(found[clip], expected, atol=1e-5)
     if arguments is SHARED:
-        np.testing.assert_array_equal(found, embed(network, clips, "cpu", "main", ENROLMENT))
+        np.testing.assert_array_equal(found, embed_clips(network, clips, "cpu", "main", ENROLMENT))
 
 
 def test_a_conditioned_encoder_hears_the_speakers_profile() -> None:
     """The mean over the clips that enrol; of the unknown speaker the typical profile."""
     network, clips = make_network(**CONDITIONING), make_clips()
-    found = embed(network, clips, "cpu", "main", ENROLMENT)
+    found = embed_clips(network, clips, "cpu", "main", ENROLMENT)
     with torch.no_grad():
         first, second, fourth = (network.enrol(alone(clips, clip, network.min_frames)) for clip in (0, 1, 3))
         known = [(first + second) / 2] * 3 + [fourth] * 2 + [network.typical[None]]
@@ -91,7 +92,7 @@ def test_a_conditioned_encoder_hears_the_speakers_profile() -> None:
 
 def test_a_plain_network_has_no_enrolment_embeddings() -> None:
     with pytest.raises(InputError, match="embedding=enrolment: the network of this run takes no enrolment clips"):
-        embed(make_network(**PLAIN), make_clips(), "cpu", "enrolment", ENROLMENT)
+        embed_clips(make_network(**PLAIN), make_clips(), "cpu", "enrolment", ENROLMENT)
     check_embedding(make_network(**PLAIN), "main")
 
 
@@ -156,7 +157,7 @@ def test_pictures_by_country_and_speaker(monkeypatch: pytest.MonkeyPatch) -> Non
     rows = pd.DataFrame({"file": [f"{place}.wav" for place in range(40)], "country": ["Chile", "Kenya"] * 20})
     rows["speaker"] = [f"s{place % 20}" for place in range(40)]
     table = embedding_table(rows, blobs(40))
-    monkeypatch.setattr(embeddings, "project", lambda numbers, seed: numbers[:, :2])
+    monkeypatch.setattr(tsne, "project", lambda numbers, seed: numbers[:, :2])
     found = pictures(table, "cnn14", "table, val split", "main")
     assert list(found) == ["country", "speaker"]
     assert [len(figure.legends) for figure in found.values()] == [1, 0]  # twenty speakers are too many to name
@@ -164,7 +165,7 @@ def test_pictures_by_country_and_speaker(monkeypatch: pytest.MonkeyPatch) -> Non
     assert title == "cnn14\ntable, val split, 40 clips\nt-SNE of the main embeddings, colour: speaker (20 of them)"
     assert list(pictures(table.drop(columns="country"), "", "", "main")) == ["speaker"]
     assert list(pictures(table.assign(country=""), "", "", "main")) == ["speaker"]
-    monkeypatch.setattr(embeddings, "MOST_DRAWN", 10)
+    monkeypatch.setattr(tsne, "MOST_DRAWN", 10)
     fewer = pictures(table, "cnn14", "table, val split", "main")["country"]
     assert len(fewer.axes[0].collections[0].get_offsets()) == 10
     assert "10 of 40 clips, at random\n" in fewer.axes[0].get_title()

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 
-from exvo.config import InputError
-from exvo.evaluation import as_metrics, constant_predictions, score, score_epoch, sentence
+from exvo.errors import InputError
+from exvo.evaluation.scoring import as_metrics, constant_predictions, score, score_epoch, sentence
 from exvo.tasks import Task
 
 MULTITASK = Task("multitask", ("Awe", "Fear"), ("Chile", "Kenya"))

@@ -21,8 +21,8 @@ from conftest import run_here
 from mlflow import MlflowClient
 from optuna.storages.journal import JournalFileBackend
 
-from exvo.config import InputError
-from exvo.networks import load
+from exvo.errors import InputError
+from exvo.networks.checkpoint import load_checkpoint
 from exvo.networks.cnn import PANN
 from exvo.networks.panns import load_panns
 from fuzz.targets import check_sentence
@@ -62,7 +62,7 @@ def test_a_malicious_checkpoint_is_refused_and_nothing_runs(tmp_path: Path) -> N
             load_panns(PANN("cnn14", 0.05), path)
         check_sentence(str(caught.value), str(path))
         with pytest.raises(InputError, match="is not a whole checkpoint of exvo") as caught:
-            load(path)
+            load_checkpoint(path)
         check_sentence(str(caught.value), str(path))
         assert not executed.exists()
 

@@ -20,11 +20,13 @@ import soundfile
 import torch
 from threadpoolctl import threadpool_info
 
-from exvo import extraction
-from exvo.config import FeatureConfig, InputError
-from exvo.extraction import check, extract
-from exvo.features import Audio, log_mel, read_audio
-from exvo.store import Store
+from exvo.config import FeatureConfig
+from exvo.errors import InputError
+from exvo.features import extraction
+from exvo.features.audio import Audio, read_audio
+from exvo.features.extraction import check, extract
+from exvo.features.log_mel import log_mel
+from exvo.features.store import Store
 
 CONFIG = FeatureConfig()
 ROOT = Path(__file__).resolve().parent.parent
@@ -296,7 +298,7 @@ def test_a_store_that_cannot_be_made(corpus: tuple[Path, list[str]], tmp_path: P
 SLOW = """
 import sys, time
 from pathlib import Path
-from exvo import extraction
+from exvo.features import extraction
 from exvo.config import FeatureConfig
 
 read_audio = extraction.read_audio

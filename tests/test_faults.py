@@ -29,12 +29,14 @@ from test_extraction import CONFIG, count_decoding, no_temporary_files, write_cl
 from test_store import clip, reopened, shards
 from test_tuning import begin, study
 
-from exvo import extraction, training
-from exvo.config import InputError
 from exvo.corpora import sample
-from exvo.extraction import extract
-from exvo.networks import load
-from exvo.store import Store
+from exvo.errors import InputError
+from exvo.features import extraction
+from exvo.features.audio import read_audio
+from exvo.features.extraction import extract
+from exvo.features.store import Store
+from exvo.networks.checkpoint import load_checkpoint
+from exvo.training import loop
 
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
@@ -87,14 +89,14 @@ def newest() -> Run:
 
 def at_epoch(number: int, event: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Has something happen as an epoch of training begins."""
-    true = training.train_epoch
+    true = loop.train_epoch
 
     def train_epoch(*words: object) -> float:
         if words[5] == number:
             event()
         return true(*words)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "train_epoch", train_epoch)
+    monkeypatch.setattr(loop, "train_epoch", train_epoch)
 
 
 # Full disks
@@ -144,7 +146,7 @@ def test_a_checkpoint_that_finds_no_space_leaves_the_one_before(
     options = SMALL | {"data": str(tiny_corpus), "output": str(small.folder / "output")}
     with monkeypatch.context() as patch:
         at_epoch(epoch, lambda: small.fill(left=100_000), patch)
-        patch.setattr("exvo.evaluation.score_epoch", rising())
+        patch.setattr("exvo.evaluation.scoring.score_epoch", rising())
         assert run_here("train", options, monkeypatch) == 2
     said = capsys.readouterr().err
     assert "can't be written (No space left on device); free space or choose another output folder." in said
@@ -152,7 +154,7 @@ def test_a_checkpoint_that_finds_no_space_leaves_the_one_before(
     assert newest().info.status in ("FAILED", "KILLED")
     assert not [path for path in small.folder.rglob("*") if path.name.endswith(".tmp")]
     best = list((small.folder / "output" / "runs").rglob("best.safetensors"))
-    assert [load(path).notes["epoch"] for path in best] == ([] if epoch == 1 else [2])
+    assert [load_checkpoint(path).notes["epoch"] for path in best] == ([] if epoch == 1 else [2])
     small.free()
     assert run_here("train", options, monkeypatch) == 0
     assert newest().info.status == "FINISHED"
@@ -258,7 +260,7 @@ def test_a_folder_removed_in_mid_run(
     """Log-mels are mapped, and folders are made anew; weights that lay in the folder alone are gone."""
     options = SMALL | {"data": str(tiny_corpus)}
     if found != "any":
-        monkeypatch.setattr("exvo.evaluation.score_epoch", rising(1 if "later" in found else -1))
+        monkeypatch.setattr("exvo.evaluation.scoring.score_epoch", rising(1 if "later" in found else -1))
     at_epoch(2, lambda: shutil.rmtree(gone), monkeypatch)
     assert run_here("train", options, monkeypatch) == status
     run = newest()
@@ -352,7 +354,7 @@ def test_audio_that_changes_between_hashing_and_decoding_is_told(
 ) -> None:
     """Else the store would keep one file's log-mel under another's hash, for good."""
     files = write_clips(tmp_path / "corpus", 3)
-    true, count = extraction.read_audio, itertools.count()
+    true, count = read_audio, itertools.count()
 
     def replaced(source: str | bytes, config: object) -> object:
         number = next(count)
@@ -407,7 +409,7 @@ def test_training_goes_on_when_the_clock_is_set_back(store: str, tiny_corpus: Pa
     faked |= {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
     for name, more in (("undisturbed", {}), ("set-back", faked)):
         clock.write_text("+0\n")
-        words = [sys.executable, "-m", "pipelines.train"]
+        words = [sys.executable, "-m", "exvo", "train"]
         options = SMALL | {"data": str(tiny_corpus), "output": str(tmp_path / name), "epochs": "8"}
         words += [word for pair in options.items() for word in (f"--{pair[0]}", pair[1])]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": store} | more

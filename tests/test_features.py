@@ -17,9 +17,11 @@ import soundfile
 import torch
 from scipy.signal import resample_poly
 
-from exvo.config import FeatureConfig, InputError
-from exvo.containers import AudioError, read_plain
-from exvo.features import log_mel, mel_filterbank, prepare, read_audio
+from exvo.config import FeatureConfig
+from exvo.errors import InputError
+from exvo.features.audio import prepare, read_audio
+from exvo.features.containers import AudioError, read_plain
+from exvo.features.log_mel import log_mel, mel_filterbank
 
 CONFIG = FeatureConfig()
 FORMATS = {
@@ -247,7 +249,7 @@ def test_stereo_is_the_mean_of_its_channels() -> None:
 def test_long_audio_is_decoded_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = burst(20_000)
     encoded = encode(samples, 16_000, subtype="FLOAT")
-    monkeypatch.setattr("exvo.features.BLOCK", 999)
+    monkeypatch.setattr("exvo.features.audio.BLOCK", 999)
     np.testing.assert_array_equal(read_audio(encoded, CONFIG).waveform, samples)
 
 

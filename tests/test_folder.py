@@ -12,7 +12,7 @@ from conftest import run_here
 from mlflow import MlflowClient
 from test_faults import at_epoch
 
-from pipelines.folder import copied_from, folder_id, renew
+from exvo.experiments.folder import copied_from, folder_id, renew
 
 SMALL = {"model": "cnn10", "corpus": "table", "epochs": "3", "batch_size": "4", "width": "0.05"}
 

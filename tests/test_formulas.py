@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exvo.batches import Clips
-from exvo.embeddings import embed
+from exvo.batches.clips import Clips
 from exvo.networks import layers
-from exvo.networks.enrolment import Network
-from exvo.training import predict, profiles
+from exvo.networks.inference import embed_clips, predict, profiles
+from exvo.networks.network import Network
 
 HEADS = {"enrolment_emotion": 3, "enrolment_speaker": 5, "main_speaker": 5}
 ATTENTION = {"encoder": "cnn14", "enrolment": "cnn10", "fusion": "attention", "heads": HEADS}
@@ -296,7 +295,7 @@ def test_the_zero_fill_of_enrolment_clips(kind: str, protocol: str | None, fill:
             seen, _ = fused(kind, state, z, expected[clip][None])
             assert difference(outputs[clip : clip + 1], linear(state, "output", seen)) < 1e-5
             if kind == "conditioning":
-                embedded = embed(network, clips, "cpu", "main", asked, protocol=protocol)
+                embedded = embed_clips(network, clips, "cpu", "main", asked, protocol=protocol)
                 assert difference(torch.from_numpy(embedded[clip]), z[0]) < 1e-5
 
 

@@ -14,7 +14,8 @@ from conftest import write_table_corpus
 
 from benchmarks.gpu import export
 from exvo.config import FeatureConfig
-from exvo.store import Clip, Store
+from exvo.features.shards import Clip
+from exvo.features.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 LACKING = ("mlflow", "optuna", "soundfile", "soxr", "torchaudio")

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exvo.bootstrap import Statistics, bootstrap, ccc_statistics, interval
-from exvo.groups import group_scores, lowest_decile, lowest_decile_by_chance, with_intervals
-from exvo.metrics import ccc
+from exvo.evaluation.bootstrap import Statistics, bootstrap, ccc_statistics, interval
+from exvo.evaluation.groups import group_scores, lowest_decile, lowest_decile_by_chance, with_intervals
+from exvo.evaluation.metrics import ccc
 
 METRIC = "emotion_ccc"
 

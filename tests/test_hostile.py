@@ -24,12 +24,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exvo import corpora, request, serving
-from exvo.config import EMOTIONS, FeatureConfig, InputError
-from exvo.containers import MAX_PARTS, AudioError
-from exvo.features import read_audio
+from exvo import corpora
+from exvo.config import EMOTIONS, FeatureConfig
+from exvo.errors import InputError
+from exvo.evaluation.submission import check, file_ids
+from exvo.features.audio import read_audio
+from exvo.features.containers import MAX_PARTS, AudioError
 from exvo.networks.header import FORMAT, read_header
-from exvo.submission import check, file_ids
+from exvo.serving import model, request
+from exvo.serving.model import reply
 from exvo.tables import MAX_CSV, check_predictions, read_parquet
 from exvo.text import is_name
 from fuzz import __main__ as fuzzer
@@ -98,7 +101,7 @@ LIARS = """
 import resource, sys
 from pathlib import Path
 from exvo.config import FeatureConfig, InputError
-from exvo.features import read_audio
+from exvo.features.audio import read_audio
 from exvo.networks import load
 space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (space + 2**26, space + 2**26))
@@ -252,9 +255,9 @@ def test_requests_that_would_grow_are_refused_before_pandas_sees_them(
 ) -> None:
     with pytest.raises(InputError, match=sentence):
         request.check_body(json.dumps(body))
-    monkeypatch.setattr(serving.scoring_server, "infer_and_parse_data", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(model.scoring_server, "infer_and_parse_data", lambda *_: pytest.fail("read"))
     with pytest.raises(InputError, match=sentence):
-        serving.reply(SimpleNamespace(), bytearray(json.dumps(body).encode()))  # type: ignore[arg-type]
+        reply(SimpleNamespace(), bytearray(json.dumps(body).encode()))  # type: ignore[arg-type]
 
 
 def test_words_of_base64_take_no_more_memory_than_one_word() -> None:

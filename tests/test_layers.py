@@ -98,7 +98,7 @@ def test_dropout_is_seeded_and_its_gradient_its_own_factor() -> None:
 def test_memory_that_is_freed_is_taken_again_without_asking_the_system() -> None:
     program = (
         "import resource, torch\n"
-        "from exvo.memory import keep_freed_memory\n"
+        "from exvo.devices import keep_freed_memory\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(5): torch.empty(50_000_000, dtype=torch.uint8).fill_(1)\n"

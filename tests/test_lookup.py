@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 from conftest import run_by_hand, run_here
 from mlflow import MlflowClient
 
-from exvo import lookup, names, options, tracking
-from exvo.config import InputError
-from pipelines.compare import find_runs
+from exvo import options
+from exvo.errors import InputError
+from exvo.experiments.compare import find_runs
+from exvo.tracking import lookup, models, names, runs
+from exvo.tracking.tags import CORPUS_TAG, DIGEST_TAG, ENTRY_TAG, MODEL_TAG, PROTOCOL_TAG, SYSTEM_TAG, TASK_TAG
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -51,12 +54,12 @@ DECOYS = [
     "%%",
 ]
 TRAINED = {
-    lookup.SYSTEM_TAG: "cnn10-random-init",
-    lookup.CORPUS_TAG: "sample",
-    lookup.DIGEST_TAG: "a1" * 32,
-    lookup.TASK_TAG: "fewshot",
-    lookup.PROTOCOL_TAG: "strict",
-    lookup.ENTRY_TAG: "train",
+    SYSTEM_TAG: "cnn10-random-init",
+    CORPUS_TAG: "sample",
+    DIGEST_TAG: "a1" * 32,
+    TASK_TAG: "fewshot",
+    PROTOCOL_TAG: "strict",
+    ENTRY_TAG: "train",
 }
 
 
@@ -78,10 +81,10 @@ def make_trained(name: str, **different: str) -> str:
     tags = TRAINED | {f"exvo.{tag}": value for tag, value in different.items()}
     with run_by_hand(name) as active:
         mlflow.set_tags(tags)
-        tracking.log_settings({"model": "cnn10", "task": "fewshot", "shots": 2, "data": "my clips", "epochs": 3}, {})
+        runs.log_settings({"model": "cnn10", "task": "fewshot", "shots": 2, "data": "my clips", "epochs": 3}, {})
         logged = MlflowClient().create_logged_model(active.info.experiment_id, "model", active.info.run_id)
         MlflowClient().finalize_logged_model(logged.model_id, "READY")
-        mlflow.set_tag(lookup.MODEL_TAG, f"models:/{logged.model_id}")
+        mlflow.set_tag(MODEL_TAG, f"models:/{logged.model_id}")
     return active.info.run_id
 
 
@@ -201,14 +204,14 @@ def test_the_commands_that_restore_run_as_they_are_pasted(store: str) -> None:
     said = refused("restored")
     assert "is deleted with its whole experiment. The experiment elsewhere is deleted; `" in said
     with pytest.raises(InputError, match=r"New runs can't begin\. The experiment elsewhere is deleted; "):
-        tracking.run("compare").__enter__()
+        runs.start_run("compare").__enter__()
     paste(said, store)
     assert lookup.find_run("restored").info.run_id == run_id
 
 
 def test_a_deleted_model_is_said_with_the_command_that_trains_it_again() -> None:
     run_id = make_trained("its model is gone")
-    uri = MlflowClient().get_run(run_id).data.tags[lookup.MODEL_TAG]
+    uri = MlflowClient().get_run(run_id).data.tags[MODEL_TAG]
     version = MlflowClient().create_registered_model("exvo-fewshot") and MlflowClient().create_model_version(
         "exvo-fewshot", uri, run_id, model_id=uri.removeprefix("models:/")
     )
@@ -216,13 +219,13 @@ def test_a_deleted_model_is_said_with_the_command_that_trains_it_again() -> None
     MlflowClient().delete_logged_model(uri.removeprefix("models:/"))
     for given in (run_id, uri, "models:/exvo-fewshot@champion", f"models:/exvo-fewshot/{version.version}"):
         with pytest.raises(InputError) as raised:
-            lookup.load_model(given)
+            models.load_model(given)
         said = str(raised.value)
         assert said.startswith(f"The logged model {uri} is deleted, and MLflow has no command that restores one; ")
         assert f"of the run its model is gone ({run_id}; " in said
-        assert said.endswith(" -m pipelines.train '--data=my clips' --model=cnn10 --epochs=3` trains it again.")
-    with pytest.raises(InputError, match=r"register one with `.*-m pipelines.register`, or give a run"):
-        lookup.load_model("models:/other/1")
+        assert said.endswith("exvo train '--data=my clips' --model=cnn10 --epochs=3` trains it again.")
+    with pytest.raises(InputError, match=r"register one with `.*exvo register`, or give a run"):
+        models.load_model("models:/other/1")
 
 
 @pytest.fixture
@@ -237,11 +240,20 @@ def by_mlflow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 ODD: dict[str, Any] = {"run_id": '-Anna\'s "best" (50%) $HOME `x` \\ {split}', "data": " a b ", "split": "val"}
 
 
-def test_a_printed_command_is_one_of_python_under_python() -> None:
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_printed_command_is_exvo_s_own_outside_of_mlflow(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not installed:  # an environment without console scripts
+        (tmp_path / "python").symlink_to(sys.executable)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     words = shlex.split(options.command_line("evaluate", ODD))
-    assert words[1:3] == ["-m", "pipelines.evaluate"]
-    assert options.parse("evaluate", words[3:]).run_id == ODD["run_id"]
-    assert subprocess.run([words[0], "-c", "import exvo"], check=False).returncode == 0
+    assert Path(words[0]).name == ("exvo" if installed else "python")
+    assert words[1:4] == ["-m", "exvo", "evaluate"] if not installed else words[1] == "evaluate"
+    given = words[words.index("evaluate") + 1 :]
+    assert options.parse("evaluate", given).run_id == ODD["run_id"]
+    if installed:
+        assert subprocess.run([words[0], "--version"], check=True, capture_output=True).stdout.startswith(b"exvo ")
 
 
 @pytest.mark.usefixtures("by_mlflow")

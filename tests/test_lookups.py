@@ -55,19 +55,19 @@ sys.addaudithook(audit)
 """
 
 IN_TURN = """
-import importlib, json, os, sys, threading
+import json, os, sys, threading
 
 from exvo.config import ENTRY_POINTS  # as an entry point begins
-from pipelines.common import command
+from exvo.__main__ import command
 
 import mlflow.telemetry
 
 for name, options in json.loads(sys.argv[1]):
     mlflow.telemetry.set_telemetry_client()  # which looks its host up once in a process, when it has something to tell
-    sys.argv = [name, *(word for pair in options.items() for word in (f"--{pair[0]}", pair[1]))]
+    words = [word for pair in options.items() for word in (f"--{pair[0]}", pair[1])]
     before, status = os.environ["LOOKED_UP"], 0
     try:
-        command(name, importlib.import_module(f"pipelines.{name.replace('-', '_')}").run)
+        command(name, words)
     except SystemExit as stop:
         status = stop.code
     for thread in threading.enumerate():
@@ -152,7 +152,7 @@ def test_telemetry_that_the_user_has_chosen_is_left_on(tmp_path: Path) -> None:
 def own_process(folder: Path, name: str, options: Mapping[str, str]) -> str:
     words = [word for option, value in options.items() for word in (f"--{option}", value)]
     done = subprocess.run(
-        [sys.executable, "-m", f"pipelines.{name.replace('-', '_')}", *words],
+        [sys.executable, "-m", "exvo", name, *words],
         cwd=folder,
         env=environment(folder),
         capture_output=True,

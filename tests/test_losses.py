@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
-from exvo.losses import ccc_loss, gradient_factor, total_objective
+from exvo.training.objectives import ccc_loss, gradient_factor, total_objective
 
 
 def test_ccc_loss_is_one_minus_ccc() -> None:

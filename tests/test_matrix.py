@@ -11,24 +11,13 @@ import pandas as pd
 import pytest
 from test_comparison import CONDITION, predictions
 
-from exvo.bootstrap import bootstrap, ccc_statistics, interval, join
-from exvo.comparison import Scored, paired
-from exvo.comparison_pages import many_page, two_page
-from exvo.config import InputError
-from exvo.evaluation import few_speakers, statistics
-from exvo.matrix import (
-    comparable_runs,
-    conclusion,
-    explanation,
-    holm,
-    left_out_text,
-    matrix,
-    matrix_columns,
-    matrix_text,
-    p_values,
-    pairs,
-)
-from exvo.results import TRAINING, results_table
+from exvo.errors import InputError
+from exvo.evaluation.bootstrap import bootstrap, ccc_statistics, interval, join
+from exvo.evaluation.pairwise import Scored, comparable_runs, holm, matrix, p_values, paired, pairs
+from exvo.evaluation.results import TRAINING, results_table
+from exvo.evaluation.scoring import few_speakers, statistics
+from exvo.reports.comparison import two_page
+from exvo.reports.matrix import conclusion, explanation, left_out_text, many_page, matrix_columns, matrix_text
 from exvo.tasks import Task
 
 TASK = Task("fewshot", ("High", "Loud"))

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, mean_absolute_error
 
-from exvo.metrics import accuracy, ccc, macro_f1, mae, s_mtl, uar
+from exvo.evaluation.metrics import accuracy, ccc, macro_f1, mae, s_mtl, uar
 
 # The multitask rows of arXiv 2206.06680: emotion CCC, country UAR, age MAE (years), S_MTL.
 PUBLISHED = {

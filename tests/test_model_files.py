@@ -16,11 +16,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_serving import TONES, evaluated
 
-from exvo import serving
-from exvo.config import FeatureConfig, InputError
+from exvo.config import FeatureConfig
 from exvo.enrolment import EnrolmentSettings
-from exvo.networks import Checkpoint, load, save
-from exvo.networks.enrolment import Network
+from exvo.errors import InputError
+from exvo.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from exvo.networks.network import Network
+from exvo.serving.model import LOGGED_MODEL, signature
 from exvo.tasks import Task
 
 TASK = Task("fewshot", ("High", "Loud"), categories=True, objective="mse")
@@ -65,7 +66,7 @@ def whole(tmp_path: Path) -> Path:
     """A file of a personalised network."""
     network, path = make(**ATTENTION), tmp_path / "best.safetensors"
     enrolled = EnrolmentSettings("published", 2)
-    save(path, network, network.state_dict(), TASK, FeatureConfig(), "zero", {"epoch": 3}, enrolled)
+    save_checkpoint(path, network, network.state_dict(), TASK, FeatureConfig(), "zero", {"epoch": 3}, enrolled)
     return path
 
 
@@ -80,22 +81,24 @@ def test_the_header(whole: Path) -> None:
         "fill": "zero",
         "notes": {"epoch": 3},
     }
-    found = load(whole)
+    found = load_checkpoint(whole)
     assert (found.task, found.features, found.fill, found.notes) == (TASK, FeatureConfig(), "zero", {"epoch": 3})
     assert (found.enrolment, found.protocol) == (EnrolmentSettings("published", 2), "published")
     assert found.temperature is None
     rewrite(whole, lambda about: about.update(temperature=1.75))
-    assert load(whole).temperature == 1.75
+    assert load_checkpoint(whole).temperature == 1.75
 
 
 def test_a_network_without_enrolment_has_no_protocol(tmp_path: Path) -> None:
     network, path = make(encoder="cnn10"), tmp_path / "best.safetensors"
-    save(path, network, network.state_dict(), TASK, FeatureConfig(), "zero", {}, EnrolmentSettings("strict", 2))
+    save_checkpoint(
+        path, network, network.state_dict(), TASK, FeatureConfig(), "zero", {}, EnrolmentSettings("strict", 2)
+    )
     assert header(path)["enrolment"] is None
-    assert load(path).protocol is None
+    assert load_checkpoint(path).protocol is None
     rewrite(path, lambda about: about.update(enrolment={"protocol": "strict", "shots": 2}))
     with pytest.raises(InputError, match=r"says enrolment is .*, which can't be"):
-        load(path)
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -133,14 +136,14 @@ def test_a_network_without_enrolment_has_no_protocol(tmp_path: Path) -> None:
 def test_a_header_that_is_wrong(whole: Path, part: str, changes: dict[str, Any], sentence: str) -> None:
     rewrite(whole, lambda about: (about[part] if part else about).update(changes))
     with pytest.raises(InputError, match=rf"best\.safetensors .*{sentence}"):
-        load(whole)
+        load_checkpoint(whole)
 
 
 @pytest.mark.parametrize("missing", ["revision", "network", "task", "features", "enrolment", "fill", "notes"])
 def test_a_header_that_lacks_a_part(whole: Path, missing: str) -> None:
     rewrite(whole, lambda about: about.pop(missing))
     with pytest.raises(InputError, match=rf"{missing} is (None, which can't be|missing)\.$"):
-        load(whole)
+        load_checkpoint(whole)
 
 
 def write_former(path: Path, network: Network) -> None:
@@ -160,7 +163,7 @@ def test_a_former_file_of_a_network_that_has_not_changed(kind: str, tmp_path: Pa
     """It answers as before, with enrolment clips as long as they are."""
     network, path = make(**UNCHANGED[kind]), tmp_path / "best.safetensors"
     write_former(path, network)
-    found = load(path)
+    found = load_checkpoint(path)
     assert (found.task, found.features, found.fill, found.notes) == (TASK, FeatureConfig(), "repeat", {"epoch": 1})
     assert (found.enrolment, found.protocol, found.temperature) == (None, None, None)
     clip = 20 * torch.randn(2, 60, 64) - 40
@@ -181,7 +184,7 @@ def test_a_former_file_of_a_network_that_has_changed(change: str, tmp_path: Path
     path = tmp_path / "best.safetensors"
     write_former(path, make(**CHANGED[change]))
     with pytest.raises(InputError, match=rf"best\.safetensors was trained before .*{change}.* so train it again\.$"):
-        load(path)
+        load_checkpoint(path)
 
 
 FORMER_CODE = Path(__file__).parent / "data" / "serving-781e908.py"
@@ -194,13 +197,13 @@ def logged(folder: Path, network: Network, code: Path) -> str:
         path=str(folder / "model"),
         python_model=str(code),
         artifacts={"weights": str(folder / "best.safetensors")},
-        signature=serving.signature(TASK),
+        signature=signature(TASK),
         pip_requirements=[],
     )
     return str(folder / "model")
 
 
-@pytest.mark.parametrize("code", [FORMER_CODE, serving.LOGGED], ids=["former", "present"])
+@pytest.mark.parametrize("code", [FORMER_CODE, LOGGED_MODEL], ids=["former", "present"])
 @pytest.mark.parametrize("kind", ["relative", "attention"])
 def test_a_former_logged_model_answers_as_before(kind: str, code: Path, tmp_path: Path) -> None:
     """With the code that it carries, in a process that has today's exvo."""
@@ -217,7 +220,7 @@ def test_a_former_logged_model_answers_as_before(kind: str, code: Path, tmp_path
         model.predict(pd.DataFrame({"enrolment": [[TONES[0]]]}))
 
 
-@pytest.mark.parametrize("code", [FORMER_CODE, serving.LOGGED], ids=["former", "present"])
+@pytest.mark.parametrize("code", [FORMER_CODE, LOGGED_MODEL], ids=["former", "present"])
 def test_a_former_logged_model_of_a_network_that_has_changed(code: Path, tmp_path: Path) -> None:
     model = logged(tmp_path, make(**ATTENTION, layer_norm=True), code)
     with pytest.raises(InputError, match=r"attention with LayerNorm now adds .* so train it again\.$"):
@@ -225,7 +228,7 @@ def test_a_former_logged_model_of_a_network_that_has_changed(code: Path, tmp_pat
 
 
 def test_the_logged_code_only_names_the_class() -> None:
-    lines = serving.LOGGED.read_text(encoding="utf-8").splitlines()
+    lines = LOGGED_MODEL.read_text(encoding="utf-8").splitlines()
     assert [line for line in lines[1:] if line] == [
         "import mlflow",
         "from exvo.serving import VocalBurstModel",

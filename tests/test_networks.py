@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exvo.config import FeatureConfig, InputError
-from exvo.networks import layers, load, load_parent, save
+from exvo.config import FeatureConfig
+from exvo.errors import InputError
+from exvo.networks import layers
+from exvo.networks.checkpoint import load_checkpoint, load_parent, save_checkpoint
 from exvo.networks.cnn import PANN, channels
-from exvo.networks.enrolment import Network, mean_of_others
+from exvo.networks.fusion import mean_of_others
+from exvo.networks.network import Network
 from exvo.networks.panns import load_panns
 from exvo.tasks import Task
 
@@ -232,8 +235,8 @@ def test_a_file_that_holds_no_weights_is_said_in_words(tmp_path: Path) -> None:
 def test_save_and_load(tmp_path: Path) -> None:
     network = Network("cnn10", TASK.outputs, 0.1).eval()
     path = tmp_path / "new" / "best.safetensors"
-    save(path, network, network.state_dict(), TASK, FeatureConfig(), "floor", {"epoch": 3})
-    checkpoint = load(path)
+    save_checkpoint(path, network, network.state_dict(), TASK, FeatureConfig(), "floor", {"epoch": 3})
+    checkpoint = load_checkpoint(path)
     clip = torch.randn(2, 60, 64)
     assert torch.equal(checkpoint.network(clip), network(clip))
     assert (checkpoint.task, checkpoint.features) == (TASK, FeatureConfig())
@@ -244,26 +247,26 @@ def test_save_and_load(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     network = Network("cnn10", TASK.outputs, 0.1)
     path = tmp_path / "best.safetensors"
-    save(path, network, network.state_dict(), TASK, FeatureConfig(), "zero", {})
+    save_checkpoint(path, network, network.state_dict(), TASK, FeatureConfig(), "zero", {})
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="is not a whole checkpoint of exvo"):
-        load(path)
+        load_checkpoint(path)
     with pytest.raises(InputError, match="is not a whole checkpoint of exvo"):
-        load(tmp_path / "absent.safetensors")
+        load_checkpoint(tmp_path / "absent.safetensors")
 
 
 def test_a_full_disk_keeps_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = Network("cnn10", TASK.outputs, 0.1)
     path = tmp_path / "best.safetensors"
-    save(path, network, network.state_dict(), TASK, FeatureConfig(), "zero", {"epoch": 1})
+    save_checkpoint(path, network, network.state_dict(), TASK, FeatureConfig(), "zero", {"epoch": 1})
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(InputError, match=r"can't be written .No space left on device"):
-        save(path, network, network.state_dict(), TASK, FeatureConfig(), "zero", {"epoch": 2})
-    assert load(path).notes == {"epoch": 1}
+        save_checkpoint(path, network, network.state_dict(), TASK, FeatureConfig(), "zero", {"epoch": 2})
+    assert load_checkpoint(path).notes == {"epoch": 1}
     assert len(list(tmp_path.iterdir())) == 1
 
 

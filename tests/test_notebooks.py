@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT, run_here
 
-from exvo.config import InputError
+from exvo.errors import InputError
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 THREE = ["01-corpus", "02-comparing-runs", "03-enrolment"]

@@ -16,13 +16,16 @@ import pytest
 from conftest import ROOT, write_table_corpus
 from mlflow import MlflowClient
 
-from exvo import extraction, paths
-from exvo.config import ENTRY_POINTS, FeatureConfig, InputError
-from exvo.containers import AudioError
+from exvo import files
+from exvo.config import ENTRY_POINTS, FeatureConfig
 from exvo.corpora import load
-from exvo.networks import Checkpoint
+from exvo.errors import InputError
+from exvo.features import extraction
+from exvo.features.containers import AudioError
+from exvo.networks.checkpoint import Checkpoint
 from exvo.options import parse
-from exvo.prediction import find_audio, read_list, read_log_mel
+from exvo.serving.prediction import read_log_mel
+from exvo.serving.recordings import find_audio, read_list
 
 DECOMPOSED = unicodedata.normalize("NFD", "é.wav")
 ONE_FILE = [
@@ -39,7 +42,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "user").mkdir()
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
-    monkeypatch.setattr(paths, "launched_from", lambda: str(tmp_path / "user"))
+    monkeypatch.setattr(files, "launched_from", lambda: str(tmp_path / "user"))
     return tmp_path / "user"
 
 
@@ -281,7 +284,7 @@ def test_a_file_under_the_other_form_is_opened(tmp_path: Path, monkeypatch: pyte
     assert audio["problem"].tolist() == [""] * 8
     assert audio["file"][0] == "é.wav"
     assert find_audio("Köln/é.wav", "audio").files == [Path(corpus.name, DECOMPOSED)]
-    assert paths.on_disk(tmp_path, "Köln/gone.wav") == str(tmp_path / "Köln/gone.wav")
+    assert files.on_disk(tmp_path, "Köln/gone.wav") == str(tmp_path / "Köln/gone.wav")
 
 
 @pytest.fixture(scope="module")

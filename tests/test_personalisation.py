@@ -20,11 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from exvo import lookup
 from exvo.config import FeatureConfig
 from exvo.enrolment import Encodings, EnrolmentSettings, encodings, enrol
-from exvo.features import log_mel, read_audio
-from exvo.networks.enrolment import Network
+from exvo.features.audio import read_audio
+from exvo.features.log_mel import log_mel
+from exvo.networks.network import Network
+from exvo.tracking import models
+from exvo.tracking.tags import EVALUATED_TAG, PARENT_TAG, PROTOCOL_TAG, SYSTEM_TAG
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -51,18 +53,18 @@ def test_strict_enrols_with_clips_that_are_not_scored(
     assert "val split, 12 clips, 6 of them scored" in told
     (trained,) = runs()
     assert trained.data.params["protocol"] == "strict"
-    assert trained.data.tags[lookup.SYSTEM_TAG] == "cnn10-relative"
+    assert trained.data.tags[SYSTEM_TAG] == "cnn10-relative"
     table = predictions(trained, "val")
     assert table.groupby("speaker")["scored"].agg(list).tolist() == [[False, False, True, True]] * 3
     assert run_here("evaluate", {"run_id": trained.info.run_id, "split": "val", "shots": "3"}, monkeypatch) == 0
     (evaluated,) = runs("evaluate")
     assert re.fullmatch(r"cnn10-relative-[a-z]+-[a-z]+-\d+", trained.info.run_name)
     assert re.fullmatch(r"evaluate-cnn10-relative-[a-z]+-[a-z]+-\d+", evaluated.info.run_name)
-    assert evaluated.data.tags[lookup.EVALUATED_TAG] == trained.info.run_id
+    assert evaluated.data.tags[EVALUATED_TAG] == trained.info.run_id
     assert predictions(evaluated, "val")["scored"].sum() == 3
     assert run_here("evaluate", {"run_id": trained.info.run_id, "protocol": "published"}, monkeypatch) == 0
     newest = runs("evaluate")[0]
-    assert newest.data.tags[lookup.PROTOCOL_TAG] == "published"
+    assert newest.data.tags[PROTOCOL_TAG] == "published"
     assert predictions(newest, "test")["scored"].all()
 
 
@@ -129,7 +131,7 @@ def test_predictions_are_the_networks_with_the_speakers_profile(
     assert run_here("train", OPTIONS | {"data": str(tiny_corpus), "model": model}, monkeypatch) == 0
     (trained,) = runs()
     assert (trained.data.params["protocol"], trained.data.params["batch_size"]) == ("published", "8")
-    checkpoint = lookup.load_checkpoint(trained)
+    checkpoint = models.checkpoint_of(trained)
     assert checkpoint.enrolment == EnrolmentSettings("published", 2)
     table = predictions(trained, "val")
     assert table["scored"].all()
@@ -166,8 +168,7 @@ def test_every_entry_point_fills_enrolment_clips_under_the_runs_protocol(
         given.append(protocol)
         return encodings(lists, frames, protocol)
 
-    monkeypatch.setattr("exvo.training.encodings", record)
-    monkeypatch.setattr("exvo.curve.encodings", record)
+    monkeypatch.setattr("exvo.networks.inference.encodings", record)
     options = OPTIONS | {"data": str(tiny_corpus), "model": "cnn14-random-init-personalisation", "width": "0.02"}
     for protocol in ("published", "strict"):
         assert run_here("train", options | {"protocol": protocol}, monkeypatch) == 0
@@ -201,7 +202,7 @@ def test_a_run_whose_file_names_no_protocol(tiny_corpus: Path, monkeypatch: pyte
     assert run_here("train", options, monkeypatch) == 0
     (trained,) = runs()
     make_former(trained)
-    network = lookup.load_checkpoint(trained).network
+    network = models.checkpoint_of(trained).network
     for protocol in ("auto", "published"):
         chosen = {"run_id": trained.info.run_id, "split": "val", "protocol": protocol}
         assert run_here("evaluate", chosen, monkeypatch) == 0
@@ -253,7 +254,7 @@ def test_continued_systems_start_from_the_best_run_of_their_parent(
     assert run_here("train", child, monkeypatch) == 2
     told = capsys.readouterr().err
     assert "continues cnn14-random-init, of which the tracking server has no finished run" in told
-    assert "-m pipelines.train --corpus=table " in told
+    assert "exvo train --corpus=table " in told
     assert " --model=cnn14-random-init " in told
     for seed in ("1", "2"):
         assert run_here("train", options | {"model": "cnn14", "seed": seed}, monkeypatch) == 0
@@ -261,12 +262,12 @@ def test_continued_systems_start_from_the_best_run_of_their_parent(
     best = max(runs()[1:], key=lambda run: run.data.metrics["val/emotion_ccc"])
     assert run_here("train", child | {"learning_rate": "1e-12"}, monkeypatch) == 0
     continued = runs()[0]
-    assert continued.data.tags[lookup.PARENT_TAG] == best.info.run_id
-    before, after = (lookup.load_checkpoint(run).network for run in (best, continued))
+    assert continued.data.tags[PARENT_TAG] == best.info.run_id
+    before, after = (models.checkpoint_of(run).network for run in (best, continued))
     torch.testing.assert_close(before.output.weight, after.output.weight, rtol=0, atol=1e-9)
     other = min(runs()[2:], key=lambda run: run.data.metrics["val/emotion_ccc"])
     assert run_here("train", child | {"init": f"runs:/{other.info.run_id}"}, monkeypatch) == 0
-    assert runs()[0].data.tags[lookup.PARENT_TAG] == other.info.run_id
+    assert runs()[0].data.tags[PARENT_TAG] == other.info.run_id
     capsys.readouterr()
     assert run_here("train", child | {"init": f"runs:/{other.info.run_id}", "width": "0.06"}, monkeypatch) == 2
     assert "don't fit this network: its width is 0.05, not 0.06." in capsys.readouterr().err

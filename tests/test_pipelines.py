@@ -19,8 +19,8 @@ import torch
 from conftest import ROOT, run_here, write_table_corpus
 from mlflow import MlflowClient
 
-from exvo.losses import ccc_loss
-from exvo.networks import load
+from exvo.networks.checkpoint import load_checkpoint
+from exvo.training.objectives import ccc_loss
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -34,8 +34,8 @@ def environment(tracking_uri: str) -> dict[str, str]:
 
 
 def run_module(entry_point: str, options: dict[str, str], tracking_uri: str) -> subprocess.CompletedProcess[str]:
-    """`python -m pipelines.<entry point>` in the present folder, which is one of the test's."""
-    words = [sys.executable, "-m", f"pipelines.{entry_point}"]
+    """`python -m exvo <entry point>` in the present folder, which is one of the test's."""
+    words = [sys.executable, "-m", "exvo", entry_point]
     words += [word for name, value in options.items() for word in (f"--{name}", value)]
     return subprocess.run(words, env=environment(tracking_uri), capture_output=True, text=True, check=False)
 
@@ -172,7 +172,7 @@ def test_a_loss_that_is_not_finite_says_where_the_best_weights_are(
     assert run.info.status == "FAILED"
     kept = Path("output/runs") / run.info.run_id / "best.safetensors"
     assert f"The best weights before it are in {kept}." in told
-    assert load(kept).notes["epoch"] == 1
+    assert load_checkpoint(kept).notes["epoch"] == 1
 
 
 def test_a_split_without_readable_clips_is_refused(

@@ -19,10 +19,12 @@ from conftest import run_here
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from exvo import lookup, networks
-from exvo.config import EvaluateSettings, InputError, TrainSettings
-from exvo.prediction import chart, find_audio
-from pipelines import evaluate, train
+from exvo.config import EvaluateSettings, TrainSettings
+from exvo.errors import InputError
+from exvo.experiments import evaluate, train
+from exvo.reports.prediction import chart
+from exvo.serving.recordings import find_audio
+from exvo.tracking import models
 
 Expected = tuple[Run, pd.DataFrame]
 
@@ -185,7 +187,7 @@ def test_a_model_of_another_make_is_refused(trained: Expected) -> None:
     with mlflow.start_run():
         info = mlflow.pyfunc.log_model(name="model", python_model=Other(), pip_requirements=[])
     with pytest.raises(InputError, match="gives no model of exvo"):
-        lookup.load_model(info.model_uri)
+        models.load_model(info.model_uri)
 
 
 def test_find_audio_takes_files_folders_and_globs_once(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_a_terminal_without_blocks_gets_number_signs(
         with monkeypatch.context() as patch:
             screen = io.TextIOWrapper(written, encoding=encoding, write_through=True)
             patch.setattr(sys, "stdout", screen)
-            patch.setattr("exvo.prediction.chart", lambda *_: "s2-0.wav █")
+            patch.setattr("exvo.experiments.predict.chart", lambda *_: "s2-0.wav █")
             assert run_here("predict", {"audio": f"{tiny_corpus}/s2-*.wav", "model_uri": "cnn10"}, patch) == 0
         assert b"s2-0.wav " + full in written.getvalue()
 
@@ -293,7 +295,9 @@ def test_a_place_that_cannot_be_saved_to_is_refused_before_and_loses_nothing_aft
     monkeypatch.undo()
     assert newest().info.run_id == before
 
-    monkeypatch.setattr(networks, "write_atomically", raising(InputError("a.csv can't be written (disk full).")))
+    monkeypatch.setattr(
+        "exvo.experiments.predict.write_atomically", raising(InputError("a.csv can't be written (disk full)."))
+    )
     assert run_here("predict", {"audio": clip, "save": str(tmp_path / "a.csv")}, monkeypatch) == 2
     told = capsys.readouterr()
     assert (

@@ -13,19 +13,42 @@ import pytest
 import yaml
 from conda_pins import conda_yaml, pins
 
-from exvo.config import ENTRY_POINTS, default_text
+from exvo.config import ENTRY_POINTS
+from exvo.text import default_text
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(path for folder in ("exvo", "pipelines") for path in (ROOT / folder).rglob("*.py"))
 
-TRACKED = (
-    "exvo/server.py",
-    "exvo/names.py",
-    "exvo/lookup.py",
-    "exvo/delivery.py",
-    "exvo/tracking.py",
-    "exvo/registry.py",
+ORDER = (
+    "errors",
+    "config",
+    "passwords",
+    "text",
+    "files",
+    "spreadsheets",
+    "tables",
+    "options",
+    "systems",
+    "devices",
+    "corpora",
+    "features",
+    "tasks",
+    "enrolment",
+    "batches",
+    "networks",
+    "training",
+    "evaluation",
+    "tuning",
+    "reports",
+    "serving",
+    "tracking",
+    "experiments",
+    "__main__",
 )
+"""The homes of `exvo`: a module imports only from its own home and from those before it."""
+
+WITHOUT_TORCH = ("evaluation", "reports", "tuning", "tasks", "enrolment", "systems", "corpora", "options")
+"""Homes that are imported where PyTorch is not there."""
 
 
 def test_mlproject_has_the_options_and_defaults_of_the_code() -> None:
@@ -68,18 +91,28 @@ def imports(path: Path, of: str) -> set[str]:
     return {name for name in names if name.split(".")[0] == of}
 
 
+def home(module: str) -> str:
+    """The home of a module of exvo, `exvo.<home>.<module>`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_every_home_has_its_place_in_the_order() -> None:
+    homes = {path.relative_to(ROOT / "exvo").parts[0].removesuffix(".py") for path in MODULES if "exvo" in path.parts}
+    assert homes - {"__init__", "former"} == set(ORDER)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_modules_import_only_whom_they_may(path: Path) -> None:
     name = path.relative_to(ROOT).as_posix()
-    if name in ("exvo/config.py", "exvo/metrics.py"):
-        assert not imports(path, "exvo")
-    if name.startswith("exvo/"):
-        assert not imports(path, "pipelines")
-    if name not in (*TRACKED, "exvo/serving.py", "exvo/logged_model.py"):
+    own = home(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    if name.startswith("pipelines/"):
+        assert imports(path, "exvo") <= {"exvo.__main__", "exvo.__main__.launch"}
+    elif own in ORDER:
+        before = set(ORDER[: ORDER.index(own) + 1])
+        assert {home(used) for used in imports(path, "exvo")} - {"", "__version__"} <= before
+    assert not imports(path, "pipelines")
+    if not name.startswith("exvo/tracking/") and name not in ("exvo/serving/model.py", "exvo/serving/logged_model.py"):
         assert not imports(path, "mlflow")
-    if name.startswith("exvo/") and name not in (*TRACKED, "exvo/logged_model.py"):
-        tracked = ("exvo.server", "exvo.tracking", "exvo.lookup", "exvo.delivery", "exvo.registry", "exvo.serving")
-        assert not any(used.startswith(tracked) for used in imports(path, "exvo"))
     if not name.startswith("exvo/tuning/"):
         assert not imports(path, "optuna")
     assert not imports(path, "pickle")
@@ -88,14 +121,27 @@ def test_modules_import_only_whom_they_may(path: Path) -> None:
 def test_the_core_runs_without_mlflow_and_optuna() -> None:
     program = (
         "import sys; sys.modules['mlflow'] = sys.modules['optuna'] = None\n"
-        "import exvo.batches, exvo.evaluation, exvo.extraction, exvo.systems, exvo.training, exvo.corpora"
+        "import exvo.corpora, exvo.features.extraction, exvo.training.loop, exvo.evaluation.scoring, exvo.reports.run"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
-def test_help_imports_nothing_heavy() -> None:
-    program = "import runpy, sys; sys.argv = ['train', '--help']\n"
-    program += "try: runpy.run_module('pipelines.train', run_name='__main__')\n"
+def test_numbers_words_and_pictures_run_without_torch() -> None:
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in MODULES
+        if home(".".join(path.relative_to(ROOT).with_suffix("").parts)) in WITHOUT_TORCH
+    ]
+    program = f"import sys\nimport {', '.join(modules)}\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"), [("pipelines.train", ["--help"]), ("exvo", ["train", "--help"]), ("exvo", ["tra"])]
+)
+def test_help_imports_nothing_heavy(module: str, words: list[str]) -> None:
+    program = f"import runpy, sys; sys.argv = {[module, *words]}\n"
+    program += f"try: runpy.run_module({module!r}, run_name='__main__')\n"
     program += "except SystemExit: print(sorted({'torch', 'mlflow', 'pandas', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout.endswith("[]\n")

@@ -12,18 +12,18 @@ import pytest
 from conftest import run_here
 from mlflow import MlflowClient
 
-from exvo import provenance, tracking
-from exvo.provenance import Code, code, commit_of_files
+from exvo.tracking import provenance, runs
+from exvo.tracking.provenance import Code, code, commit_of_files
 
 
 @pytest.fixture(autouse=True)
 def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a process knows of its code is asked for once."""
     monkeypatch.setenv("GIT_PYTHON_GIT_EXECUTABLE", "git")  # so that it is put back
-    for known in (code, tracking.say_problem):
+    for known in (code, runs.say_problem):
         known.cache_clear()
     yield
-    for known in (code, tracking.say_problem):
+    for known in (code, runs.say_problem):
         known.cache_clear()
 
 

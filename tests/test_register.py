@@ -17,11 +17,14 @@ from mlflow.entities.model_registry import ModelVersion
 from test_card import AUDIT, ENROLLED, TASK, predictions
 from test_card import OPTIONS as TRAINED
 
-from exvo import evaluation, lookup, tracking
-from exvo.bootstrap import bootstrap, interval
-from exvo.config import FeatureConfig, InputError
-from exvo.networks import save
-from exvo.networks.enrolment import Network
+from exvo.config import FeatureConfig
+from exvo.errors import InputError
+from exvo.evaluation import scoring
+from exvo.evaluation.bootstrap import bootstrap, interval
+from exvo.networks.checkpoint import save_checkpoint
+from exvo.networks.network import Network
+from exvo.tracking import runs
+from exvo.tracking.tags import MODEL_TAG
 
 OPTIONS = TRAINED | {"split": "test"}
 TAGS = {"entry_point": "train", "system": "cnn14-random-init", "task": "fewshot", "protocol": "published"}
@@ -37,10 +40,10 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def log_scores(table: pd.DataFrame, split: str) -> None:
-    scores = evaluation.score(table, TASK)
-    tracking.log_table(table, f"predictions/{split}.parquet")
-    tracking.log_table(scores, f"scores/{split}.csv")
-    tracking.log_metrics(evaluation.as_metrics(scores, split))
+    scores = scoring.score(table, TASK)
+    runs.log_table(table, f"predictions/{split}.parquet")
+    runs.log_table(scores, f"scores/{split}.csv")
+    runs.log_metrics(scoring.as_metrics(scores, split))
 
 
 @functools.cache
@@ -48,7 +51,7 @@ def weights() -> bytes:
     """A model file of a small network."""
     network = Network("cnn10", len(TASK.targets), 0.02)
     with tempfile.TemporaryDirectory() as folder:
-        save(Path(folder, "w"), network, network.state_dict(), TASK, FeatureConfig(), "repeat", {})
+        save_checkpoint(Path(folder, "w"), network, network.state_dict(), TASK, FeatureConfig(), "repeat", {})
         return Path(folder, "w").read_bytes()
 
 
@@ -58,10 +61,10 @@ def make_run(name: str, noise: float = 0.3, model: bool = True, **different: Any
         mlflow.set_tags({f"exvo.{tag}": different.get(tag, value) for tag, value in TAGS.items()})
         system = {"enrolment": different.get("enrolment", "none")}
         options = {option: different.get(option, value) for option, value in OPTIONS.items()}
-        tracking.log_settings(options, {"system": system})
-        tracking.log_json("audit.json", AUDIT)
-        tracking.log_json("environment.json", {"libraries": {"torch": "2.11.0"}})
-        tracking.log_metrics({"best_epoch": 2})
+        runs.log_settings(options, {"system": system})
+        runs.log_json("audit.json", AUDIT)
+        runs.log_json("environment.json", {"libraries": {"torch": "2.11.0"}})
+        runs.log_metrics({"best_epoch": 2})
         if different.get("predicts", True):
             log_scores(different.get("predictions", predictions(noise)), "val")
         mlflow.set_tags(different.get("tags", {}))
@@ -71,7 +74,7 @@ def make_run(name: str, noise: float = 0.3, model: bool = True, **different: Any
             file = Path(logged.artifact_location.removeprefix("file://"), "artifacts", "best.safetensors")
             file.parent.mkdir(parents=True)
             file.write_bytes(weights())
-            mlflow.set_tag(lookup.MODEL_TAG, f"models:/{logged.model_id}")
+            mlflow.set_tag(MODEL_TAG, f"models:/{logged.model_id}")
     return active.info.run_id
 
 
@@ -80,7 +83,7 @@ def evaluate(trained: str, noise: float, **tags: str) -> None:
     with run_by_hand():
         every = TAGS | {"entry_point": "evaluate", "evaluated_run": trained} | tags
         mlflow.set_tags({f"exvo.{tag}": value for tag, value in every.items()})
-        tracking.log_settings({"split": "test", "shots": 2}, {})
+        runs.log_settings({"split": "test", "shots": 2}, {})
         log_scores(predictions(noise, seed=9), "test")
 
 
@@ -142,7 +145,7 @@ def test_the_same_run_again_makes_no_version_but_renews_the_card(
     assert "exvo-fewshot version 1 (it was already; card renewed)" in told
     assert "version 1 stays champion: it is champion already." in told
     assert len(versions()) == 1
-    value = evaluation.score(predictions(0.4, seed=9), TASK).set_index("metric").loc["emotion_ccc", "value"]
+    value = scoring.score(predictions(0.4, seed=9), TASK).set_index("metric").loc["emotion_ccc", "value"]
     assert f"| {value:.3f}" in next(
         line for line in description("1").splitlines() if "CCC, mean" in line and "test" in line
     )
@@ -174,7 +177,7 @@ def test_the_alias_moves_only_through_the_gate(
     assert ("version 2 does not become champion (gate=none would move the alias)" in told) is not moves
     assert f"load        models:/exvo-fewshot{'@champion' if moves else '/2'}\n" in told
     speakers = table["speaker"]
-    samples = [bootstrap(evaluation.statistics(one, TASK), groups=speakers) for one in (predictions(0.3), table)]
+    samples = [bootstrap(scoring.statistics(one, TASK), groups=speakers) for one in (predictions(0.3), table)]
     low, high = interval(samples[1] - samples[0]).loc["emotion_ccc", ["ci_low", "ci_high"]]
     assert f"95% interval by speaker [{low:.4f}, {high:.4f}], over 80 clips of 8 speakers\n" in told
     assert "over fewer than 30 they are too narrow" in told
@@ -252,7 +255,7 @@ def test_a_champion_whose_run_is_gone_keeps_the_alias_unless_asked(
     make_run("champion")
     register(monkeypatch, capsys)
     make_run("other", 0.1)
-    monkeypatch.setattr("exvo.registry.run_of", gone)
+    monkeypatch.setattr("exvo.tracking.registry.run_of", gone)
     assert "they can't be compared: The run has been deleted" in register(monkeypatch, capsys, run_id="other")
     register(monkeypatch, capsys, run_id="other", gate="none")
     assert champion() == "2"
@@ -350,7 +353,7 @@ def test_the_card_takes_what_enrolment_is_worth_from_the_report(
 ) -> None:
     run = make_run("best", enrolment="shared", protocol="strict")
     with run_by_hand(run_id=run):
-        tracking.log_table(ENROLLED, "report/val/enrolment.parquet")
+        runs.log_table(ENROLLED, "report/val/enrolment.parquet")
     register(monkeypatch, capsys)
     assert "On val, emotion_ccc with the speaker's own clips is +0.100 [0.050, 0.150] over another's" in description(
         "1"
@@ -436,8 +439,8 @@ def test_a_curve_counts_as_measured_and_so_does_a_test_under_other_options(
     with run_by_hand():
         tags = TAGS | {"entry_point": "enrolment-curve", "evaluated_run": run}
         mlflow.set_tags({f"exvo.{tag}": value for tag, value in tags.items()})
-        tracking.log_settings({"split": "test"}, {})
-        tracking.log_table(curve, "enrolment/curve.csv")
+        runs.log_settings({"split": "test"}, {})
+        runs.log_table(curve, "enrolment/curve.csv")
     evaluate(run, noise=0.4)  # under the published protocol
     register(monkeypatch, capsys)
     text = description("1")

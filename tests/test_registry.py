@@ -11,8 +11,8 @@ from conftest import run_by_hand
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from exvo import registry, tracking
-from exvo.config import InputError
+from exvo.errors import InputError
+from exvo.tracking import registry, runs, scored
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -26,7 +26,7 @@ def make_run(name: str, status: str = "FINISHED", metric: float = 0.5, **tags: s
         mlflow.set_tags({f"exvo.{tag}": value for tag, value in every.items() if value})
         mlflow.log_metric(registry.SCORE, metric)
         split = "test" if every["entry_point"] == "evaluate" else "val"
-        tracking.log_settings({"shots": 2, "split": every.get("split", split)}, {})
+        runs.log_settings({"shots": 2, "split": every.get("split", split)}, {})
         run_id = active.info.run_id
     MlflowClient().set_terminated(run_id, status)
     return MlflowClient().get_run(run_id)
@@ -101,7 +101,7 @@ def test_evaluations_under_the_options_of_training_the_newest_first() -> None:
     make_run("failed", status="FAILED", **about)
     make_run("embedded", **about | {"entry_point": "embed"})
     new = make_run("new", **about)
-    found = [run.info.run_id for run in registry.evaluations(trained, "test")]
+    found = [run.info.run_id for run in scored.evaluations(trained, "test")]
     assert found == [run.info.run_id for run in (trained, new, old)]
 
 
@@ -131,4 +131,4 @@ def test_there_is_no_champion_to_begin_with() -> None:
 
 def test_a_run_without_predictions_can_not_be_weighed() -> None:
     with pytest.raises(InputError, match="has no predictions of the val split"):
-        registry.scored(make_run("bare"))
+        scored.validated(make_run("bare"))

@@ -15,10 +15,10 @@ import pytest
 from conftest import run_here, write_table_corpus
 from mlflow import MlflowClient
 
-from exvo import evaluation
 from exvo.config import EMOTIONS
-from exvo.page import WIDE, Page, Section, axes, picture
-from exvo.report import About, bins_of, decile_sentence, means, report
+from exvo.evaluation import scoring
+from exvo.reports.page import WIDE, Page, Section, axes, picture
+from exvo.reports.run import About, bins_of, decile_sentence, means, report
 from exvo.tasks import Task
 
 FEWSHOT = Task("fewshot", ("Awe", "Fear"))
@@ -50,7 +50,7 @@ def table(clips: int = 240, speakers: int = 12, targets: tuple[str, ...] = ("Awe
 
 
 def made(predictions: pd.DataFrame, task: Task = FEWSHOT, **different: Any) -> Page:
-    return report(predictions, evaluation.score(predictions, task), task, replace(ABOUT, **different))
+    return report(predictions, scoring.score(predictions, task), task, replace(ABOUT, **different))
 
 
 def section(page: Page, title: str) -> Section:
@@ -120,7 +120,7 @@ def test_the_page_stands_alone_and_has_every_part() -> None:
 
 def test_the_figures_are_those_of_the_score_table() -> None:
     predictions = table()
-    scores = evaluation.score(predictions, FEWSHOT).set_index("metric")
+    scores = scoring.score(predictions, FEWSHOT).set_index("metric")
     page = made(predictions)
     emotions = section(page, "Emotions").numbers.set_index("emotion")
     for emotion in FEWSHOT.targets:
@@ -148,10 +148,10 @@ def test_a_country_with_one_clip_is_named_not_scored() -> None:
     assert countries.table[0][1] == countries.numbers["country"].head(2).tolist()
     assert countries.text == ["With fewer than 5 scored clips, and so not scored (clips in brackets): Peru (1)."]
     assert any("stranger (2)" in sentence for sentence in section(page, "Speakers").text)
-    assert evaluation.score(predictions, FEWSHOT).set_index("metric").loc["emotion_ccc_worst_country", "n"] > 100
+    assert scoring.score(predictions, FEWSHOT).set_index("metric").loc["emotion_ccc_worst_country", "n"] > 100
     alone = predictions.assign(country=[f"c{i}" for i in range(len(predictions))])
     assert section(made(alone), "Countries").pictures == []
-    assert "emotion_ccc_worst_country" not in set(evaluation.score(alone, FEWSHOT)["metric"])
+    assert "emotion_ccc_worst_country" not in set(scoring.score(alone, FEWSHOT)["metric"])
 
 
 def test_constant_predictions_are_said_to_have_no_ccc() -> None:
@@ -234,7 +234,7 @@ def test_enrolment_says_whether_the_speaker_matters(noise: float, told: str) -> 
     shown = section(page, "Enrolment")
     assert told in shown.text[0]
     numbers = shown.numbers.set_index("enrolment")
-    score = {name: evaluation.score_epoch(one, FEWSHOT)["emotion_ccc"] for name, one in (("r", right), ("w", worse))}
+    score = {name: scoring.score_epoch(one, FEWSHOT)["emotion_ccc"] for name, one in (("r", right), ("w", worse))}
     assert numbers.loc["wrong", "value"] == pytest.approx(score["w"])
     assert numbers.loc["wrong", "right_over_it"] == pytest.approx(score["r"] - score["w"])
     assert numbers.loc["typical", ["right_over_it", "lo_difference", "hi_difference"]].tolist() == [0, 0, 0]
@@ -283,7 +283,7 @@ def test_evaluate_logs_the_report(
     html = Reader(mlflow.artifacts.load_text(f"{uri}/report/val.html")).text
     assert "--model=cnn10-relative" in html
     assert "--seed=3" in html
-    assert f"-m pipelines.evaluate --run_id={trained.info.run_id} --split=val --protocol=strict" in html
+    assert f"exvo evaluate --run_id={trained.info.run_id} --split=val --protocol=strict" in html
     assert "another speaker's" in html
     folder = Path(mlflow.artifacts.download_artifacts(f"{uri}/report/val"))
     found = {path.name for path in folder.iterdir()}

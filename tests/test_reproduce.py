@@ -19,8 +19,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
-from exvo import training
-from exvo.repetition import Outcome, changes, compare, digest, text
+from exvo.experiments.repetition import Outcome, changes, compare, digest, text
+from exvo.training import loop
 
 SMALL = {"model": "cnn10-relative", "corpus": "table", "epochs": "2", "batch_size": "4", "width": "0.1"}
 SMALL |= {"learning_rate": "0.01"}
@@ -90,9 +90,9 @@ def test_what_differs_is_said_with_what_may_be_the_reason(
 ) -> None:
     assert run_here("train", options, monkeypatch) == 0
     first = newest()
-    made = training.make_optimizer
-    monkeypatch.setattr(training, "make_optimizer", lambda *words: halved(made(*words)))
-    monkeypatch.setattr("exvo.provenance.version", lambda name: "9.9")
+    made = loop.make_optimizer
+    monkeypatch.setattr(loop, "make_optimizer", lambda *words: halved(made(*words)))
+    monkeypatch.setattr("exvo.tracking.provenance.version", lambda name: "9.9")
     assert run_here("reproduce", {"run": first.info.run_name}, monkeypatch) == 1
     said = capsys.readouterr().out
     again = newest()

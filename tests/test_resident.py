@@ -10,11 +10,14 @@ import torch
 from test_training import TASK, config, make_network
 from torch import Tensor
 
-from exvo import resident, training
-from exvo.batches import Batch, Clips, training_batches
+from exvo.batches import resident
+from exvo.batches.clips import Batch, Clips
+from exvo.batches.epoch import training_batches
+from exvo.batches.resident import Resident, make_resident
 from exvo.enrolment import Draw
-from exvo.resident import Resident, make_resident
-from exvo.training import TrainingError, fit, make_optimizer, train_epoch
+from exvo.errors import TrainingError
+from exvo.training import loop
+from exvo.training.loop import fit, make_optimizer, train_epoch
 
 DRAWS = [None, Draw(2, True, False), Draw(3, False, False), Draw(2, False, True)]
 every_draw = pytest.mark.parametrize("draw", DRAWS, ids=str)
@@ -80,7 +83,7 @@ def test_training_is_the_same_bit_for_bit_however_seldom_the_losses_are_looked_a
     clips = make_clips()
     loss, weights = epoch_of(clips, draw)
     for every in (1, 2, 50):
-        monkeypatch.setitem(training.LOOK_EVERY, "cpu", every)
+        monkeypatch.setitem(loop.LOOK_EVERY, "cpu", every)
         found = epoch_of(Resident(clips, "cpu"), draw)
         assert found[0] == loss
         assert all(torch.equal(found[1][name], tensor) for name, tensor in weights.items())
@@ -96,8 +99,8 @@ def test_fit_trains_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     clips, weights = make_clips(), []
     for change in (False, True):
         if change:
-            monkeypatch.setattr(training, "make_resident", make)
-            monkeypatch.setattr(training, "training_batches", None)
+            monkeypatch.setattr(loop, "make_resident", make)
+            monkeypatch.setattr(loop, "training_batches", None)
         network = make_network()
         fit(network, TASK, clips, config(), lambda _: 0.0, lambda *_: None, lambda _: None)
         weights.append(network.state_dict())
@@ -111,7 +114,7 @@ def test_a_loss_that_is_not_finite_names_the_first_such_batch(every: int, monkey
     clips = make_clips()
     first = list(training_batches(clips, 4, 0, 1))[1]
     clips.features[clips.contents[first.index[0]]][:] = math.nan  # type: ignore[index]
-    monkeypatch.setitem(training.LOOK_EVERY, "cpu", every)
+    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", every)
     names = ", ".join(clips.files[clip] for clip in first.index)
     expected = f"The loss is nan in epoch 1 on the batch of {names}. Look at these clips"
     assert clips.contents[first.index[0]] != "c4"  # which is another clip's content too

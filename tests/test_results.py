@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from exvo.config import EMOTIONS
-from exvo.results import PUBLISHED, TRAINING, Condition, newest, published, results_table, results_text
+from exvo.evaluation.results import PUBLISHED, TRAINING, Condition, newest, published, results_table
+from exvo.reports.tables import results_text
 from exvo.systems import PUBLISHED as PUBLISHED_SYSTEMS
 
 HUME = Condition("hume-vb", "a" * 64, "fewshot", "published", "val")

@@ -28,15 +28,16 @@ from test_pipelines import environment
 from test_training import TASK, config, make_clips, make_network
 from test_tune import study
 
-from exvo import extraction, provenance
-from exvo.checkpoints import Epoch, States
-from exvo.config import InputError
 from exvo.enrolment import Draw
-from exvo.networks.enrolment import Network
-from exvo.training import TrainingConfig, fit
-from pipelines import main as main_module
-from pipelines import process
-from pipelines.process import hold
+from exvo.errors import InputError
+from exvo.experiments import main, process
+from exvo.experiments.evaluate import evaluate
+from exvo.experiments.process import hold
+from exvo.features import audio, extraction
+from exvo.networks.network import Network
+from exvo.tracking import provenance
+from exvo.training.loop import TrainingConfig, fit
+from exvo.training.states import Epoch, States
 
 SMALL = {"model": "cnn10-relative", "corpus": "table", "epochs": "4", "batch_size": "4", "width": "0.1"}
 SMALL |= {"learning_rate": "0.01", "precision": "float32"}
@@ -276,14 +277,13 @@ def test_main_that_was_cut_in_its_evaluation_scores_the_test_split_once(
     options = SMALL | {"data": str(tiny_corpus), "model": "cnn10"}
     assert run_here("main", options | {"output": "whole"}, monkeypatch) == 0
     whole = newest()
-    true = main_module.evaluate
 
-    def evaluate(*words: object) -> None:
-        true(*words)  # type: ignore[arg-type]
+    def evaluated(*words: object) -> None:
+        evaluate(*words)  # type: ignore[arg-type]
         raise InputError("a cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(main_module, "evaluate", evaluate)
+        patch.setattr(main, "evaluate", evaluated)
         assert run_here("main", options, monkeypatch) == 2
     run = newest()
     assert run_here("main", options, monkeypatch) == 0
@@ -316,9 +316,7 @@ def test_a_second_command_on_an_output_folder_is_refused(
         assert run_here(entry_point, options, monkeypatch) == 2
     said = capsys.readouterr().err
     assert f"The output folder output is in use by process {os.getpid()} on " in said
-    assert re.search(
-        r"\(pipelines\.main, since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*\); wait until that has ended, or", said
-    )
+    assert re.search(r"\(exvo main, since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*\); wait until that has ended, or", said)
     assert MlflowClient().search_runs(["0"]) == []
     with hold("main", "output"):
         pass
@@ -328,7 +326,7 @@ def test_a_second_command_on_an_output_folder_is_refused(
 
 
 def started(entry_point: str, options: dict[str, str], store: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", f"pipelines.{entry_point}"]
+    words = [sys.executable, "-m", "exvo", entry_point]
     words += [word for name, value in options.items() for word in (f"--{name}", value)]
     return subprocess.Popen(
         words, env=environment(store), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
@@ -364,7 +362,7 @@ def test_a_stopped_extraction_keeps_what_is_done(
 ) -> None:
     write_table_corpus(tmp_path / "corpus", speakers=32)
     options = SMALL | {"data": "corpus", "workers": "1"}
-    true, count = extraction.read_audio, itertools.count(1)
+    true, count = audio.read_audio, itertools.count(1)
 
     def read_audio(*words: object) -> object:
         if next(count) == 60:
@@ -383,7 +381,7 @@ def test_a_stopped_extraction_keeps_what_is_done(
 
 def test_a_second_signal_ends_a_command_that_does_not_end() -> None:
     program = (
-        "import os, signal, time\nfrom pipelines import process\nprocess.SECOND = 0.1\n"
+        "import os, signal, time\nfrom exvo.experiments import process\nprocess.SECOND = 0.1\n"
         "with process.stoppable():\n    try:\n        os.kill(os.getpid(), signal.SIGINT)\n        time.sleep(60)\n"
         "    except KeyboardInterrupt:\n        time.sleep(0.2)\n        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        time.sleep(60)\n"

@@ -10,8 +10,10 @@ import pytest
 import soundfile
 from sklearn.linear_model import Ridge
 
-from exvo.config import EMOTIONS, InputError
-from exvo.corpora import Corpus, load, sample
+from exvo.config import EMOTIONS
+from exvo.corpora import load, sample
+from exvo.corpora.base import Corpus
+from exvo.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,10 @@ from mlflow.exceptions import MlflowException
 from test_serving import BAD_ROWS, GOOD, TARGETS, TONES, text
 
 from exvo.config import EvaluateSettings, TrainSettings
-from exvo.request import MAX_BODY
+from exvo.experiments import evaluate, train
+from exvo.serving.request import MAX_BODY
 from fuzz import attack
 from fuzz.served import draw_request
-from pipelines import evaluate, train
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,9 @@ def test_load_model_gives_the_numbers_of_evaluate(registered: tuple[str, pd.Data
 PACKAGED = """
 import sys, mlflow
 model = mlflow.pyfunc.load_model(sys.argv[1])
-import exvo, exvo.training
-print(exvo.__file__, [name for name in ("matplotlib", "optuna", "sklearn", "exvo.tracking") if name in sys.modules])
+import exvo, exvo.training.loop
+heavy = ("matplotlib", "optuna", "sklearn", "exvo.tracking.runs")
+print(exvo.__file__, [name for name in heavy if name in sys.modules])
 """
 
 

@@ -15,10 +15,10 @@ import fastapi
 import pyarrow as pa
 import pytest
 
-from exvo import service
-from exvo.config import InputError
-from exvo.request import MAX_BODY, GivenUp, still_wanted
-from exvo.service import Service
+from exvo.errors import InputError
+from exvo.serving import service
+from exvo.serving.request import MAX_BODY, GivenUp, still_wanted
+from exvo.serving.service import Service
 
 JSON = (b"content-type", b"application/json")
 

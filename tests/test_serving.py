@@ -16,15 +16,19 @@ import soundfile
 import torch
 from mlflow.exceptions import MlflowException
 
-from exvo import request, serving, systems
-from exvo.batches import Clips
-from exvo.config import FeatureConfig, InputError
+from exvo import systems
+from exvo.batches.clips import Clips
+from exvo.config import FeatureConfig
 from exvo.enrolment import EnrolmentSettings
-from exvo.features import log_mel, promised, read_audio
-from exvo.networks import Checkpoint, save
-from exvo.serving import answer
+from exvo.errors import InputError
+from exvo.features.audio import promised, read_audio
+from exvo.features.log_mel import log_mel
+from exvo.networks.build import build_network
+from exvo.networks.checkpoint import WEIGHTS, Checkpoint, save_checkpoint
+from exvo.networks.inference import predict
+from exvo.serving import model, request
+from exvo.serving.model import BadRequest, VocalBurstModel, answer, extent, reply
 from exvo.tasks import Task
-from exvo.training import predict
 from fuzz.targets import check_sentence
 
 TARGETS = ["High", "Loud"]
@@ -50,7 +54,7 @@ def make(system: str, task: Task | None = None, protocol: str = "strict") -> Che
     """An untrained network of a system, its typical profile not zero."""
     task = task or Task("fewshot", tuple(TARGETS))
     labels, speakers = np.random.default_rng(0).random((8, len(task.targets) + 1)), 3
-    network = systems.build(systems.find(system), task, 0.05, 3, "", labels, speakers).eval()
+    network = build_network(systems.find(system), task, 0.05, 3, "", labels, speakers).eval()
     if network.fusion == "film":  # it starts as the identity
         torch.nn.init.normal_(network.film.scale_shift.weight, std=0.1)
     if network.personalised:
@@ -300,7 +304,7 @@ def test_any_clip_gives_a_profile_that_is_taken_and_one_far_outside_is_not(syste
     profiles = ask(checkpoint, [{"enrolment": [clip]} for clip in clips], "enrol")["profile"]
     assert len(ask(checkpoint, [{"audio": GOOD, "profile": one} for one in profiles])) == len(clips)
     largest = max(np.abs(one).max() for one in profiles)
-    assert largest < 100 * serving.extent(checkpoint.network, FEATURES)
+    assert largest < 100 * extent(checkpoint.network, FEATURES)
     for factor in (1e18, -1e18, 1e7):
         rows = [{"audio": GOOD}, {"audio": GOOD, "profile": [factor * (1 + largest)] * len(profiles[0])}]
         with pytest.raises(InputError, match=r"row 1: profile holds numbers up to .* send one that mode=enrol"):
@@ -309,7 +313,7 @@ def test_any_clip_gives_a_profile_that_is_taken_and_one_far_outside_is_not(syste
 
 def test_outputs_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make("cnn10-relative")
-    monkeypatch.setattr(serving, "BEYOND", 1e38)
+    monkeypatch.setattr(model, "BEYOND", 1e38)
     with pytest.raises(InputError, match="The outputs for these clips are not finite"):
         ask(checkpoint, [{"audio": GOOD, "profile": [3e38] * 26}])
 
@@ -317,9 +321,9 @@ def test_outputs_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """As the served model loads it."""
-    path, made = tmp_path_factory.mktemp("loaded") / serving.WEIGHTS, make("cnn14-random-init-personalisation")
-    save(path, made.network, made.network.state_dict(), made.task, FEATURES, "repeat", {})
-    model = serving.VocalBurstModel()
+    path, made = tmp_path_factory.mktemp("loaded") / WEIGHTS, make("cnn14-random-init-personalisation")
+    save_checkpoint(path, made.network, made.network.state_dict(), made.task, FEATURES, "repeat", {})
+    model = VocalBurstModel()
     model.load_context(SimpleNamespace(artifacts={"weights": str(path)}))
     return model.checkpoint
 
@@ -355,7 +359,7 @@ def test_a_reply_is_what_answer_gives(loaded: Checkpoint) -> None:
     split = {"columns": ["audio"], "index": ["é"], "data": [[GOOD]]}
     for body in ({"dataframe_records": [{"audio": GOOD}], "params": {"mode": "predict"}}, {"dataframe_split": split}):
         content = bytearray(json.dumps(body).encode())
-        found = json.loads(serving.reply(loaded, content))
+        found = json.loads(reply(loaded, content))
         pd.testing.assert_frame_equal(pd.DataFrame(found["predictions"]), expected)
         assert len(content) == 0
 
@@ -375,7 +379,7 @@ def test_a_reply_is_what_answer_gives(loaded: Checkpoint) -> None:
 )
 def test_a_body_that_is_no_request_is_a_sentence(body: Any, sentence: str, loaded: Checkpoint) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
-        serving.reply(loaded, bytearray(json.dumps(body).encode()))
+        reply(loaded, bytearray(json.dumps(body).encode()))
     check_sentence(str(caught.value))
     assert len(str(caught.value)) < 300
 
@@ -393,16 +397,16 @@ def test_what_mlflow_raises_becomes_a_sentence(
     def fails(tables: Any) -> None:
         raise raised
 
-    monkeypatch.setattr(serving.scoring_server, "infer_and_parse_data", fails)
+    monkeypatch.setattr(model.scoring_server, "infer_and_parse_data", fails)
     with pytest.raises(InputError, match=sentence) as caught:
-        serving.reply(loaded, bytearray(json.dumps({"dataframe_records": [{}]}).encode()))
+        reply(loaded, bytearray(json.dumps({"dataframe_records": [{}]}).encode()))
     assert len(str(caught.value)) < 300
 
 
 def test_a_refusal_in_python_has_mlflows_form(loaded: Checkpoint) -> None:
-    model = serving.VocalBurstModel()
+    model = VocalBurstModel()
     model.checkpoint = loaded
-    with pytest.raises(serving.BadRequest) as caught:
+    with pytest.raises(BadRequest) as caught:
         model.predict(None, pd.DataFrame({"sound": [b""]}))
     assert caught.value.get_http_status_code() == 400
     told = json.loads(caught.value.serialize_as_json())

@@ -15,14 +15,19 @@ from conftest import run_here, write_table_corpus
 from mlflow import MlflowClient
 from sklearn.metrics import f1_score, recall_score
 
-from exvo import networks, systems
-from exvo.batches import Clips, training_batches
-from exvo.config import FeatureConfig, InputError
-from exvo.evaluation import as_metrics, headline, score, score_epoch
-from exvo.losses import task_loss
-from exvo.networks.enrolment import Network
+from exvo import systems
+from exvo.batches.clips import Clips
+from exvo.batches.epoch import training_batches
+from exvo.config import FeatureConfig
+from exvo.errors import InputError
+from exvo.evaluation.scoring import as_metrics, headline, score, score_epoch
+from exvo.networks.build import build_network
+from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
+from exvo.networks.inference import predict
+from exvo.networks.network import Network
 from exvo.tasks import Task, make_task, speaker_split
-from exvo.training import TrainingConfig, fit, predict
+from exvo.training.loop import TrainingConfig, fit
+from exvo.training.objectives import task_loss
 
 TASK = Task("speaker", (), speakers=("ada", "bo", "cy"))
 
@@ -104,9 +109,9 @@ def test_scores_and_intervals() -> None:
 @pytest.mark.parametrize("name", systems.RECOGNISERS)
 def test_each_system_and_its_checkpoint(name: str, tmp_path: Path) -> None:
     systems.check_task(name, "speaker", "auto")
-    network = systems.build(systems.find(name), TASK, 0.05, 0, "", np.zeros((4, 1)), 3).eval()
-    networks.save(tmp_path / "best.safetensors", network, network.state_dict(), TASK, FeatureConfig(), "repeat", {})
-    checkpoint = networks.load(tmp_path / "best.safetensors")
+    network = build_network(systems.find(name), TASK, 0.05, 0, "", np.zeros((4, 1)), 3).eval()
+    save_checkpoint(tmp_path / "best.safetensors", network, network.state_dict(), TASK, FeatureConfig(), "repeat", {})
+    checkpoint = load_checkpoint(tmp_path / "best.safetensors")
     assert checkpoint.task == TASK
     log_mel = torch.randn(2, 40, 64, generator=torch.Generator().manual_seed(0))
     assert network(log_mel).shape == (2, 3)
@@ -122,7 +127,7 @@ def test_other_systems_are_refused(name: str) -> None:
 
 def test_it_learns_who_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four speakers, each loud in other bands: held-out clips are recognised far above one in four."""
-    monkeypatch.setattr("exvo.training.training_batches", partial(training_batches, frames=48))  # for speed
+    monkeypatch.setattr("exvo.training.loop.training_batches", partial(training_batches, frames=48))  # for speed
     rng = np.random.default_rng(0)
     names = [f"s{place % 4}" for place in range(48)]
     features = {}
@@ -136,7 +141,7 @@ def test_it_learns_who_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
         Clips(rows["file"].tolist(), rows["file"].tolist(), features, task.labels(rows), "repeat")
         for rows in (training, held_out)
     )
-    network = systems.build(systems.find("cnn10"), task, 0.1, 0, "", mine.labels, 4)
+    network = build_network(systems.find("cnn10"), task, 0.1, 0, "", mine.labels, 4)
 
     def validate(network: Network) -> float:
         return float(score_epoch(task.table(held_out, predict(network, others, "cpu")), task)["speaker_uar"])

@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exvo import submission
-from exvo.config import EMOTIONS, InputError
-from exvo.corpora import Corpus, audit, load
+from exvo.config import EMOTIONS
+from exvo.corpora import load
+from exvo.corpora.audit import audit
+from exvo.corpora.base import Corpus
+from exvo.errors import InputError
+from exvo.evaluation import submission
 from exvo.spreadsheets import decode, parse
 from exvo.tables import check_predictions, read_parquet
 

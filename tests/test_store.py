@@ -16,10 +16,10 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from exvo import store as store_module
 from exvo.config import FeatureConfig
-from exvo.shards import crc32
-from exvo.store import Clip, Features, Store
+from exvo.features import store as store_module
+from exvo.features.shards import Clip, Features, crc32
+from exvo.features.store import Store
 
 CONFIG = FeatureConfig()
 
@@ -284,7 +284,7 @@ def test_the_index_in_arrays_and_in_a_dictionary(tmp_path: Path, monkeypatch: py
         expected |= {one.content: one.values for one in clips}
         if rng.random() < 0.3:
             gone = str(rng.choice(sorted(expected)))
-            monkeypatch.setattr("exvo.shards.Shard.intact", lambda *_: False)
+            monkeypatch.setattr("exvo.features.shards.Shard.intact", lambda *_: False)
             with pytest.warns(RuntimeWarning, match="damaged"):
                 assert not store.intact(gone)
             monkeypatch.undo()

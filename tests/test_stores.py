@@ -19,8 +19,10 @@ from conftest import ROOT, Server, free_port, run_here
 from mlflow import MlflowClient
 from test_faults import at_epoch, newest
 
-from exvo import options, passwords, server, tracking
-from exvo.config import InputError
+from exvo import options, passwords
+from exvo.errors import InputError
+from exvo.tracking import server
+from exvo.tracking.tags import NOTE
 
 SECRET = "".join(("love", "lace"))  # in no file of the repository as one word
 SMALL = {"model": "cnn10", "corpus": "table", "epochs": "3", "batch_size": "4", "width": "0.05"}
@@ -215,7 +217,7 @@ def test_no_file_and_no_line_of_a_training_holds_the_password(
     words = [word for name, value in (SMALL | {"data": str(tiny_corpus)}).items() for word in (f"--{name}", value)]
     environment = os.environ | {"MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.main", *words], cwd=tmp_path, env=environment, capture_output=True, check=True
+        [sys.executable, "-m", "exvo", "main", *words], cwd=tmp_path, env=environment, capture_output=True, check=True
     )
     assert b"open   http://127.0.0.1:" in done.stdout
     assert SECRET.encode() not in done.stdout + done.stderr
@@ -255,7 +257,7 @@ def test_a_refused_input_ends_the_run_of_mlflow_run_with_its_sentence(
     (run,) = MlflowClient().search_runs(["0"])
     assert run.info.run_id == launched
     assert run.info.status == "FAILED"
-    assert run.data.tags[tracking.NOTE] == line
+    assert run.data.tags[NOTE] == line
     assert sentence in line
 
 
@@ -275,7 +277,7 @@ subprocess.Popen([sys.executable, "-c", sys.argv[1]]).wait()
 
 CHILD = """
 import signal, time
-from pipelines.process import Stopped, end_with_parent, stoppable
+from exvo.experiments.process import Stopped, end_with_parent, stoppable
 try:
     with stoppable():
         end_with_parent()

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from exvo import submission
-from exvo.config import EMOTIONS, InputError
+from exvo.config import EMOTIONS
+from exvo.errors import InputError
+from exvo.evaluation import submission
 
 IDS = ["[7]", "[12]", "[3]"]
 FEW = "File_ID,Awe,Excitement,Amusement,Awkwardness,Fear,Horror,Distress,Triumph,Sadness,Surprise"

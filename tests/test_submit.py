@@ -12,8 +12,9 @@ from conftest import run_here, write_table_corpus
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from exvo.config import EMOTIONS, InputError
+from exvo.config import EMOTIONS
 from exvo.corpora import hume_vb
+from exvo.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("store")
 

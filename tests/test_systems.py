@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from exvo.batches import Batch, Clips, training_batches
-from exvo.config import FeatureConfig, InputError, SystemConfig
+from exvo.batches.clips import Batch, Clips
+from exvo.batches.epoch import training_batches
+from exvo.config import FeatureConfig, SystemConfig
 from exvo.enrolment import Draw
-from exvo.losses import gradient_factor
-from exvo.networks import load, save
-from exvo.networks.enrolment import Network
-from exvo.systems import PUBLISHED, SYSTEMS, build, find, full_name
+from exvo.errors import InputError
+from exvo.networks.build import build_network
+from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
+from exvo.networks.network import Network
+from exvo.systems import PUBLISHED, SYSTEMS, find, full_name
 from exvo.tasks import Task
-from exvo.training import TrainingConfig, make_optimizer, train_step
+from exvo.training.loop import TrainingConfig, make_optimizer, train_step
+from exvo.training.objectives import gradient_factor
 
 PERSONALISATION, ATTENTION = "cnn14-random-init-personalisation", "cnn14-attention-cnn10"
 PLAIN, CONDITIONED = ("none", "none", False), ("cnn5", "conditioning", False)
@@ -107,7 +110,7 @@ def make_clips(task: str) -> Clips:
 def make(name: str, task: str, width: float = 0.05) -> Network:
     """With its first weights: random ones, whatever the system starts from."""
     system = SystemConfig(**(vars(find(name)) | {"start": "random"}))
-    return build(system, TASKS[task], width, 0, "", make_clips(task).labels, speakers=3)
+    return build_network(system, TASKS[task], width, 0, "", make_clips(task).labels, speakers=3)
 
 
 def make_batch(name: str, task: str) -> Batch:
@@ -193,7 +196,7 @@ def test_number_of_weights(name: str, task: str) -> None:
     system = SystemConfig(**(vars(find(name)) | {"start": "random"}))
     labels = np.zeros((1, 5))
     for width, speakers in ((0.1, 7), (0.05, 3)):
-        network = build(system, TASKS[task], width, 0, "", labels, speakers)
+        network = build_network(system, TASKS[task], width, 0, "", labels, speakers)
         assert sum(p.numel() for p in network.parameters()) == size_by_formula(name, task, width, speakers)
 
 
@@ -278,8 +281,10 @@ def test_save_and_reload(name: str, task: str, tmp_path: Path) -> None:
     config = TrainingConfig(1, 9, 0.1, "sgd", 0, "cpu", "float32", None, system.roles)
     train_step(network, TASKS[task], make_optimizer(network, config), batch, config, epoch=1)
     network.eval()
-    save(tmp_path / "best", network, network.state_dict(), TASKS[task], FeatureConfig(), "zero", {"epoch": 1})
-    checkpoint = load(tmp_path / "best")
+    save_checkpoint(
+        tmp_path / "best", network, network.state_dict(), TASKS[task], FeatureConfig(), "zero", {"epoch": 1}
+    )
+    checkpoint = load_checkpoint(tmp_path / "best")
     clips = 20 * torch.randn(2, 50, 64) - 40
     profile = network.enrol(clips) if network.personalised else None
     assert torch.equal(checkpoint.network(clips, profile), network(clips, profile))
@@ -291,7 +296,9 @@ def test_save_and_reload(name: str, task: str, tmp_path: Path) -> None:
 def test_build_is_seeded_and_age_starts_at_its_mean() -> None:
     task = Task("multitask", ("Awe",), ("Chile", "Kenya"))
     labels = np.array([[0.1, 30.0, 0], [0.5, 40.0, 1]])
-    first, same, other = (build(SystemConfig(encoder="cnn10"), task, 0.1, seed, "", labels, 2) for seed in (0, 0, 1))
+    first, same, other = (
+        build_network(SystemConfig(encoder="cnn10"), task, 0.1, seed, "", labels, 2) for seed in (0, 0, 1)
+    )
     assert first.output.bias.tolist() == [0, 35, 0, 0]
     assert torch.equal(first.encoder.fc1.weight, same.encoder.fc1.weight)
     assert not torch.equal(first.encoder.fc1.weight, other.encoder.fc1.weight)
@@ -300,10 +307,10 @@ def test_build_is_seeded_and_age_starts_at_its_mean() -> None:
 def test_build_with_panns_weights(tmp_path: Path) -> None:
     task, labels, layers = TASKS["fewshot"], np.zeros((1, 3)), ("fc_audioset.weight", "fc_audioset.bias")
     with pytest.raises(InputError, match="starts from PANNs weights: download"):
-        build(find("cnn14-audioset"), task, 1.0, 0, "", labels, 2)
+        build_network(find("cnn14-audioset"), task, 1.0, 0, "", labels, 2)
     state = {key: tensor + 1 for key, tensor in make("cnn14", "fewshot").encoder.state_dict().items()}
     torch.save({"model": state | dict.fromkeys(layers, torch.zeros(2))}, tmp_path / "panns.pth")
-    network = build(find("cnn14-audioset"), task, 0.05, 0, str(tmp_path / "panns.pth"), labels, 2)
+    network = build_network(find("cnn14-audioset"), task, 0.05, 0, str(tmp_path / "panns.pth"), labels, 2)
     assert all(torch.equal(network.encoder.state_dict()[key], tensor) for key, tensor in state.items())
     with pytest.raises(InputError, match="PANNs weights are for cnn14 and cnn10, not for cnn5"):
-        build(find("cnn5"), task, 0.05, 0, str(tmp_path / "panns.pth"), labels, 2)
+        build_network(find("cnn5"), task, 0.05, 0, str(tmp_path / "panns.pth"), labels, 2)

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from exvo.config import InputError
-from exvo.losses import task_loss
-from exvo.metrics import ccc
+from exvo.errors import InputError
+from exvo.evaluation.metrics import ccc
 from exvo.tasks import Task, make_task
+from exvo.training.objectives import task_loss
 
 CLIPS = pd.DataFrame(
     {

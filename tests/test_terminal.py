@@ -19,7 +19,7 @@ from exvo.text import PLAIN, writable
 
 SPEAK = """
 import os, sys
-from pipelines.process import lasting_streams
+from exvo.experiments.process import lasting_streams
 
 with lasting_streams():
     from tqdm import tqdm
@@ -110,7 +110,8 @@ def test_our_own_characters_have_plain_ones() -> None:
 
 @pytest.mark.parametrize("options", ["", "-X utf8=0"])
 def test_names_of_files_are_utf8_wherever_the_terminal_is_from(options: str) -> None:
-    code = "import sys; from pipelines.process import use_utf8; use_utf8()\nprint(sys.getfilesystemencoding(), end=' ')"
+    code = "import sys; from exvo.experiments.process import use_utf8; use_utf8()\n"
+    code += "print(sys.getfilesystemencoding(), end=' ')"
     code += "\nprint(sys.stdout.encoding, sys.argv[1:] == ['caf\\xe9'])"
     done = shell(
         f"$PY {options} -c \"$CODE\" 'café'", code, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", LANG="C"
@@ -121,7 +122,7 @@ def test_names_of_files_are_utf8_wherever_the_terminal_is_from(options: str) -> 
 
 def test_a_hangup_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    code = "import os, signal\nfrom pipelines.process import stoppable\nwith stoppable():\n"
+    code = "import os, signal\nfrom exvo.experiments.process import stoppable\nwith stoppable():\n"
     code += "    os.kill(os.getpid(), signal.SIGHUP)\n    open('result', 'w').write('on')\n"
     assert shell('$PY -c "$CODE"', code).returncode == 0
     assert Path("result").read_text() == "on"
@@ -129,7 +130,7 @@ def test_a_hangup_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def words(entry_point: str, options: dict[str, str]) -> list[str]:
     given = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return [sys.executable, "-m", f"pipelines.{entry_point}", *given]
+    return [sys.executable, "-m", "exvo", entry_point, *given]
 
 
 def test_a_training_outlives_its_terminal(store: str, tiny_corpus: Path) -> None:

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from exvo import lookup, tracking
-from exvo.config import EvaluateSettings, InputError, TrainSettings
-from pipelines import evaluate, train
+from exvo.config import EvaluateSettings, TrainSettings
+from exvo.errors import InputError
+from exvo.experiments import evaluate, train
+from exvo.tracking import artifacts, runs
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_epochs_and_final_scores_are_logged(trained) -> None:  # type: ignore[no
     assert metrics["val/emotion_ccc_lo"] <= metrics["val/emotion_ccc"] <= metrics["val/emotion_ccc_hi"]
     assert {"val/age_mae", "val/country_uar_lo_by_speaker", "val/high_ccc_hi"} <= set(metrics)
     assert not any(name.startswith("test/") for name in metrics)
-    epochs = lookup.history(trained.info.run_id)
+    epochs = artifacts.history(trained.info.run_id)
     assert epochs.index.tolist() == [1, 2]
     assert epochs["loss"].tolist() == [metric.value for metric in history]
 
@@ -153,5 +154,5 @@ def test_a_leftover_file_store_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "mlruns" / "0").mkdir(parents=True)
     (tmp_path / "mlruns" / "0" / "meta.yaml").write_text("name: Default\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="mlflow migrate-filestore"), tracking.run("train"):
+    with pytest.raises(InputError, match="mlflow migrate-filestore"), runs.start_run("train"):
         pass

@@ -11,23 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from exvo.batches import Batch, Clips, training_batches
-from exvo.config import InputError
+from exvo.batches.clips import Batch, Clips
+from exvo.batches.epoch import training_batches
+from exvo.devices import resolve_device
 from exvo.enrolment import Draw, enrol
-from exvo.metrics import ccc
-from exvo.networks.enrolment import Network
+from exvo.errors import InputError, TrainingError
+from exvo.evaluation.metrics import ccc
+from exvo.networks.inference import predict
+from exvo.networks.network import Network
 from exvo.tasks import Task
-from exvo.training import (
-    Epoch,
-    TrainingConfig,
-    TrainingError,
-    fit,
-    make_optimizer,
-    objectives,
-    predict,
-    resolve_device,
-    train_step,
-)
+from exvo.training.loop import TrainingConfig, fit, make_optimizer, train_step
+from exvo.training.objectives import objectives
+from exvo.training.states import Epoch
 
 TASK = Task("fewshot", ("High", "Loud"))
 

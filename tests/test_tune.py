@@ -18,10 +18,11 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from exvo.config import InputError
-from exvo.training import Epoch, TrainingError
+from exvo.errors import InputError, TrainingError
+from exvo.experiments import trials
+from exvo.experiments import trials as trials_module
+from exvo.training.states import Epoch
 from exvo.tuning.study import Pruned, Trial
-from pipelines import trials as trials_module
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -90,7 +91,7 @@ def test_a_study_goes_on_to_its_total_and_its_best_trial_can_be_repeated(
     pictures = {item.path for item in MlflowClient().list_artifacts(parent.info.run_id, "study")}
     names = ("history", "importances", "parallel-coordinates", "slice-batch_size", "slice-learning_rate")
     assert {f"study/{name}.png" for name in names} | {"study/trials.csv", "study/trials.parquet"} <= pictures
-    (again,) = re.findall(r"^again  \S+ -m pipelines\.train (.*)$", said, flags=re.MULTILINE)
+    (again,) = re.findall(r"^again  \S*exvo train (.*)$", said, flags=re.MULTILINE)
     repeated = dict(word.removeprefix("--").split("=", 1) for word in shlex.split(again))
     assert run_here("train", repeated, monkeypatch) == 0
     newest = MlflowClient().search_runs(["0"], "tags.`exvo.entry_point` = 'train'", order_by=["start_time DESC"])[0]
@@ -186,7 +187,7 @@ def test_a_storage_that_goes_away_is_said(
         monkeypatch.setattr(Trial, "end", report)
         report()
 
-    monkeypatch.setattr(trials_module, "train", train)
+    monkeypatch.setattr(trials, "train", train)
     assert run_here("tune", options, monkeypatch) == 2
     said = capsys.readouterr().err
     assert (
@@ -232,7 +233,7 @@ def test_dropout_width_and_optimiser_reach_network_and_command(
         seen.append((settings.width, settings.dropout, settings.optimizer))
         return Epoch(1, 1.0, 0.1, 1.0, float(len(seen)), True)
 
-    monkeypatch.setattr(trials_module, "train", train)
+    monkeypatch.setattr(trials, "train", train)
     given = {name: value for name, value in options.items() if name != "width"}
     assert run_here("tune", given | {"search": "dropout,width,optimizer"}, monkeypatch) == 0
     assert seen[0] == (1.0, 0.2, "sgd")  # the system's own

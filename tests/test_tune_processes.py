@@ -29,8 +29,9 @@ from sqlalchemy.pool import NullPool
 from test_pipelines import environment
 from test_tune import SMALL, counts, runs, study
 
-from exvo.training import Epoch
-from pipelines import trials as trials_module
+from exvo.experiments import trials
+from exvo.experiments import trials as trials_module
+from exvo.training.states import Epoch
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -44,10 +45,10 @@ def options(tiny_corpus: Path) -> dict[str, str]:
 
 def typed(options: dict[str, str], store: str) -> subprocess.Popen[str]:
     """The command as a process of its own."""
-    words = [sys.executable, "-m", "pipelines.tune", *(word for pair in options.items() for word in pair)]
-    words = [f"--{word}" if number % 2 else word for number, word in enumerate(words[3:], 1)]
+    words = [sys.executable, "-m", "exvo", "tune", *(word for pair in options.items() for word in pair)]
+    words = [f"--{word}" if number % 2 else word for number, word in enumerate(words[4:], 1)]
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.tune", *words],
+        [sys.executable, "-m", "exvo", "tune", *words],
         env=environment(store),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -151,7 +152,7 @@ def test_the_run_that_mlflow_made_is_tagged_with_the_one_that_goes_on(
 def test_optuna_dashboard_opens_on_the_journal(
     options: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trials_module, "train", lambda *_: Epoch(1, 1.0, 0.1, 1.0, 0.5, True))
+    monkeypatch.setattr(trials, "train", lambda *_: Epoch(1, 1.0, 0.1, 1.0, 0.5, True))
     assert run_here("tune", options, monkeypatch) == 0
     (command,) = re.findall(r"live: (optuna-dashboard .*)$", capsys.readouterr().out, flags=re.MULTILINE)
     port = free_port()

@@ -14,14 +14,14 @@ import pytest
 from conftest import free_port
 from optuna.trial import TrialState
 
-from exvo.config import InputError
+from exvo.errors import InputError
 from exvo.passwords import has_password
-from exvo.study_page import About, best, study_page
+from exvo.reports.study import About, study_page
 from exvo.tuning import storage as storage_module
-from exvo.tuning import study as module
+from exvo.tuning import study as study_module
 from exvo.tuning.space import SPACE, options, parse_search, study_name
 from exvo.tuning.storage import open_storage, shown_storage
-from exvo.tuning.study import Lost, Pruned, Study, Trial
+from exvo.tuning.study import Lost, Pruned, Study, Trial, _this_worker, best
 
 SEARCH = ("batch_size", "learning_rate")
 
@@ -194,7 +194,7 @@ def test_trials_of_dead_workers_are_buried_those_of_living_ones_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     buried = study(tmp_path)
-    here, now = module._this_worker(), time.time()
+    here, now = _this_worker(), time.time()
     gone = os.posix_spawn("/bin/true", ["true"], os.environ)
     os.waitpid(gone, 0)
     zombie = os.posix_spawn("/bin/true", ["true"], os.environ)
@@ -210,7 +210,7 @@ def test_trials_of_dead_workers_are_buried_those_of_living_ones_are_not(
     ]
     trials = []
     for worker, alive, _ in workers:
-        monkeypatch.setattr(module, "_this_worker", lambda worker=worker: worker)
+        monkeypatch.setattr(study_module, "_this_worker", lambda worker=worker: worker)
         trials.append(begin(buried))
         trials[-1].note(f"run{trials[-1].number}")
         if alive is not None:
@@ -233,7 +233,7 @@ def test_trials_of_dead_workers_are_buried_those_of_living_ones_are_not(
 
 
 def test_a_running_trial_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(study_module, "HEARTBEAT", 0.05)
     living = study(tmp_path)
     with begin(living).alive():
         time.sleep(0.5)

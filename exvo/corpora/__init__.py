@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from exvo.config import InputError, nearest
 from exvo.corpora import emogator, hume_vb, sample, table
-from exvo.corpora.audit import Audit, audit
 from exvo.corpora.base import Corpus
-from exvo.text import LONGEST_NAME, shown
+from exvo.errors import InputError
+from exvo.text import LONGEST_NAME, nearest, shown
 
-__all__ = ["Audit", "Corpus", "audit", "load"]
+__all__ = ["Corpus", "load"]
 
 _READERS = {"sample": sample.read, "hume-vb": hume_vb.read, "emogator": emogator.read, "table": table.read}
 

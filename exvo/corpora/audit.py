@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from exvo.config import SPLITS
-from exvo.corpora.base import Corpus, named
-from exvo.text import look_alikes
+from exvo.corpora.base import Corpus
+from exvo.text import look_alikes, named
 
 FILL_SECONDS = 0.32
 """CNN14's five poolings need 32 frames; a shorter clip is filled."""

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from exvo.config import InputError
-from exvo.corpora.base import Corpus, build, refuse
+from exvo.corpora.base import Corpus, build
+from exvo.errors import InputError
+from exvo.tables import refuse
 
 CATEGORIES = (
     "Adoration",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from exvo.config import EMOTIONS
-from exvo.corpora.base import Corpus, build, read_csv, refuse, require
+from exvo.corpora.base import Corpus, build
+from exvo.tables import read_csv, refuse, require
 
 _COLUMNS = {"Split": "split", "Subject_ID": "speaker", "Country_string": "country", "Age": "age"}
 _LAYOUT = "a HUME-VB folder holds data_info.csv and the folder wav, as released for ExVo 2022"

@@ -40,9 +40,11 @@ import soundfile
 from scipy import signal
 from tqdm import tqdm
 
-from exvo.config import EMOTIONS, InputError
+from exvo.config import EMOTIONS
 from exvo.corpora import table
-from exvo.corpora.base import Corpus, named
+from exvo.corpora.base import Corpus
+from exvo.errors import InputError
+from exvo.text import named
 
 RATE = 16_000  # Hz
 SEED = 0

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from exvo.config import InputError
-from exvo.corpora.base import ANY_NUMBER, Corpus, build, named, read_csv
+from exvo.corpora.base import ANY_NUMBER, Corpus, build
+from exvo.errors import InputError
 from exvo.spreadsheets import WORKBOOKS, refuse_workbook
-from exvo.tables import read_parquet
-from exvo.text import shown
+from exvo.tables import read_csv, read_parquet
+from exvo.text import named, shown
 
 _PLAIN = ("file", "split", "speaker", "age", "country")
 _LAYOUT = (

@@ -22,8 +22,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from exvo.config import MAX_SHOTS, PROTOCOLS, TASKS, FeatureConfig, InputError
+from exvo.config import MAX_SHOTS, PROTOCOLS, TASKS, FeatureConfig
 from exvo.enrolment import EnrolmentSettings
+from exvo.errors import InputError
 from exvo.networks.cnn import BANDS, CHANNELS
 from exvo.tasks import Task
 from exvo.text import is_name, shown

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from exvo.config import InputError
+from exvo.errors import InputError
 from exvo.networks.cnn import PANN
 from exvo.text import reason, shown
 

@@ -1,1 +1,1 @@
-"""Hyperparameter studies. The only importer of Optuna."""
+"""Studies of options. The only home of Optuna."""

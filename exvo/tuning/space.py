@@ -9,7 +9,9 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from exvo.config import OPTIMIZERS, SEARCHED, InputError, nearest
+from exvo.config import OPTIMIZERS, SEARCHED
+from exvo.errors import InputError
+from exvo.text import nearest
 
 SPACE: dict[str, tuple[str, BaseDistribution]] = {
     "batch_size": ("log2_batch_size", IntDistribution(2, 6)),  # 4, 8, 16, 32, 64 clips: TPE sees their order

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from exvo import passwords
-from exvo.config import InputError
+from exvo.errors import InputError
 from exvo.passwords import without_password
 from exvo.text import first_line
 

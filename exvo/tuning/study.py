@@ -29,6 +29,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from exvo.tuning.space import SPACE, options
 
+
+def best(trials: pd.DataFrame) -> pd.Series | None:
+    """The finished trial with the highest score, the first of equals; None where none has finished."""
+    finished = trials[trials["state"] == "finished"]
+    return None if finished.empty else finished.iloc[int(finished["score"].to_numpy(float).argmax())]
+
+
+def counts(trials: pd.DataFrame) -> dict[str, int]:
+    """How many trials are in each state; finished and pruned are always there."""
+    found = trials["state"].value_counts()
+    return {"finished": 0, "pruned": 0} | {str(state): int(number) for state, number in found.items()}
+
+
 RANDOM_TRIALS = 5
 """Trials drawn at random before TPE begins: a quarter of the default 20."""
 

@@ -1,0 +1,1 @@
+"""What a network is fed: clips of one split, in batches."""

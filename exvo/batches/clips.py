@@ -1,0 +1,136 @@
+"""Clips of one split with their features and labels, and the batches that whole clips make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exvo.config import FeatureConfig
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The clips of a split, ready for batches.
+
+    Attributes:
+        files: name of each clip.
+        contents: key of each clip's log-mel in `features`.
+        features: content -> (frames, bands) in dB: the feature store, or a dict.
+        labels: (clips, labels), see `Task.labels`.
+        fill: what follows a short clip: zero (0 dB, as published), floor (-100 dB) or repeat (the clip again).
+        speakers: speaker of each clip, '' where unknown; only what enrols needs them.
+    """
+
+    files: Sequence[str]
+    contents: Sequence[str]
+    features: Mapping[str, np.ndarray]
+    labels: np.ndarray
+    fill: str = "zero"
+    speakers: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def take(self, index: np.ndarray) -> Clips:
+        """Some of the clips: (clips,) indices."""
+        files, contents = ([names[clip] for clip in index] for names in (self.files, self.contents))
+        speakers = [self.speakers[clip] for clip in index] if self.speakers else ()
+        return replace(self, files=files, contents=contents, labels=self.labels[index], speakers=speakers)
+
+    def frames(self) -> np.ndarray:
+        """Frames of each clip, (clips,)."""
+        return np.array([len(self.features[content]) for content in self.contents])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips of a batch.
+
+    Attributes:
+        log_mel: (batch, frames, bands), dB.
+        labels: (batch, labels).
+        index: (batch,), which clips they are.
+        speakers: (batch,), numbers of their speakers in sorted order.
+        drawn: (batch, shots), which clips enrol each, in training where a separate encoder takes them.
+        enrolment: (batch, shots, frames, bands), dB, theirs.
+        enrolment_labels: (batch, shots, labels), theirs.
+        groups: (batch,), clips of one number enrol each other, in training where the encoder is shared.
+    """
+
+    log_mel: Tensor
+    labels: Tensor
+    index: np.ndarray
+    speakers: Tensor | None = None
+    drawn: np.ndarray | None = None
+    enrolment: Tensor | None = None
+    enrolment_labels: Tensor | None = None
+    groups: Tensor | None = None
+
+    def to(self, device: str) -> Batch:
+        """The batch with its tensors on that device."""
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+
+
+def fill_frames(log_mel: np.ndarray, frames: int, fill: str) -> np.ndarray:
+    """The first `frames` frames of a clip, filled at its end where it is shorter.
+
+    Args:
+        log_mel: (frames of the clip, bands), dB.
+        frames: wanted.
+        fill: zero, floor or repeat.
+
+    Returns:
+        (frames, bands), dB.
+    """
+    if len(log_mel) >= frames:
+        return log_mel[:frames]
+    filled = np.empty((frames, log_mel.shape[1]), log_mel.dtype)
+    write_frames(filled, log_mel, fill)
+    return filled
+
+
+def write_frames(row: np.ndarray, log_mel: np.ndarray, fill: str) -> None:
+    """`fill_frames`, written into `row`, (frames, bands)."""
+    known = min(len(log_mel), len(row))
+    row[:known] = log_mel[:known]
+    if known < len(row) and fill != "repeat":
+        row[known:] = 0.0 if fill == "zero" else FeatureConfig().floor_db
+    while known < len(row) and fill == "repeat":  # what is there already, once more: a whole number of clips
+        copied = min(known, len(row) - known)
+        row[known : known + copied] = row[:copied]
+        known += copied
+
+
+def first_frames(lengths: np.ndarray, places: np.ndarray, frames: int) -> np.ndarray:
+    """Where crops of `frames` frames begin in clips of so many frames, at places 0-1: all (clips,)."""
+    found: np.ndarray = (places * (np.maximum(lengths - frames, 0) + 1)).astype(np.int64)
+    return found
+
+
+def evaluation_batches(
+    clips: Clips, batch_size: int, min_frames: int, frames: np.ndarray | None = None
+) -> Iterator[Batch]:
+    """Whole clips in batches of equal length, so that nothing is padded; one under `min_frames` is filled to that.
+
+    Args:
+        clips: of the split.
+        batch_size: clips in a batch at most.
+        min_frames: that the network needs.
+        frames: (clips,), the length that each clip is first filled to with zeros (0 dB); None: its own.
+    """
+    frames = clips.frames() if frames is None else frames
+    lengths = np.maximum(frames, min_frames)
+    order = np.argsort(lengths, kind="stable")
+    edges = np.flatnonzero(np.diff(lengths[order])) + 1
+    for group in np.split(order, edges):
+        for start in range(0, len(group), batch_size):
+            index = group[start : start + batch_size]
+            log_mels = [fill_frames(clips.features[clips.contents[clip]], frames[clip], "zero") for clip in index]
+            batch = np.stack([fill_frames(log_mel, lengths[index[0]], clips.fill) for log_mel in log_mels])
+            yield Batch(torch.from_numpy(batch), torch.from_numpy(clips.labels[index]).float(), index)

@@ -1,0 +1,1 @@
+"""Numbers from a predictions table: scores, intervals, comparisons. No torch, no MLflow."""

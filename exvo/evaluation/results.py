@@ -1,0 +1,135 @@
+"""Tables of results as numbers: the systems side by side, beside the published figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from exvo.config import EMOTIONS
+from exvo.systems import SYSTEMS
+from exvo.text import slug
+
+PUBLISHED = Path(__file__).with_name("published_results.csv")
+"""The figures of arXiv 2206.06680 on HUME-VB: system, task, split, metric, value, ci_low, ci_high."""
+
+SCORES = {
+    "fewshot": {"emotion_ccc": "CCC"},
+    "multitask": {"emotion_ccc": "CCC", "country_uar": "UAR", "age_mae": "MAE", "s_mtl": "S_MTL"},
+    "speaker": {"speaker_uar": "UAR", "speaker_accuracy": "accuracy"},
+}
+"""The scores of a table of each task, and their titles."""
+
+SPREAD = {
+    "emotion_ccc_country_mean": "country mean",
+    "emotion_ccc_country_std": "country std",
+    "emotion_ccc_speaker_mean": "speaker mean",
+    "emotion_ccc_speaker_std": "speaker std",
+}
+"""Of few-shot tables: the CCC over countries and over speakers."""
+
+TRAINING = ("width", "epochs", "batch_size", "learning_rate", "seed", "shots")
+"""The options without which two scores can't be weighed against each other."""
+
+ENDS = ("lo", "hi", "lo_by_speaker", "hi_by_speaker")
+KEYS = ["corpus", "digest", "task", "protocol"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What scores share that stand in one table."""
+
+    corpus: str
+    digest: str
+    task: str
+    protocol: str
+    split: str
+
+    @property
+    def name(self) -> str:
+        """The table's file name, without its ending."""
+        return f"{self.corpus}-{self.digest[:8]}-{self.task}-{self.protocol}-{self.split}"
+
+    @property
+    def heading(self) -> str:
+        """The condition in words."""
+        synthetic = " (SYNTHETIC: a program makes its voices, so its scores say nothing about people)"
+        return (
+            f"{self.corpus}{synthetic if self.corpus == 'sample' else ''}, digest {self.digest[:12]}, "
+            f"{self.split} split, task {self.task}, {self.protocol} protocol"
+        )
+
+
+def make_condition(keys: Iterable[object], split: str) -> Condition:
+    """The condition with these values of `KEYS`."""
+    corpus, digest, task, protocol = map(str, keys)
+    return Condition(corpus, digest, task, protocol, split)
+
+
+def newest(runs: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The newest run of each system under each condition, systems in the order of `SYSTEMS`.
+
+    Args:
+        runs: one row a run, as `lookup.finished_runs` gives them.
+        split: of which the runs must have scores.
+
+    Returns:
+        The rows of these runs; `metrics` holds the scores of the split alone, without its name.
+    """
+    rows = runs.assign(metrics=runs["metrics"].map(lambda metrics: of_split(metrics, split)))
+    rows = rows[rows["metrics"].map(lambda one: bool(one.keys() & {"emotion_ccc", "speaker_uar"})).astype(bool)]
+    rows = rows[(rows[[*KEYS, "system"]] != "").all(axis=1)]
+    rows = rows.sort_values("start", ascending=False, kind="stable").drop_duplicates([*KEYS, "system"])
+    places = {system: place for place, system in enumerate(SYSTEMS)}
+    rows = rows.assign(place=[places.get(system, len(places)) for system in rows["system"]])
+    return rows.sort_values([*KEYS, "place", "system"]).drop(columns="place")
+
+
+def of_split(metrics: dict[str, float], split: str) -> dict[str, float]:
+    """The metrics of a split alone, without its name."""
+    prefix = f"{split}/"
+    return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+
+
+def results_table(condition: Condition, rows: pd.DataFrame) -> pd.DataFrame:
+    """The results under one condition, as numbers: one row a system, NaN where a score is undefined.
+
+    Args:
+        condition: that of all rows.
+        rows: `system`, `run`, `evaluation`, `metrics` and the columns `TRAINING`, in the order to show.
+
+    Returns:
+        system, run, evaluation, the scores with their intervals, the CCC of each target, the published figures of the
+        same metrics where there are some (`published_<metric>`), and the columns `TRAINING`.
+    """
+    every = pd.DataFrame(rows["metrics"].tolist(), index=rows.index)
+    scores = [name for score in SCORES[condition.task] for name in (score, *(f"{score}_{end}" for end in ENDS))]
+    spread = [name for name in SPREAD if name in every and condition.task == "fewshot"]
+    figures = every.reindex(columns=[*scores, *spread, *targets(every.columns)])
+    beside = published(condition).reindex(rows["system"]).set_axis(rows.index).dropna(axis="columns", how="all")
+    about = rows[["system", "run", "evaluation"]]
+    return pd.concat([about, figures, beside, rows[list(TRAINING)]], axis=1).reset_index(drop=True)
+
+
+def targets(columns: pd.Index[str]) -> list[str]:
+    """The metrics that are the CCC of one target: the ten emotions in their order, then others by name."""
+    order = {f"{slug(emotion)}_ccc": place for place, emotion in enumerate(EMOTIONS)}
+    of_one = columns.str.endswith("_ccc") & ~columns.str.startswith("published_") & (columns != "emotion_ccc")
+    return sorted(columns[of_one], key=lambda name: (order.get(name, len(order)), name))
+
+
+def published(condition: Condition) -> pd.DataFrame:
+    """The published figures under a condition, (systems, `published_<metric>` with `_lo` and `_hi`), by system.
+
+    There are some only of HUME-VB, whose enrolment clips are scored too (the protocol `published`).
+    """
+    rows = pd.read_csv(PUBLISHED)
+    known = condition.corpus == "hume-vb" and condition.protocol == "published"
+    rows = rows[(rows["task"] == condition.task) & (rows["split"] == condition.split) & known]
+    ends = {"value": "", "ci_low": "_lo", "ci_high": "_hi"}
+    parts = [
+        rows.pivot(index="system", columns="metric", values=column).add_suffix(end) for column, end in ends.items()
+    ]
+    return pd.concat(parts, axis=1).add_prefix("published_")

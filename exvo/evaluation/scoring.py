@@ -1,0 +1,195 @@
+"""Scores of a predictions table: over the split, per country and per speaker, with bootstrap intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from exvo.errors import InputError
+from exvo.evaluation.bootstrap import (
+    Statistics,
+    bootstrap,
+    ccc_statistics,
+    grouped,
+    interval,
+    join,
+    label_statistics,
+    mae_statistics,
+)
+from exvo.evaluation.groups import ENDS, group_scores, lowest_decile, with_intervals
+from exvo.evaluation.metrics import s_mtl
+from exvo.tasks import Task
+from exvo.text import slug
+
+FEW_SPEAKERS = 30
+"""With fewer, intervals by speaker are too narrow: in simulation, 95% ones hold the truth 75% of the time over five
+speakers and 90% over twenty (tests/test_bootstrap.py)."""
+
+
+def headline(task: Task) -> str:
+    """The score that chooses the best epoch: emotion_ccc, s_mtl for multitask, speaker_uar for speaker."""
+    return {"multitask": "s_mtl", "speaker": "speaker_uar"}.get(task.name, "emotion_ccc")
+
+
+def scorable(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a predictions table that are scored (do not enrol, under `strict`) and have all their labels."""
+    truths = [column for column in map(str, predictions.columns) if column.startswith("truth.")]
+    return predictions[predictions["scored"] & predictions[truths].notna().all(axis=1)]
+
+
+def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
+    """Every score of a task as a function of sums over clips: CCC per emotion and their mean, MAE, UAR, S_MTL.
+
+    The CCC of an emotion whose predictions are all the same is undefined here, and so are the means that it is part of:
+    the formula's 0 would look like a measurement, and its interval like a sure one.
+
+    Args:
+        predictions: the predictions table, all rows labelled.
+        task: which columns it has.
+    """
+    if task.name == "speaker":
+        return label_statistics(predictions["truth.speaker"], predictions["prediction.speaker"], "speaker")
+    truth, prediction = (
+        predictions[[f"{side}.{target}" for target in task.targets]].to_numpy(np.float64)
+        for side in ("truth", "prediction")
+    )
+    ccc = ccc_statistics(truth, prediction, [f"{slug(target)}_ccc" for target in task.targets], "emotion_ccc")
+    constant = np.ptp(prediction, axis=0) == 0
+    if constant.any():
+        hidden = np.append(constant, True)
+        of_sums = ccc.score
+        ccc = replace(ccc, score=lambda sums: np.where(hidden, math.nan, of_sums(sums)))
+    pieces = [ccc]
+    pieces.append(mae_statistics(np.zeros(len(truth)), np.abs(truth - prediction).mean(axis=1), "emotion_mae"))
+    if task.name == "multitask":
+        pieces.append(label_statistics(predictions["truth.country"], predictions["prediction.country"], "country"))
+        pieces.append(mae_statistics(predictions["truth.age"], predictions["prediction.age"], "age_mae"))
+        return join(*pieces).derive("s_mtl", s_mtl, "emotion_ccc", "country_uar", "age_mae")
+    if task.categories:
+        pieces.append(label_statistics(predictions["truth.category"], predictions["prediction.category"], "category"))
+    return join(*pieces)
+
+
+def score_epoch(predictions: pd.DataFrame, task: Task) -> pd.Series[float]:
+    """The scores over the whole split, without intervals: what an epoch needs."""
+    return statistics(scorable(predictions), task).scores()
+
+
+def speakers_are_units(rows: pd.DataFrame, task: Task) -> bool:
+    """Whether speakers can be resampled: all are known, and they are not the classes."""
+    return task.name != "speaker" and bool((rows["speaker"] != "").all())
+
+
+def few_speakers(count: int) -> str:
+    """A warning where there are too few speakers for an interval by speaker to be trusted; else empty."""
+    if count >= FEW_SPEAKERS:
+        return ""
+    return (
+        f"The intervals by speaker resample {count} speakers; over fewer than {FEW_SPEAKERS} they are too narrow, so "
+        "what they exclude may still be chance."
+    )
+
+
+def constant_predictions(rows: pd.DataFrame, task: Task) -> list[str]:
+    """The emotions whose predictions are the same for all clips, so that their CCC is undefined."""
+    return [target for target in task.targets if rows[f"prediction.{target}"].nunique() == 1]
+
+
+def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Every score of a split with its 95% intervals (1,000 resamples, percentiles 2.5 and 97.5).
+
+    An unknown speaker or country (empty) leaves out what is by speaker or per country, and so does a speaker
+    recogniser, whose classes are the speakers.
+
+    By clip, as published, and by speaker: clips of one person are not independent, so the first is too narrow when the
+    question is how the system does on new speakers.
+
+    Args:
+        predictions: the predictions table of one split.
+        task: which columns it has.
+
+    Returns:
+        One row a score: metric, value, lo, hi, lo_by_speaker, hi_by_speaker and n, the clips. The rows
+        `emotion_ccc_country_mean`, `_country_std`, `_speaker_mean` and `_speaker_std` (population) are over the
+        groups in which the score is defined, whose number is the row's n; they have no interval. Of groups with
+        `groups.MIN_CLIPS` clips or more, where there are such: `emotion_ccc_worst_country`, and, where there are two,
+        `emotion_ccc_lowest_speaker_decile`, the mean over the lowest tenth of the speakers, whose number is its n.
+
+    Raises:
+        InputError: fewer than two rows are scored and labelled.
+    """
+    rows = scorable(predictions)
+    if len(rows) < 2:
+        raise InputError(
+            f"{len(rows)} of the {len(predictions)} clips are scored and have all their labels; a score needs two."
+        )
+    every = statistics(rows, task)
+    by_clip = interval(bootstrap(every))
+    speakers = rows["speaker"].to_numpy()
+    by_speaker = interval(bootstrap(every, groups=speakers))
+    if not speakers_are_units(rows, task):
+        by_speaker[:] = math.nan
+    table = pd.DataFrame(
+        {
+            "value": every.scores(),
+            "lo": by_clip["ci_low"],
+            "hi": by_clip["ci_high"],
+            "lo_by_speaker": by_speaker["ci_low"],
+            "hi_by_speaker": by_speaker["ci_high"],
+            "n": len(rows),
+        }
+    )
+    if "emotion_ccc" in every.names:
+        for name, row in _over_groups(rows, every, task).items():
+            table.loc[name, list(row)] = list(row.values())
+    return table.astype({"n": int}).rename_axis("metric").reset_index()
+
+
+def _over_groups(rows: pd.DataFrame, every: Statistics, task: Task) -> dict[str, dict[str, float]]:
+    """The rows of a score table that are over countries and over speakers, each as columns and values."""
+    found: dict[str, dict[str, float]] = {}
+    known = [group for group in ("country", "speaker") if group in rows and (rows[group] != "").all()]
+    for group in known:
+        each = grouped(every, rows[group].to_numpy())["emotion_ccc"].dropna()
+        for name, value in (("mean", each.mean()), ("std", each.std(ddof=0))):
+            found[f"emotion_ccc_{group}_{name}"] = {"value": value, "n": len(each)}
+    speakers = rows["speaker"].to_numpy()
+    if "country" in known:
+        worst = group_scores(every, rows["country"], "emotion_ccc").iloc[:1]
+        units = speakers if speakers_are_units(rows, task) else None
+        for row in with_intervals(worst.dropna(), every, rows["country"], "emotion_ccc", units).to_dict("records"):
+            found["emotion_ccc_worst_country"] = {name: row[name] for name in ("value", "n", *ENDS)}
+    if "speaker" in known:
+        values = group_scores(every, speakers, "emotion_ccc")["value"].dropna()
+        if len(values) > 1:
+            value, low, high, count = lowest_decile(values)
+            ends = {"lo_by_speaker": low, "hi_by_speaker": high}
+            found["emotion_ccc_lowest_speaker_decile"] = {"value": value, **ends, "n": count}
+    return found
+
+
+def as_metrics(scores: pd.DataFrame, split: str) -> dict[str, float]:
+    """A score table as metrics: `<split>/<metric>` with `_lo` and `_hi`, and `_by_speaker` for scores over emotions."""
+    metrics: dict[str, float] = {}
+    for row in scores.to_dict("records"):
+        name = f"{split}/{row['metric']}"
+        metrics[name] = row["value"]
+        for end in ("lo", "hi", "lo_by_speaker", "hi_by_speaker"):
+            if not math.isnan(row[end]):
+                metrics[f"{name}_{end}"] = row[end]
+    return metrics
+
+
+def sentence(scores: pd.DataFrame, metric: str) -> str:
+    """A score with its intervals, for the terminal."""
+    row = scores[scores["metric"] == metric].iloc[0].to_dict()
+    if math.isnan(row["value"]):
+        return f"{metric} is undefined"
+    by_clip, by_speaker = (
+        f"[{row[f'lo{end}']:.3f}, {row[f'hi{end}']:.3f}]" if not math.isnan(row[f"lo{end}"]) else "undefined"
+        for end in ("", "_by_speaker")
+    )
+    return f"{metric} {row['value']:.3f}   95% interval by clip {by_clip}, by speaker {by_speaker}"

@@ -1,0 +1,181 @@
+"""A corpus made ready: read, extracted, audited, and logged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from exvo import corpora
+from exvo.batches.clips import Clips
+from exvo.config import ExtractSettings, FeatureConfig, RunSettings, SubmitSettings
+from exvo.corpora.audit import Audit, audit, recordings
+from exvo.corpora.base import Corpus
+from exvo.enrolment import Enrolment, enrol
+from exvo.errors import InputError
+from exvo.features import extraction
+from exvo.features.store import Store
+from exvo.tasks import Task
+from exvo.text import named
+from exvo.tracking import runs
+from exvo.tracking.lookup import Run
+from exvo.tracking.tags import DIGEST_TAG
+
+FEATURES = FeatureConfig()
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A corpus whose log-mels are in the store.
+
+    Attributes:
+        corpus: all its clips.
+        store: their log-mels.
+        audio: one row a clip, in the order of the corpus: what extraction found.
+        audit: of corpus and audio.
+    """
+
+    corpus: Corpus
+    store: Store
+    audio: pd.DataFrame
+    audit: Audit
+
+    @property
+    def name(self) -> str:
+        """The corpus' name, and whether it is synthetic."""
+        return f"{self.corpus.name}{' (synthetic)' if self.corpus.synthetic else ''}"
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """The readable clips of a split."""
+        clips = self.corpus.clips
+        return clips[(clips["split"] == split) & (self.audio["problem"] == "").to_numpy()]
+
+    def clips(self, split: str, task: Task, fill: str) -> Clips:
+        """The readable clips of a split, ready for batches; `fill` is zero, floor or repeat."""
+        rows = self.rows(split)
+        contents = self.audio["content"].to_numpy()[rows.index]
+        speakers = rows["speaker"].tolist()
+        return Clips(rows["file"].tolist(), contents.tolist(), self.store, task.labels(rows), fill, speakers)
+
+    def with_audio(self, predictions: pd.DataFrame, split: str) -> pd.DataFrame:
+        """The predictions table of a split with each clip's length (`seconds`) and loudness (`rms_db`)."""
+        audio = self.audio.iloc[self.rows(split).index]
+        return predictions.assign(**{name: audio[name].to_numpy() for name in ("seconds", "rms_db")})
+
+    def enrolment(self, split: str, protocol: str, shots: int) -> Enrolment:
+        """Who enrols whom among the readable clips of a split."""
+        rows = self.rows(split)
+        return enrol(rows["speaker"].tolist(), protocol, shots, recordings(self.audio).to_numpy()[rows.index].tolist())
+
+
+def load_corpus(settings: ExtractSettings) -> Corpus:
+    """Reads the table of a corpus.
+
+    Raises:
+        InputError: the corpus can't be read.
+    """
+    if not settings.data and settings.corpus != "sample":
+        raise InputError(
+            f"corpus={settings.corpus} needs its folder: give data=<folder>; the README says how to get it."
+        )
+    return corpora.load(settings.corpus, Path(settings.data) if settings.data else Path(settings.output) / "sample")
+
+
+def read_corpus(settings: ExtractSettings) -> Ready:
+    """Reads a corpus, extracts the log-mels that the store lacks, and prints the audit.
+
+    Raises:
+        InputError: the corpus can't be read.
+    """
+    corpus = load_corpus(settings)
+    files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
+    store, audio = extraction.extract(corpus.folder, files, features, FEATURES, settings.workers or 0)
+    found = audit(corpus, audio)
+    print(found.text())
+    return Ready(corpus, store, audio, found)
+
+
+def require_readable(ready: Ready, skip_unreadable: bool) -> None:
+    """Refuses a corpus with unreadable clips, unless they are to be left out and enough are left.
+
+    Raises:
+        InputError: lists every unreadable clip, or names the split that has too few left.
+    """
+    extraction.check(ready.audio, skip_unreadable)
+    for split in ("train", "val"):
+        if len(ready.rows(split)) < 2:
+            raise InputError(
+                f"Of the {split} split {len(ready.rows(split))} readable clips are left; it needs at least two."
+            )
+
+
+def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> str:
+    """Which protocol, and the speakers who can't enrol as it says; each line ends with a newline."""
+    enrolment = ready.enrolment(split, protocol, shots)
+    lines = [f"{split} split: {protocol} protocol, {shots} enrolment clips a speaker"]
+    known = [speaker for speaker in enrolment.short if speaker]
+    if known:
+        lines.append(f"{len(known)} speakers have too few clips and enrol with fewer: {named(known)}")
+    if "" in enrolment.short:
+        lines.append("clips of unknown speakers are recognised with the typical speaker's profile")
+    if enrolment.copies:
+        lines.append(
+            f"{enrolment.copies} clips are not scored: their audio is that of a clip that enrols their speaker"
+        )
+    every = ready.corpus.clips[ready.corpus.clips["split"] == split]
+    first = enrol(every["speaker"].tolist(), protocol, shots).clips
+    enrolling = every.iloc[sorted({int(clip) for own in first for clip in own})]
+    lost = enrolling["file"][~enrolling.index.isin(ready.rows(split).index)]
+    if len(lost):
+        lines.append(f"unreadable enrolment clips, in whose place the speaker's next enrol: {named(lost)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def log_copies(enrolment: Enrolment, split: str) -> None:
+    """Logs how many clips of a split are not scored because a copy of them enrols, if there are any."""
+    if enrolment.copies:
+        runs.log_metrics({f"copies_of_enrolment/{split}": enrolment.copies})
+
+
+def log_corpus(ready: Ready) -> None:
+    """Logs audit and dataset in the present run."""
+    runs.log_json("audit.json", ready.audit.summary)
+    corpus = ready.corpus
+    runs.log_corpus(corpus.clips, corpus.name, corpus.folder, ready.audit.digest)
+
+
+def reopen(settings: RunSettings | SubmitSettings, source: Run, options: dict[str, Any]) -> Ready:
+    """The corpus of a training run, as it was; logs it in the present run.
+
+    Raises:
+        InputError: the corpus has changed or can't be read.
+    """
+    ready = read_corpus(corpus_settings(settings, options))
+    log_corpus(ready)
+    require_same(ready, source)
+    require_readable(ready, options["skip_unreadable"])
+    return ready
+
+
+def require_same(ready: Ready, source: Run) -> None:
+    """Refuses another corpus than that of a training run.
+
+    Raises:
+        InputError: the digest is another one.
+    """
+    trained_on = source.data.tags[DIGEST_TAG]
+    if ready.audit.digest != trained_on:
+        raise InputError(
+            f"The corpus has the digest {ready.audit.digest[:12]}, but the run {source.info.run_name} was trained "
+            f"on {trained_on[:12]}: labels, audio or order differ. Give the folder that it was trained on as data."
+        )
+
+
+def corpus_settings(settings: RunSettings | SubmitSettings, options: dict[str, Any]) -> ExtractSettings:
+    """The run's corpus with this command's folder and workers."""
+    names = {field.name for field in fields(ExtractSettings)}
+    kept = {name: value for name, value in options.items() if name in names}
+    kept |= {"workers": settings.workers, "output": settings.output}
+    return ExtractSettings(**kept | ({"data": settings.data} if settings.data else {}))

@@ -1,0 +1,19 @@
+"""Reads a corpus, computes the log-mels that the feature store lacks, and audits what it found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from exvo.config import ExtractSettings
+from exvo.experiments.corpus import log_corpus, read_corpus, require_readable
+from exvo.tracking import runs
+
+
+def run(settings: ExtractSettings) -> None:
+    """Extracts in a run of its own."""
+    with runs.start_run("extract", output=settings.output) as run_id:
+        runs.log_settings(asdict(settings), {})
+        ready = read_corpus(settings)
+        log_corpus(ready)
+        require_readable(ready, settings.skip_unreadable)
+        print(runs.where_to_look(run_id))

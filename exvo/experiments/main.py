@@ -1,0 +1,30 @@
+"""The main job in one run: extract, train, and evaluate the best epoch on the test split."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from exvo.config import TrainSettings
+from exvo.experiments.evaluate import evaluate
+from exvo.experiments.resume import resumable
+from exvo.experiments.train import resolve, start, train
+from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
+from exvo.tracking import runs
+
+
+def run(given: TrainSettings) -> None:
+    """Does all in one run."""
+    settings, system = resolve(given)
+    with resumable("main", settings, system) as begun:
+        run_id = begun.run_id
+        ready = start(settings, system, begun.ready)
+        train(settings, system, ready, run_id, states=begun.states)
+        if settings.task == "speaker":
+            print("The test split has other people than a speaker recogniser knows; the score above is all there is.")
+        elif ready.rows("test").empty:
+            print("The corpus has no test split; the validation score above is all there is.")
+        else:
+            checkpoint = load_checkpoint(Path(settings.output) / "runs" / run_id / WEIGHTS)
+            evaluate(checkpoint, ready, "test", settings.device, asdict(settings), runs.trained(asdict(settings)))
+        print(runs.where_to_look(run_id))

@@ -1,0 +1,146 @@
+"""Emotions of audio files, on the screen and as a table; enrolment clips adapt a personalised model to the speaker."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from exvo.config import MAX_SHOTS, PredictSettings
+from exvo.devices import resolve_device
+from exvo.errors import InputError
+from exvo.features.containers import AudioError
+from exvo.files import NAME_BYTES, require_writable, write_atomically
+from exvo.networks.checkpoint import Checkpoint
+from exvo.reports.prediction import chart, for_spreadsheets
+from exvo.serving.prediction import outputs, profiles, read_log_mel
+from exvo.serving.recordings import Given, find_audio
+from exvo.text import LONGEST_NAME, shown, writable
+from exvo.tracking import models, runs
+
+
+def run(settings: PredictSettings) -> None:
+    """Predicts in a run of its own, and tells of files that can't be used once the others are predicted."""
+    settings = replace(settings, device=resolve_device(settings.device))
+    check_save(settings.save)
+    files, notes = find_audio(settings.audio, "audio")
+    enrolling, more = find_audio(settings.enrolment, "enrolment") if settings.enrolment else Given([], [])
+    if len(enrolling) > MAX_SHOTS:
+        given = shown(settings.enrolment, 200)
+        raise InputError(f"enrolment={given} names {len(enrolling)} clips; give at most {MAX_SHOTS}.")
+    checkpoint = models.load_model(settings.model_uri)
+    with runs.start_run("predict") as run_id:
+        runs.log_settings(asdict(settings), {"model": dict(checkpoint.notes)})
+        print("\n".join([describe(checkpoint, len(enrolling)), *dict.fromkeys(notes + more)]))
+        found, problems = predict(checkpoint, files, enrolling, settings.device)
+        unsaved = ""
+        if found is not None:
+            runs.log_table(for_spreadsheets(found), "predictions/audio.csv")
+            try:
+                if settings.save:
+                    save(found, Path(settings.save))
+            except InputError as error:
+                unsaved = f"{error} The table is the run's artifact predictions/audio.csv."
+            print(f"\n{chart(found, checkpoint.task.targets, settings.top)}\n")
+        print(runs.where_to_look(run_id))
+        if problems:
+            lines = "".join(f"\n  {problem}" for problem in problems)
+            others = "" if found is None else ", the others are predicted"
+            unsaved += f"{' ' * bool(unsaved)}{len(problems)} of {len(files)} files can't be used{others}:{lines}"
+        if unsaved:
+            raise InputError(unsaved)
+
+
+def describe(checkpoint: Checkpoint, enrolling: int) -> str:
+    """Which model it is, and what it knows of the speaker."""
+    notes = checkpoint.notes
+    line = f"{notes.get('model', 'a model')} of run {notes.get('run_id', 'unknown')}"
+    if not checkpoint.network.personalised:
+        return f"{line}{'; it takes no enrolment, so those clips are ignored' if enrolling else ''}"
+    if enrolling:
+        return f"{line}, adapted to the speaker of {enrolling} enrolment clips"
+    return f"{line}; without enrolment=<files of the speaker> it takes the typical speaker's profile"
+
+
+def predict(
+    checkpoint: Checkpoint, files: Sequence[Path], enrolling: Sequence[Path], device: str
+) -> tuple[pd.DataFrame | None, list[str]]:
+    """What the network says of each file that can be read.
+
+    Returns:
+        One row a file, `file` and the columns of `Task.answers` (None where no file can be read), and a line for each
+        file that can't.
+
+    Raises:
+        InputError: an enrolment clip can't be read.
+    """
+
+    def read(file: Path) -> np.ndarray:
+        log_mel, note = read_log_mel(file, checkpoint)
+        if note:
+            print(f"warning: {shown(writable(str(file)), LONGEST_NAME)}: {note}")
+        return log_mel
+
+    network = checkpoint.network.to(device)
+    profile = None
+    if enrolling and network.personalised:
+        own = [read(file) for file in enrolling]
+        (profile,) = profiles(checkpoint, own, [np.arange(len(own))], device)
+    log_mels: dict[Path, np.ndarray] = {}
+    problems = []
+    for file in tqdm(files, desc="reading", unit="clip", leave=False, disable=None):
+        try:
+            log_mels[file] = read(file)
+        except AudioError as error:
+            problems.append(f"{shown(writable(str(file)), LONGEST_NAME)}: {error.problem}")
+    if not log_mels:
+        return None, problems
+    known = None if profile is None else profile[None].repeat(len(log_mels), axis=0)
+    numbers = outputs(checkpoint, list(log_mels.values()), known, device, progress="predicting")
+    answers = checkpoint.task.answers(numbers)
+    answers.insert(0, "file", [writable(str(file)) for file in log_mels])
+    return answers, problems
+
+
+def check_save(name: str) -> None:
+    """Refuses a name under which no table can be saved, before anything is computed.
+
+    Raises:
+        InputError: its ending is neither .csv nor .parquet, its folder is not there or can't be written to, or it is a
+            folder itself.
+    """
+    path, given = Path(name), f"save={shown(name, 200)}"
+    if not name:
+        return
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{given}: the name must end in .csv or .parquet.")
+    if not os.path.isdir(path.absolute().parent):
+        if os.path.exists(path.absolute().parent):
+            raise InputError(f"{given}: {shown(str(path.parent), 200)} is not a folder; give a file in a folder.")
+        raise InputError(f"{given}: the folder is not there; make it first.")
+    if len(os.fsencode(path.name)) > NAME_BYTES - 30:  # it is written under a longer name and renamed
+        raise InputError(f"{given}: the name is too long for a file; give another one.")
+    if os.path.isdir(path):
+        raise InputError(f"{given} is a folder; give the name of a file.")
+    require_writable(path.absolute().parent)
+
+
+def save(table: pd.DataFrame, path: Path) -> None:
+    """Writes the table as CSV or Parquet, by its name's ending.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    content = io.BytesIO()
+    if path.suffix == ".csv":
+        for_spreadsheets(table).to_csv(content, index=False)
+    else:
+        table.to_parquet(content, index=False)
+    write_atomically(path, content.getvalue())
+    print(f"table  {path}")

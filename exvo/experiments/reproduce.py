@@ -1,0 +1,128 @@
+"""Repeats a training run from its logged settings, in a run of its own, and says whether it gives the same.
+
+Exit status: 0 where all is equal, bit for bit; 1 where something differs; 2 where the run can't be repeated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from exvo.config import SPLITS, ReproduceSettings, SystemConfig, TrainSettings
+from exvo.errors import InputError
+from exvo.evaluation import scoring
+from exvo.experiments import repetition
+from exvo.experiments.corpus import FEATURES, Ready, read_corpus, require_same
+from exvo.experiments.evaluate import evaluate
+from exvo.experiments.repetition import Outcome
+from exvo.experiments.train import start, train
+from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
+from exvo.tracking import artifacts, lookup, models, names, runs
+from exvo.tracking.lookup import Run
+from exvo.tracking.tags import ENTRY_TAG, EQUAL_TAG, EVALUATED_TAG, PARENT_TAG, REPEATS_TAG
+
+REPEATED = ("train", "main")
+"""The entry points whose runs can be repeated."""
+
+
+def run(given: ReproduceSettings) -> None:
+    """Repeats a run; leaves with status 1 where the two differ."""
+    source = find_training(given)
+    settings, system = logged_settings(given, source)
+    environment = artifacts.load_environment(source)
+    checkpoint = models.checkpoint_of(source)
+    first = outcome(source, checkpoint)
+    ready = read_corpus(settings)
+    require_same(ready, source)
+    torch.set_num_threads(environment.get("threads") or torch.get_num_threads())  # they order the sums
+    entry_point = source.data.tags[ENTRY_TAG]
+    with runs.start_run(entry_point, tags={REPEATS_TAG: source.info.run_id}, output=given.output) as run_id:
+        print(f"repeats the run {source.info.run_name} ({source.info.run_id})")
+        start(settings, system, ready)
+        train(settings, system, ready, run_id)
+        if "test" in first.predictions:
+            score_test(settings, ready, run_id)
+        repeated = lookup.find_run(run_id)
+        again = outcome(repeated, models.checkpoint_of(repeated))
+        found = repetition.compare(first, again, scoring.headline(checkpoint.task))
+        changed = repetition.changes(environment, artifacts.load_environment(repeated))
+        equal = bool((found["difference"] == 0).all())
+        runs.log_table(found, "repetition/outcome.csv")
+        runs.log_table(changed, "repetition/environment.csv")
+        runs.set_tags({EQUAL_TAG: str(equal).lower()})
+        print(f"\n{repetition.text(found, changed)}\n")
+        print(runs.where_to_look(run_id))
+    if not equal:
+        raise SystemExit(1)
+
+
+def find_training(given: ReproduceSettings) -> Run:
+    """The run to repeat.
+
+    Raises:
+        InputError: there is none, or it is not one of training.
+    """
+    source = lookup.find_run(given.run, "run")
+    entry_point, name = source.data.tags.get(ENTRY_TAG, ""), source.info.run_name
+    if entry_point == "tune":
+        raise InputError(
+            f"The run {name} is a whole study; repeat its trials one by one: give run=<id of a trial>, such as the "
+            f"best, {source.data.tags.get('exvo.best_run', 'which it has not found yet')}."
+        )
+    if entry_point not in REPEATED:
+        evaluated = source.data.tags.get(EVALUATED_TAG)
+        instead = f"give the training run, run={evaluated}" if evaluated else "give a training run"
+        raise InputError(f"The run {name} is of `{entry_point or 'another program'}`, which trains nothing; {instead}.")
+    return source
+
+
+def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSettings, SystemConfig]:
+    """What a training run was made with; the corpus' folder, workers and output are this command's.
+
+    A run that started from another run's weights starts from those of the very same run.
+
+    Raises:
+        InputError: another version of exvo made it, its GPU is missing here, or the run it started from is gone.
+    """
+    logged = artifacts.load_settings(source)
+    options, system, name = logged["options"], logged["system"], source.info.run_name
+    unknown = sorted(set(options) - {field.name for field in fields(TrainSettings)})
+    unknown += sorted(set(system) - {field.name for field in fields(SystemConfig)})
+    if unknown or logged["features"] != asdict(FEATURES):
+        differing = f"knows no {', '.join(unknown)}" if unknown else "computes other features"
+        raise InputError(
+            f"The run {name} was made by another version of exvo; this one {differing}. "
+            f"`git checkout {source.data.tags.get('git.commit', '<its commit>')}` and repeat it there."
+        )
+    if options["device"] == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"The run {name} was trained with device=cuda, which this machine lacks; repeat it on a GPU.")
+    parent = source.data.tags.get(PARENT_TAG)
+    if parent and not lookup.known_run(parent):
+        gone = names.run_of_id(parent)
+        why = names.deleted([gone]) if gone else f"The run {parent} has been removed from the tracking server."
+        raise InputError(f"The run {name} started from the weights of another run. {why}")
+    settings = TrainSettings(**options)
+    return replace(
+        settings,
+        data=given.data or settings.data,
+        workers=given.workers,
+        output=given.output,
+        init=f"runs:/{parent}" if parent else settings.init,
+    ), SystemConfig(**system)
+
+
+def outcome(source: Run, checkpoint: Checkpoint) -> Outcome:
+    """What a training run has logged, without the scores of splits that were only ever scored in other runs."""
+    run_id = source.info.run_id
+    tables: dict[str, Any] = {split: artifacts.load_table(run_id, f"predictions/{split}.parquet") for split in SPLITS}
+    predictions = {split: table for split, table in tables.items() if table is not None}
+    return Outcome(checkpoint.network.state_dict(), artifacts.history(run_id), source.data.metrics, predictions)
+
+
+def score_test(settings: TrainSettings, ready: Ready, run_id: str) -> None:
+    """Scores the test split, as `main` does."""
+    checkpoint = load_checkpoint(Path(settings.output) / "runs" / run_id / WEIGHTS)
+    evaluate(checkpoint, ready, "test", settings.device, asdict(settings), runs.trained(asdict(settings)))

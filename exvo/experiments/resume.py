@@ -1,0 +1,183 @@
+"""The run of a command: a new one, or the unfinished one of the same command, which goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from exvo.config import SystemConfig, TrainSettings
+from exvo.errors import InputError
+from exvo.experiments.corpus import FEATURES, Ready, read_corpus
+from exvo.experiments.folder import copied_from, folder_id, renew, require_own
+from exvo.experiments.process import hold
+from exvo.networks.checkpoint import WEIGHTS
+from exvo.tracking import lookup, names, provenance, runs, server
+from exvo.tracking.delivery import deliver
+from exvo.tracking.lookup import Run
+from exvo.tracking.tags import CODE_TAG, COMMAND_TAG, CONTINUES_TAG, DIGEST_TAG
+from exvo.training.states import States
+
+FREE = ("workers", "resume", "output")
+"""Options that may differ between a command and the one that goes on with its run; the folder is known by its id."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that has begun, now or before.
+
+    Attributes:
+        run_id: on the tracking server.
+        states: of its training.
+        ready: its corpus, where that had to be read to find the run.
+    """
+
+    run_id: str
+    states: States
+    ready: Ready | None
+
+
+@contextlib.contextmanager
+def resumable(entry_point: str, settings: TrainSettings, system: SystemConfig) -> Iterator[Begun]:
+    """The run of a training: where the same command was killed, stopped or failed before, its run; else a new one.
+
+    It is the same command if it has the same entry point, resolved options, system and features, in the same output
+    folder, for the same corpus, tracking store and Python files of `exvo`.
+
+    Args:
+        entry_point: train or main.
+        settings: without `auto`.
+        system: that they train.
+
+    Raises:
+        InputError: the output folder is in use by another command, or the store can't be used.
+    """
+    with hold(entry_point, settings.output):
+        command = own_command(entry_point, settings, system)
+        tags = {COMMAND_TAG: command, CODE_TAG: provenance.source_digest()}
+        if settings.resume:
+            deliver_journals(settings.output)
+        known, ready = unfinished(settings, tags) if settings.resume else ("", None)
+        with going_on(entry_point, known, settings.output, tags) as run_id:
+            states = States(Path(settings.output) / "runs" / run_id / WEIGHTS, command)
+            try:
+                yield Begun(run_id, states, ready)
+            except KeyboardInterrupt as stop:
+                place = (
+                    f"from epoch {states.epoch + 1}" if states.epoch < (settings.epochs or 0) else "after its epochs"
+                )
+                place = place if states.epoch else "from the beginning"
+                stop.args = (f"Stopped; the same command goes on in the same run, {place}.",)
+                raise
+        if not (states.best_file.parent / "journal").exists():  # else the run has not ended on the server
+            states.clear()
+
+
+def own_command(entry_point: str, settings: TrainSettings, system: SystemConfig) -> str:
+    """The digest of what a command computes and where, by which its unfinished run is found.
+
+    Raises:
+        InputError: the output folder is a copy, and an unfinished run or an undelivered journal is its original's.
+    """
+    output = Path(settings.output)
+
+    def digest() -> str:
+        options = {name: value for name, value in asdict(settings).items() if name not in FREE}
+        computed = [entry_point, options, asdict(system), asdict(FEATURES), folder_id(output)]
+        return hashlib.sha256(json.dumps(computed, sort_keys=True).encode()).hexdigest()
+
+    if copied_from(output) is not None:
+        if settings.resume:
+            for run in unfinished_runs(digest())[:1]:
+                whose = f"unfinished run {run.info.run_name} goes on there"
+                require_own(settings.output, whose, "resume=false begins a new run here")
+            require_delivered(settings.output)
+        renew(output)
+    return digest()
+
+
+def unfinished_runs(command: str, deleted: bool = False) -> list[Run]:
+    """The runs of a command, by its digest, that have not finished: killed, stopped, failed; the newest first.
+
+    Args:
+        command: its digest.
+        deleted: those that are deleted, instead of those that are not.
+
+    Raises:
+        InputError: the store can't be used.
+    """
+    server.quiet()
+    server.check_store()
+    return names.search(f"tags.`{COMMAND_TAG}` = '{command}' and attributes.status != 'FINISHED'", deleted)
+
+
+def require_delivered(output: str) -> None:
+    """Refuses a copy of an output folder with journals, which its original has too and delivers.
+
+    Raises:
+        InputError: it is one.
+    """
+    if list(Path(output).glob("runs/*/journal")):
+        require_own(output, "undelivered journals are in both", "resume=false of train or main puts them aside here")
+
+
+def unfinished(settings: TrainSettings, tags: Mapping[str, str]) -> tuple[str, Ready | None]:
+    """The id of the newest unfinished run of a command, or an empty text; and the corpus, if it was read for that."""
+    command = tags[COMMAND_TAG]
+    found = unfinished_runs(command)
+    same = [run for run in found if run.data.tags.get(CODE_TAG) == tags[CODE_TAG]]
+    if not same:
+        for run in found[:1]:
+            print(
+                f"A new run begins: the unfinished run {run.info.run_name} of this command was begun by other code; "
+                f"`git checkout {run.data.tags.get('git.commit', '<its commit>')}` goes on with it."
+            )
+        gone = [] if found else unfinished_runs(command, deleted=True)
+        if gone:
+            print(f"A new run begins: the unfinished run of this command is deleted. {names.deleted(gone[:1])}")
+        return "", None
+    ready = read_corpus(settings)
+    for run in same:
+        if run.data.tags.get(DIGEST_TAG, ready.audit.digest) == ready.audit.digest:
+            print(f"goes on with the unfinished run {run.info.run_name} ({run.info.run_id}); resume=false begins anew")
+            return run.info.run_id, ready
+    print(f"A new run begins: the corpus has changed since the unfinished run {same[0].info.run_name} of this command.")
+    return "", ready
+
+
+@contextlib.contextmanager
+def going_on(entry_point: str, known: str, output: str, tags: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A run that goes on, or a new one where `known` is empty; gives its id.
+
+    `mlflow run` has made a run of its own, which is then tagged with the one that it continues.
+    """
+    with contextlib.ExitStack() as stack:
+        if known and os.environ.get("MLFLOW_RUN_ID", known) != known:
+            stack.enter_context(runs.start_run(entry_point, tags={CONTINUES_TAG: known}, output=output))
+            print(f"goes on in the run {known}; the run that MLflow has just made is tagged with it")
+        yield stack.enter_context(runs.start_run(entry_point, run_id=known, tags=tags, output=output))
+
+
+def deliver_journals(output: str) -> list[str]:
+    """Delivers what the tracking server did not take of the runs in an output folder; returns what is in the way.
+
+    Also removes the states of runs that have finished, where a kill came between the two.
+
+    Raises:
+        InputError: the folder is a copy with journals.
+    """
+    require_delivered(output)
+    problems = []
+    for folder in sorted((Path(output) / "runs").glob("*/journal")):
+        try:
+            deliver(folder)
+        except InputError as error:
+            problems.append(str(error))
+    for folder in {state.parent for state in (Path(output) / "runs").glob("*/epoch-*.safetensors")}:
+        if not (folder / "journal").exists() and lookup.has_finished(folder.name):
+            States(folder / WEIGHTS, "").clear()
+    return problems

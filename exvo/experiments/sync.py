@@ -1,0 +1,26 @@
+"""Delivers what the tracking server did not take, while it was away, of the runs in an output folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exvo.config import SyncSettings
+from exvo.errors import InputError
+from exvo.experiments.resume import deliver_journals
+from exvo.text import shown
+
+
+def run(settings: SyncSettings) -> None:
+    """Delivers in no run of its own.
+
+    Raises:
+        InputError: the folder is not there, or something could not be delivered; it is still kept.
+    """
+    if not Path(settings.output).is_dir():
+        what = "is not a folder" if Path(settings.output).exists() else "is not there"
+        raise InputError(f"output={shown(settings.output, 200)} {what}; give the output folder of the runs.")
+    found = len(list((Path(settings.output) / "runs").glob("*/journal")))
+    problems = deliver_journals(settings.output)
+    print(f"runs in {settings.output} with something to deliver: {found}; delivered: {found - len(problems)}")
+    if problems:
+        raise InputError(" ".join(problems))

@@ -1,0 +1,257 @@
+"""Trains a system, keeps its best epoch by the validation score, and logs model, scores and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from exvo import systems
+from exvo.batches.clips import Clips
+from exvo.config import PUBLISHED_EPOCHS, SAMPLE_EPOCHS, SystemConfig, TrainSettings
+from exvo.devices import resolve_device, resolve_precision
+from exvo.enrolment import Draw, EnrolmentSettings
+from exvo.errors import InputError, TrainingError
+from exvo.evaluation import scoring
+from exvo.experiments.corpus import (
+    FEATURES,
+    Ready,
+    describe_enrolment,
+    log_copies,
+    log_corpus,
+    read_corpus,
+    require_readable,
+)
+from exvo.experiments.evaluate import log_scores
+from exvo.experiments.resume import resumable
+from exvo.networks.build import build_network
+from exvo.networks.checkpoint import WEIGHTS, load_checkpoint, load_parent, save_checkpoint
+from exvo.networks.inference import predict
+from exvo.networks.network import Network
+from exvo.options import command_line
+from exvo.tasks import Task, make_task, speaker_split
+from exvo.text import named
+from exvo.tracking import lookup, models, runs
+from exvo.training.loop import TrainingConfig, fit
+from exvo.training.states import Epoch, States
+
+Watch = Callable[[Epoch], None]
+
+
+def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
+    """The settings with every `auto` decided, and the system that they train.
+
+    Raises:
+        InputError: a system that is not known, a device that is not there, or options that don't go together.
+    """
+    system = systems.find(settings.model)
+    systems.check_task(settings.model, settings.task, settings.protocol)
+    device = resolve_device(settings.device)
+    epochs = SAMPLE_EPOCHS if settings.corpus == "sample" else PUBLISHED_EPOCHS
+    fill = "zero" if settings.corpus == "hume-vb" else "repeat"
+    dropout = system.dropout if settings.dropout is None else settings.dropout
+    resolved = replace(
+        settings,
+        epochs=settings.epochs or epochs,
+        batch_size=settings.batch_size or system.batch_size,
+        device=device,
+        precision=resolve_precision(settings.precision, device),
+        fill=fill if settings.fill == "auto" else settings.fill,
+        protocol=system.protocol if settings.protocol == "auto" else settings.protocol,
+        dropout=dropout,
+    )
+    return resolved, replace(system, dropout=dropout)
+
+
+def run(given: TrainSettings) -> None:
+    """Trains in a run of its own."""
+    settings, system = resolve(given)
+    with resumable("train", settings, system) as begun:
+        ready = start(settings, system, begun.ready)
+        train(settings, system, ready, begun.run_id, states=begun.states)
+        print(runs.where_to_look(begun.run_id))
+
+
+def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = None) -> Ready:
+    """Logs the settings and makes the corpus ready, unless it is."""
+    runs.log_settings(asdict(settings), {"system": asdict(system), "features": asdict(FEATURES)})
+    runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
+    ready = ready or read_corpus(settings)
+    log_corpus(ready)
+    require_readable(ready, settings.skip_unreadable)
+    return ready
+
+
+def train(
+    settings: TrainSettings,
+    system: SystemConfig,
+    ready: Ready,
+    run_id: str,
+    watch: Watch = lambda epoch: None,
+    states: States | None = None,
+) -> Epoch:
+    """Trains, then scores the best epoch, which it returns, on the validation split and logs its model.
+
+    `watch` is told of each epoch once it is logged; what it raises stops the training. `states` is where it goes on.
+    """
+    if settings.task == "speaker":
+        ready = known_speakers(ready)
+    corpus = ready.corpus
+    objective, categories = system.objective, bool(corpus.categories)
+    task = make_task(settings.task, corpus.clips, corpus.targets, corpus.name, categories, objective)
+    clips, held_out = training_clips(ready, task, settings, system), ready.clips("val", task, settings.fill)
+    enrolment = ready.enrolment("val", settings.protocol, settings.shots)
+    network = first_weights(settings, system, task, clips)
+    best_file = Path(settings.output) / "runs" / run_id / WEIGHTS
+    scores: dict[str, float] = {}
+
+    def predictions(network: Network, progress: str = "") -> pd.DataFrame:
+        outputs = predict(
+            network, held_out, settings.device, enrolment.clips, progress=progress, protocol=settings.protocol
+        )
+        return task.table(ready.rows("val"), outputs, enrolment.scored)
+
+    def validate(network: Network) -> float:
+        scores.update(scoring.score_epoch(predictions(network, "validation"), task))
+        return scores[scoring.headline(task)]
+
+    def save_best(weights: Mapping[str, Tensor], epoch: Epoch) -> None:
+        notes = {"model": settings.model, "run_id": run_id, "epoch": epoch.number, "score": epoch.score}
+        enrolled = EnrolmentSettings(settings.protocol, settings.shots)
+        save_checkpoint(best_file, network, weights, task, FEATURES, clips.fill, notes, enrolled)
+
+    def on_epoch(epoch: Epoch) -> None:
+        told = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds}
+        kept = {name: value for name, value in scores.items() if not name.endswith("_ccc") or name == "emotion_ccc"}
+        runs.log_metrics({f"epoch/{name}": value for name, value in {**told, **kept}.items()}, epoch.number)
+        best = "   best" if epoch.best else ""
+        score = f"val {scoring.headline(task)} {epoch.score:.4f}"
+        line = f"loss {epoch.loss:.4f}   {score}   {epoch.seconds:.1f} s{best}"
+        print(f"epoch {epoch.number:3d}/{settings.epochs}   {line}", flush=True)
+        watch(epoch)
+
+    if network.personalised or settings.protocol == "strict":
+        print(describe_enrolment(ready, "val", settings.protocol, settings.shots), end="")
+    log_copies(enrolment, "val")
+    print(describe(settings, network, len(clips), corpus.synthetic), flush=True)
+    runs.keep_run()
+    try:
+        best = fit(network, task, clips, training_config(settings, system), validate, save_best, on_epoch, states)
+    except TrainingError as error:
+        kept = f" The best weights before it are in {best_file}." if best_file.exists() else ""
+        raise TrainingError(f"{error}{kept}") from None
+    runs.log_metrics({"best_epoch": best.number})
+    checkpoint = load_checkpoint(best_file)
+    log_scores(predictions(checkpoint.network), task, "val", settings.model, ready)
+    runs.log_checkpoint(best_file)
+    return best
+
+
+def known_speakers(ready: Ready) -> Ready:
+    """The corpus as a speaker recogniser sees it: the two parts of `speaker_split` are its train and val."""
+    rows = ready.rows("train")
+    training, held_out = speaker_split(rows)
+    clips = ready.corpus.clips.assign(split="")
+    clips.loc[training.index, "split"] = "train"
+    clips.loc[held_out.index, "split"] = "val"
+    print(
+        f"the val split has other people, so of each training speaker's clips the 3rd, 8th, 13th and so on (of two the "
+        f"2nd) are held out: {len(training)} clips of {training['speaker'].nunique()} speakers to learn from, "
+        f"{len(held_out)} held out"
+    )
+    lone = sorted(set(rows["speaker"]) - set(training["speaker"]))
+    if lone:
+        print(f"left out, because nothing can be held out, {len(lone)} speakers with a single clip: {named(lone)}")
+    return replace(ready, corpus=replace(ready.corpus, clips=clips))
+
+
+def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: SystemConfig) -> Clips:
+    """The training split; where a clip must not enrol itself, without the speakers who have only one.
+
+    Raises:
+        InputError: fewer than two clips are left.
+    """
+    clips = ready.clips("train", task, settings.fill)
+    if system.enrolment == "none" or (settings.protocol == "published" and system.enrolment != "shared"):
+        return clips
+    counts = ready.rows("train")["speaker"].value_counts()
+    lone = sorted(counts.index[counts == 1])
+    if lone:
+        print(
+            f"left out of training, because no other clip can enrol them, {len(lone)} speakers with a single clip: "
+            f"{named(lone)}"
+        )
+        clips = clips.take(np.flatnonzero(~np.isin(clips.speakers, lone)))
+    if len(clips) < 2:
+        raise InputError(
+            f"model={settings.model} learns from a speaker's other clips, but no speaker of the train split has two; "
+            "train a plain system, such as cnn14."
+        )
+    return clips
+
+
+def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, clips: Clips) -> Network:
+    """The network before training: random weights, the PANNs', or those of the run that it continues.
+
+    Raises:
+        InputError: there is no such run, or its weights don't fit.
+    """
+    from_run = settings.init.startswith("runs:/")
+    init = "" if from_run else settings.init
+    network = build_network(system, task, settings.width, settings.seed, init, clips.labels, len(set(clips.speakers)))
+    parent = None
+    if from_run:
+        parent = lookup.find_run(settings.init.removeprefix("runs:/"))
+    elif system.start in systems.SYSTEMS and not init:
+        parent = lookup.parent_run(system.start, settings.width, scoring.headline(task))
+        if parent is None:
+            raise InputError(
+                f"model={settings.model} continues {system.start}, of which the tracking server has no finished run on "
+                f"this corpus with task={settings.task}, width={settings.width:g} and protocol={settings.protocol}; "
+                f"first run `{command_line('train', asdict(settings) | {'model': system.start, 'dropout': None})}`, or "
+                "give init=runs:/<id>."
+            )
+    if parent is not None:
+        runs.log_parent(parent)
+        try:
+            checkpoint = models.checkpoint_of(parent)
+        except InputError as error:
+            chosen = "" if from_run else f" It is the best run of {system.start}; init=runs:/<id> chooses another."
+            raise InputError(f"{error}{chosen}") from None
+        load_parent(network, checkpoint.network, f"the run {parent.info.run_name}")
+        print(f"continues the run {parent.info.run_name} ({parent.info.run_id})")
+    return network
+
+
+def training_config(settings: TrainSettings, system: SystemConfig) -> TrainingConfig:
+    """How to train, from options without `auto`."""
+    assert settings.epochs is not None
+    assert settings.batch_size is not None
+    draw = Draw(settings.shots, settings.protocol == "published", system.enrolment == "shared")
+    return TrainingConfig(
+        settings.epochs,
+        settings.batch_size,
+        settings.learning_rate,
+        settings.optimizer,
+        settings.seed,
+        settings.device,
+        settings.precision,
+        None if system.enrolment == "none" else draw,
+        system.roles,
+    )
+
+
+def describe(settings: TrainSettings, network: Network, clips: int, synthetic: bool) -> str:
+    """What is about to be trained, in a line or two."""
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    line = (
+        f"training {settings.model} ({weights / 1e6:.1f} million weights) on {clips} clips: {settings.epochs} epochs, "
+        f"batch {settings.batch_size}, {settings.precision} on {settings.device}"
+    )
+    if synthetic:
+        line += "\nThe sample corpus is synthetic and its few epochs show the way, not what the system can do."
+    return line

@@ -1,0 +1,210 @@
+"""Searches the options of a system in trials that `train` it, the worse of them stopped early.
+
+The study is kept: the same command goes on where it stopped, and typed on several machines with one storage they share
+the trials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from exvo import systems
+from exvo.config import SystemConfig, TrainSettings, TuneSettings
+from exvo.errors import InputError
+from exvo.evaluation import scoring
+from exvo.experiments.corpus import FEATURES, Ready, log_corpus, read_corpus, require_readable
+from exvo.experiments.folder import folder_id, require_own
+from exvo.experiments.process import hold
+from exvo.experiments.resume import deliver_journals, going_on
+from exvo.experiments.train import resolve
+from exvo.experiments.trials import POLL, WORKER, Work, Worker, do_trials
+from exvo.experiments.workers import run_trials
+from exvo.options import command_line
+from exvo.passwords import has_password
+from exvo.reports.study import About, states, study_page
+from exvo.tasks import make_task
+from exvo.text import default_text
+from exvo.tracking import lookup, runs
+from exvo.tracking.runs import log_page
+from exvo.tracking.tags import STUDY_TAG
+from exvo.tuning.space import described, parse_search, study_name
+from exvo.tuning.storage import kept_in, open_storage, shown_storage
+from exvo.tuning.study import Study, best, counts
+
+
+def run(given: TuneSettings) -> None:
+    """Runs the study, or in a worker process its trials alone."""
+    told = json.loads(os.environ[WORKER]) if WORKER in os.environ else None
+    given = TuneSettings(**told["settings"]) if told else given
+    base, search = check(given)
+    settings, system = resolve(base)
+    shown = shown_storage(given.storage, Path(given.output))
+    with contextlib.nullcontext() if told else hold("tune", given.output), kept_in(shown):
+        if not told:
+            deliver_journals(given.output)
+            folder_id(Path(given.output))
+        ready = read_corpus(settings)
+        require_readable(ready, settings.skip_unreadable)
+        study = open_study(given, settings, system, search, ready.audit.digest)
+        if not (told or given.storage or study.created):
+            require_own(given.output, f"study {study.name} goes on there", "storage=<name>.journal begins a new one")
+        if told:
+            do_trials(Work(given, base, ready, study, Worker(**told)))
+        else:
+            tune(given, base, ready, study, shown)
+
+
+def tune(given: TuneSettings, base: TrainSettings, ready: Ready, study: Study, shown: str) -> None:
+    """Runs the trials that the study lacks beneath its run, then logs what they show.
+
+    Args:
+        given: the command's settings.
+        base: what all trials share.
+        ready: the corpus.
+        study: in its storage.
+        shown: the storage, without a password.
+    """
+    settings, system = resolve(base)
+    with study_run(study, given.output) as run_id:
+        log_start(given, settings, system, ready, study, shown)
+        work = Work(given, base, ready, study, Worker(asdict(given), run_id, len(study.table()), os.getpid()))
+        try:
+            run_trials(work)
+        except KeyboardInterrupt as stop:
+            stop.args = ("Stopped; the same command goes on where this one was.",)
+            raise
+        conclude(work, settings, system, shown)
+        print(runs.where_to_look(run_id))
+
+
+def check(given: TuneSettings) -> tuple[TrainSettings, tuple[str, ...]]:
+    """The settings that all trials share, and the options that are searched.
+
+    Raises:
+        InputError: an option is searched and given, can't be searched for this system, or holds a password that MLflow
+            has logged.
+    """
+    if not given.resume:
+        raise InputError("resume=false: a study always goes on; another seed, or another storage, begins a new one.")
+    search = parse_search(given.search)
+    options = {field.name: getattr(given, field.name) for field in fields(TrainSettings)}
+    defaults = {field.name: field.default for field in fields(TrainSettings)}
+    both = [f"{name}={default_text(options[name])}" for name in search if options[name] != defaults[name]]
+    if both:
+        raise InputError(
+            f"{', '.join(both)}: what is searched can't be given too; leave it out, or take it out of "
+            f"search={given.search}."
+        )
+    system = systems.find(given.model)
+    continues = given.init.startswith("runs:/") or (system.start in systems.SYSTEMS and not given.init)
+    fixed = ["width"] if given.init or system.start != "random" else []
+    stuck = [name for name in [*fixed, *(["dropout"] if continues else [])] if name in search]
+    if stuck:
+        raise InputError(
+            f"search={given.search}: {' and '.join(stuck)} can't be searched where training starts from other weights "
+            f"(model={given.model}{f', init={given.init}' if given.init else ''}), which fix it."
+        )
+    if has_password(given.storage) and "MLFLOW_RUN_ID" in os.environ:
+        raise InputError(
+            "storage holds a password, which `mlflow run` has just logged as a param of its run "
+            f"{os.environ['MLFLOW_RUN_ID']}: delete that run (`mlflow gc`), leave the password out and give it as "
+            "PGPASSWORD or in ~/.pgpass, or start `exvo tune`, which logs none."
+        )
+    return TrainSettings(**{**options, "workers": None}), search
+
+
+def open_study(
+    given: TuneSettings, settings: TrainSettings, system: SystemConfig, search: Sequence[str], digest: str
+) -> Study:
+    """The study of all commands with the same system, task, corpus, budget and search; made if there is none.
+
+    Raises:
+        InputError: the storage can't be used.
+    """
+    name = systems.full_name(settings.model)
+    elsewhere = {"data", "workers", "output", "device", "resume", *search}  # may differ from machine to machine
+    equal = {option: value for option, value in asdict(settings).items() if option not in elsewhere}
+    init = settings.init if settings.init.startswith("runs:/") else Path(settings.init).name
+    equal |= {"model": name, "digest": digest, "precision": given.precision, "init": init, "system": asdict(system)}
+    equal["system"] |= {"dropout": equal.get("dropout")}
+    assert settings.epochs is not None
+    named = study_name([name, settings.task, settings.corpus], equal, search)
+    study = Study(open_storage(given.storage, Path(given.output)), named, search, settings.epochs, settings.seed)
+    if study.created:
+        study.try_first(asdict(settings))
+    return study
+
+
+@contextlib.contextmanager
+def study_run(study: Study, output: str) -> Iterator[str]:
+    """The study's run on the tracking server, the same in all commands; gives its id."""
+    patience = time.monotonic() + 30  # seconds: whoever has made the study is about to make its run
+    while not study.created and not study.run_id and time.monotonic() < patience:
+        time.sleep(POLL)
+    known = study.run_id if lookup.known_run(study.run_id) else ""
+    with going_on("tune", known, output) as run_id:
+        if not known:
+            study.note(run_id)
+        yield run_id
+
+
+def log_start(
+    given: TuneSettings, settings: TrainSettings, system: SystemConfig, ready: Ready, study: Study, shown: str
+) -> None:
+    """Logs what is searched and what all trials share in the study's run."""
+    space = {name: described(name) for name in study.search}
+    options = asdict(given) | {**asdict(settings), "workers": given.workers} | space | {"storage": shown}
+    runs.log_settings(options, {"study": study.name, "system": asdict(system), "features": asdict(FEATURES)})
+    runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
+    runs.set_tags({STUDY_TAG: study.name, "exvo.storage": shown})
+    log_corpus(ready)
+    told = ", ".join(f"{name} ({values})" for name, values in space.items())
+    print(
+        f"study {study.name} in {shown}\nsearches {told}; {given.trials} trials of {settings.epochs} epochs", flush=True
+    )
+
+
+def conclude(work: Work, settings: TrainSettings, system: SystemConfig, shown: str) -> None:
+    """Logs counts, trials and page in the study's run, and prints the command that repeats the best trial."""
+    given, corpus, study = work.given, work.ready.corpus, work.study
+    task = make_task(
+        settings.task, corpus.clips, corpus.targets, corpus.name, bool(corpus.categories), system.objective
+    )
+    trials = study.table()
+    top = best(trials)
+    options = {name: value for name, value in asdict(work.base).items() if name != "workers"}
+    chosen = {} if top is None else {name: top[name] for name in study.search}
+    repeat = "" if top is None else command_line("train", options | chosen)
+    assert settings.epochs is not None
+    about = About(
+        study.name,
+        shown,
+        settings.model,
+        corpus.name,
+        corpus.synthetic,
+        scoring.headline(task),
+        {name: described(name) for name in study.search},
+        given.trials,
+        settings.epochs,
+        repeat,
+        command_line("tune", asdict(given) | ({"storage": shown} if given.storage else {})),
+        f"optuna-dashboard {shown}",
+        study.importances(settings.seed),
+    )
+    told = counts(trials)
+    runs.log_metrics({f"study/{state}": number for state, number in told.items()})
+    runs.log_table(trials, "study/trials.csv")
+    log_page("study", study_page(trials, about))
+    print(f"\n{states(told)}; live: {about.dashboard}")
+    if top is None:
+        print("no trial has finished, so there is no best one")
+        return
+    runs.log_metrics({f"study/best_{about.metric}": top["score"]})
+    runs.set_tags({"exvo.best_trial": top["number"], "exvo.best_run": top["run_id"], "exvo.best_command": repeat})
+    print(f"best   val {about.metric} {top['score']:.4f}, trial {top['number']}, run {top['run_id']}\nagain  {repeat}")

@@ -1,0 +1,124 @@
+"""Worker processes that run the trials of a study, and who looks after them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from exvo.errors import InputError, TrainingError
+from exvo.experiments.trials import POLL, WORKER, Work, bury, do_trials, ended, tell
+from exvo.options import LAUNCHER, by_mlflow
+from exvo.tracking import server
+
+RESTARTS = 5
+"""Workers that a command replaces after they were killed."""
+
+STOP_SECONDS = 8.0
+"""What workers are given to end their trials."""
+
+
+def run_trials(work: Work) -> None:
+    """Runs the trials that the study lacks, in this process where one worker is enough.
+
+    Raises:
+        InputError, TrainingError: as `run_trial` and `give_up` do.
+    """
+    bury(work.study)
+    lacking = work.given.trials - work.study.count("finished", "pruned")
+    if lacking > 0 and work.given.workers == 1:
+        do_trials(work)
+    elif lacking > 0:
+        supervise(work, min(lacking, work.given.workers))
+
+
+def supervise(work: Work, workers: int) -> None:
+    """Has worker processes run the trials, shows how they go, and replaces workers that are killed.
+
+    Raises:
+        InputError, TrainingError: what stopped a worker.
+    """
+    folder = Path(work.given.output) / "studies" / work.study.name
+    folder.mkdir(parents=True, exist_ok=True)
+    logs = [folder / f"worker-{number}.log" for number in range(1, workers + 1)]
+    shown, restarts = ended(work.study), 0
+    running: dict[Path, subprocess.Popen[bytes]] = {}
+    try:
+        running = {log: start_worker(work, log) for log in logs}
+        print(f"worker processes: {len(logs)}; what they say is in {folder}", flush=True)
+        while running:
+            time.sleep(POLL)
+            over = {log: process.returncode for log, process in running.items() if process.poll() is not None}
+            bury(work.study)
+            shown = tell(work, shown)
+            for log, status in over.items():
+                del running[log]
+                if status in (1, 2):
+                    raise (InputError if status == 2 else TrainingError)(last_words(log))
+                if status != 0:
+                    restarts += 1
+                    if restarts > RESTARTS:
+                        raise TrainingError(
+                            f"Workers keep being killed ({ending(status)}); the last one's log is {log}."
+                        )
+                    print(f"a worker was killed ({ending(status)}); another takes its place", flush=True)
+                    running[log] = start_worker(work, log)
+    finally:
+        stop(list(running.values()))
+        bury(work.study)
+        tell(work, shown)
+
+
+def start_worker(work: Work, log: Path) -> subprocess.Popen[bytes]:
+    """A process that runs trials, with its share of the cores; it writes to the log.
+
+    It has a session of its own, so that Ctrl-C reaches it through this process alone.
+    """
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    environment = os.environ | {
+        WORKER: json.dumps(asdict(work.worker)),
+        "MLFLOW_TRACKING_URI": server.tracking_uri(),
+        LAUNCHER: "mlflow run" if by_mlflow() else "",
+        "OMP_NUM_THREADS": str(max(1, threads // work.given.workers)),
+    }
+    environment.pop("MLFLOW_RUN_ID", None)
+    with log.open("ab") as file:
+        words = [sys.executable, "-m", "exvo", "tune"]
+        return subprocess.Popen(
+            words, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+
+
+def last_words(log: Path) -> str:
+    """The sentence with which a worker ended, or where to look for more."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line.removeprefix("exvo: ") for line in lines if line.startswith("exvo: ")]
+    return said[-1] if said else f"A worker has failed: {lines[-1] if lines else 'without a word'}; its log is {log}."
+
+
+def ending(status: int) -> str:
+    """A process' exit status in words.
+
+    >>> ending(-9), ending(3)
+    ('SIGKILL', 'status 3')
+    """
+    return signal.Signals(-status).name if status < 0 else f"status {status}"
+
+
+def stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Asks workers to end their trials, and ends those that take too long."""
+    for process in workers:
+        process.send_signal(signal.SIGINT)
+    until = time.monotonic() + STOP_SECONDS
+    for process in workers:
+        try:
+            process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

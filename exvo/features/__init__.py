@@ -1,0 +1,1 @@
+"""Audio in, features out, kept in a store."""

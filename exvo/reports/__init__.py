@@ -1,0 +1,1 @@
+"""Words and pictures about numbers. No torch, no MLflow."""

@@ -1,0 +1,262 @@
+"""The model card of a registered run, in Markdown: what it is for and not for, data, scores, whom it serves worst."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from exvo.config import SPLITS
+from exvo.evaluation.enrolment_curve import SHOTS
+from exvo.evaluation.groups import group_scores
+from exvo.evaluation.pairwise import Scored, task_of
+from exvo.evaluation.results import TRAINING
+from exvo.evaluation.scoring import few_speakers, scorable, statistics
+from exvo.reports.enrolment_curve import conclusion, sentence
+from exvo.reports.tables import Columns, intervals, markdown, numbers
+from exvo.text import SYNTHETIC, default_text, named, slug
+
+LONGEST = 5_000
+"""Characters that the registry keeps of a description (a server's database has no room for more)."""
+
+LICENCES = {
+    "sample": "made by this program, no person's data, Apache-2.0 as the program",
+    "emogator": "Apache-2.0 (github.com/fredbuhl/EmoGator)",
+    "hume-vb": "under licence from the organisers of ExVo 2022; clips and labels may not be passed on, and whether the "
+    "model may is for that licence to say",
+    "table": "your own corpus: its licence is for you to state",
+}
+
+LABELS = {
+    "sample": "what a program drew for each clip (no person felt, meant or rated it)",
+    "emogator": "what the speakers were asked to express",
+    "hume-vb": "mean ratings of intensity by listeners",
+    "table": "the labels of your own corpus",
+}
+
+SCORES = {
+    "emotion_ccc": "CCC, mean over the emotions",
+    "emotion_mae": "mean absolute error",
+    "emotion_ccc_worst_country": "CCC of the worst country",
+    "emotion_ccc_lowest_speaker_decile": "CCC of the lowest tenth of speakers",
+}
+"""The scores of a card and their titles."""
+
+
+OWN_CLIPS = "emotion_ccc with the speaker's own clips"
+
+_PLAIN = str.maketrans("<>[]`|", "()()'/")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card says.
+
+    Attributes:
+        run: the training run's name and id.
+        entry_point: that made it.
+        lineage: as `registry.lineage` gives it.
+        settings: the run's settings.json.
+        audit: of its corpus.
+        libraries: versions.
+        best_epoch: whose weights these are.
+        validation: its predictions of val.
+        scores: by split, as `evaluation.score` gives them; test where the run was evaluated on it.
+        enrolment: the split and the table of what enrolment is worth (`curve.enrolment_section`), where measured.
+        curve: the same of the newest `enrolment-curve` (`curve.enrolment_curve`).
+        tested_otherwise: whether test was scored, but only under another protocol or number of enrolment clips.
+    """
+
+    run: str
+    entry_point: str
+    lineage: Mapping[str, str]
+    settings: Mapping[str, Any]
+    audit: Mapping[str, Any]
+    libraries: Mapping[str, str]
+    best_epoch: float
+    validation: Scored
+    scores: Mapping[str, pd.DataFrame]
+    enrolment: tuple[str, pd.DataFrame] | None
+    curve: tuple[str, pd.DataFrame] | None = None
+    tested_otherwise: bool = False
+
+
+def card(facts: Facts) -> str:
+    """The model card, of at most `LONGEST` characters however long the names are."""
+    parts = [
+        f"# Model card: {text(facts.settings['options']['model'])}",
+        *purpose(facts),
+        *data(facts),
+        *scores(facts),
+        *enrolment(facts),
+        *origin(facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def text(value: object, limit: int = 80) -> str:
+    """A name from data within Markdown: short, on one line, and nothing in it that is markup.
+
+    >>> text("a|b <script>"), text("x" * 100, limit=5)
+    ('a/b (script)', 'xxxxx...')
+    """
+    plain = " ".join(str(value).translate(_PLAIN).split())
+    return plain[:limit] + "..." * (len(plain) > limit)
+
+
+def personalised(facts: Facts) -> bool:
+    """Whether the system adapts to a speaker."""
+    return bool(facts.settings["system"]["enrolment"] != "none")
+
+
+def purpose(facts: Facts) -> list[str]:
+    """What the model is for, and what it is not for."""
+    corpus, targets = facts.validation.condition.corpus, task_of(facts.validation).targets
+    shots = facts.validation.shots
+    adapts = f" It adapts to a speaker from {shots} unlabelled clips." if personalised(facts) else ""
+    synthetic = [f"**{SYNTHETIC}**"] if facts.audit["synthetic"] else []
+    return [
+        *synthetic,
+        "## What it is for",
+        "Research on vocal bursts (laughs, gasps, cries, sighs). It hears one clip and says how much it sounds like "
+        f"each of {len(targets)} labels: {named(text(target, 40) for target in targets)}.{adapts}",
+        "## What it is not for",
+        "- Decisions about people: work, school, health, insurance, police, borders, advertising.\n"
+        f"- What a person feels. Its labels are {LABELS[corpus]}; to laugh and to be amused are two things.\n"
+        "- Speech, song, infants, animals, or several voices at once.\n"
+        "- People unlike those of the data, in age, culture, language or health: nothing was measured there.",
+    ]
+
+
+def data(facts: Facts) -> list[str]:
+    """The corpus and its licence."""
+    of = facts.validation.condition
+    parts = [(split, facts.audit["splits"][split]) for split in SPLITS if facts.audit["splits"][split]["clips"]]
+    table: Columns = [
+        ("split", [split for split, _ in parts]),
+        ("clips", [f"{part['clips']:,}" for _, part in parts]),
+        ("speakers", [f"{part['speakers']:,}" for _, part in parts]),
+        ("hours", [f"{part['hours']:.2f}" for _, part in parts]),
+    ]
+    countries = [text(name, 40) for name in facts.audit["countries"] or {} if name]
+    where = f"Countries: {named(countries)}." if countries else "Where the speakers come from is not known."
+    ages = facts.audit["ages"]
+    if ages and ages["min"] is not None:
+        where += f" Ages {ages['min']:.0f} to {ages['max']:.0f} years."
+    return [
+        "## Data",
+        markdown(spaced(table)),
+        f"Corpus {of.corpus}, digest `{of.digest}`. {where} Licence: {LICENCES[of.corpus]}.",
+    ]
+
+
+def spaced(columns: Columns) -> Columns:
+    """The columns with space after them, of which MLflow's page leaves none."""
+    return [(f"{title}\N{NO-BREAK SPACE}", [f"{cell}\N{NO-BREAK SPACE}" for cell in cells]) for title, cells in columns]
+
+
+def scores(facts: Facts) -> list[str]:
+    """The scores with their intervals, and whom and what it serves worst."""
+    rows = scorable(facts.validation.predictions)
+    shown = [
+        {"split": split, **row}
+        for split, table in facts.scores.items()
+        for row in table[table["metric"].isin(list(SCORES))].to_dict("records")
+    ]
+    table = pd.DataFrame(shown)
+    deciles, by_clip = table["metric"].str.endswith("_decile"), intervals(table["lo"], table["hi"], 3)
+    columns: Columns = [
+        ("split", table["split"].tolist()),
+        ("score", table["metric"].map(SCORES).tolist()),
+        ("value", numbers(table["value"], 3)),
+        ("95% by clip", ["" if decile else cell for decile, cell in zip(deciles, by_clip, strict=True)]),
+        ("95% by speaker", intervals(table["lo_by_speaker"], table["hi_by_speaker"], 3)),
+        ("n", [f"{n:,}" for n in table["n"]]),
+    ]
+    told = (
+        "n: scored clips, or the speakers of the tenth. The validation split (val) chose this epoch and this run, so "
+        "its scores are a little too good"
+    )
+    if "test" in facts.scores:
+        told += "."
+    elif facts.tested_otherwise:
+        told += "; the test split has been scored only under another protocol or number of enrolment clips."
+    else:
+        told += "; the test split has not been scored: run `evaluate`, then `register`."
+    return [
+        "## Scores",
+        markdown(spaced(columns)),
+        " ".join([told, *worst(facts, rows), few_speakers(rows["speaker"].nunique())]),
+    ]
+
+
+def worst(facts: Facts, rows: pd.DataFrame) -> list[str]:
+    """Sentences that name the worst country and the worst emotion on the validation split."""
+    task = task_of(facts.validation)
+    told = []
+    if "country" in rows and (rows["country"] != "").all():
+        of = group_scores(statistics(rows, task), rows["country"], "emotion_ccc")["value"].dropna()
+        if len(of):
+            told.append(f"Worst country on val: {text(of.index[0])} ({of.iloc[0]:.3f}).")
+    names = {f"{slug(target)}_ccc": target for target in task.targets}
+    table = facts.scores["val"]
+    emotions = table[table["metric"].isin(names)].dropna(subset="value").sort_values("value", kind="stable")
+    if len(emotions):
+        low, high = (emotions.iloc[place] for place in (0, -1))
+        told.append(
+            f"Worst label on val: {text(names[low['metric']])} ({low['value']:.3f}); best: "
+            f"{text(names[high['metric']])} ({high['value']:.3f})."
+        )
+    return told
+
+
+def enrolment(facts: Facts) -> list[str]:
+    """Which clips enrol, and whether it is the speaker that helps."""
+    of = facts.validation.condition
+    rules = {
+        "published": "a speaker's first clips in file order enrol and are scored too",
+        "strict": "a speaker's first clips in file order enrol and are not scored; a clip never enrols itself",
+    }
+    if not personalised(facts):
+        clips = f" ({facts.validation.shots} clips)" if of.protocol == "strict" else ""
+        return ["## Enrolment", f"None: it ignores enrolment clips. Scored under the {of.protocol} protocol{clips}."]
+    told = f"Protocol {of.protocol}, {facts.validation.shots} clips a speaker: {rules[of.protocol]}."
+    if facts.enrolment is None and facts.curve is not None:
+        split, table = facts.curve
+        metric = OWN_CLIPS.split()[0]
+        shots = facts.validation.shots if facts.validation.shots in set(table["shots"]) else SHOTS[1]
+        told += f" On {split}, with clips drawn at random, {conclusion(table, metric, shots)}"
+    elif facts.enrolment is None:
+        told += " Whether it is the speaker that helps has not been measured: run `evaluate`, then `register`."
+    else:
+        split, table = facts.enrolment
+        (wrong,) = table[table["enrolment"] == "wrong"].to_dict("records")
+        ends = (wrong[name] for name in ("right_over_it", "lo_difference", "hi_difference"))
+        told += f" On {split}, {sentence(OWN_CLIPS, *ends)}"
+    return ["## Enrolment", told]
+
+
+def origin(facts: Facts) -> list[str]:
+    """The run, study, trial and commit that it comes from, and how it was trained."""
+    options, tags = facts.settings["options"], facts.lineage
+    commit = tags.get("git.commit", "none")
+    changes = {
+        "true": " with uncommitted changes (the run's artifact uncommitted.diff.txt)",
+        "unknown": f"; uncommitted changes are not known ({text(tags.get('git.problem', ''))})",
+    }
+    changed = changes.get(tags.get("git.dirty", ""), "")
+    why = text(tags.get("git.problem", "the code lay in no checkout"))
+    told = [
+        f"- Run: {facts.run}, made by `{facts.entry_point}`",
+        f"- Commit: {f'none, {why}' if commit == 'none' else f'`{commit}`{changed}'}",
+        f"- System: {text(tags.get('exvo.system', options['model']))}; "
+        + ", ".join(f"{name} {default_text(options[name])}" for name in (*TRAINING, "optimizer", "precision"))
+        + f"; best epoch {facts.best_epoch:.0f}",
+        f"- Libraries: {', '.join(f'{name} {number}' for name, number in facts.libraries.items())}",
+    ]
+    if "exvo.study" in tags:
+        study = f"- Study: {text(tags['exvo.study'], 100)}, trial {text(tags.get('exvo.trial', 'unknown'))}"
+        told.insert(1, study + (f", run {tags['exvo.study_run']}" if "exvo.study_run" in tags else ""))
+    return ["## Where it comes from", "\n".join(told)]

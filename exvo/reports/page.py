@@ -1,0 +1,150 @@
+"""One self-contained HTML page of text, tables and pictures, readable on a phone, in the dark and in print."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from exvo.reports.tables import Columns
+from exvo.text import slug
+
+WIDE, SMALL = 4.6, 2.2
+"""Widths of a picture in inches: one, or two, fit beside each other on a phone with their text still readable."""
+
+INK, GRID, BLUE, ORANGE = "#222222", "#d9d9d9", "#0072b2", "#d55e00"
+"""Colours of pictures; the page gives each another shade in the dark (Okabe and Ito's blue and vermilion)."""
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "text.color": INK,
+    "text.parse_math": False,  # names from data may hold a $
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+_SHADES = {INK: "var(--ink)", GRID: "var(--line)", BLUE: "var(--blue)", ORANGE: "var(--orange)"}
+_NUMBER = re.compile(r"[-+]?[\d.,]+[%*]?|([-+]?[\d.]+ )?\[.*\]|undefined")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, the name of its PNG file (without its ending) and a sentence that says what it shows."""
+
+    name: str
+    caption: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        title: its heading; in lower case it names the file of the numbers.
+        text: paragraphs.
+        warnings: sentences that must not be overlooked.
+        pictures: in the order to show.
+        table: titles and cells; the first column names the rows.
+        code: commands.
+        numbers: what pictures and table show, one row a mark.
+    """
+
+    title: str
+    text: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    pictures: Sequence[Picture] = ()
+    table: Columns = field(default_factory=list)
+    code: str = ""
+    numbers: pd.DataFrame | None = None
+
+    @property
+    def name(self) -> str:
+        """The title as part of a file's name or of an address within the page."""
+        return slug(self.title)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report.
+
+    Attributes:
+        title: of the window and of the page.
+        about: lines under the title.
+        tiles: the main figures, each as (what, value, detail).
+        sections: in the order to show.
+    """
+
+    title: str
+    about: Sequence[str]
+    tiles: Sequence[tuple[str, str, str]]
+    sections: Sequence[Section]
+
+    def html(self) -> str:
+        """The page. It refers to nothing outside itself, and what comes from data is escaped."""
+        environment = Environment(
+            loader=PackageLoader("exvo.reports", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
+        environment.undefined = StrictUndefined
+        environment.filters |= {"svg": svg, "rows": _rows, "numeric": _numeric}
+        return environment.get_template("page.html").render(page=self)
+
+
+@contextlib.contextmanager
+def axes(width: float, height: float) -> Iterator[Axes]:
+    """Axes of a figure of their own, (width, height) in inches, in the style of the page while they are drawn on."""
+    with mpl.rc_context(_STYLE):
+        yield Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+def picture(name: str, caption: str, of: Axes) -> Picture:
+    """The figure of some axes as a picture."""
+    figure = of.get_figure(root=True)
+    assert figure is not None
+    return Picture(name, caption, figure)
+
+
+def svg(shown: Picture) -> Markup:
+    """A picture as inline SVG, whose colours follow the page's."""
+    buffer = io.StringIO()
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": shown.name}
+    with mpl.rc_context(style):
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        shown.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    head, body = text.split(">", 1)
+    text = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", head) + ">" + body
+    for found in ('id="', 'href="#', "url(#"):
+        text = text.replace(found, f"{found}{slug(shown.name)}-")
+    for colour, shade in _SHADES.items():
+        text = text.replace(colour, shade)
+    return Markup(text)  # matplotlib escapes the text in it
+
+
+def _rows(table: Columns) -> list[tuple[str, ...]]:
+    """The cells of a table by row."""
+    return list(zip(*(cells for _, cells in table), strict=True))
+
+
+def _numeric(table: Columns) -> list[bool]:
+    """Which columns hold numbers or intervals alone, and so stand flush right."""
+    return [any(cells) and all(_NUMBER.fullmatch(cell) for cell in cells if cell) for _, cells in table]

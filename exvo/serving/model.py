@@ -1,0 +1,214 @@
+"""The served model: audio in, emotions out. A logged model holds `logged_model.py`, which imports it from here.
+
+A request is a table with one row a clip and up to three columns:
+
+- `audio`: the clip, a file's bytes or their base64;
+- `enrolment`: a list of such clips of the same speaker, or
+- `profile`: the list of numbers that `mode=enrol` gave for that speaker.
+
+With the param `mode=predict` (the default) the answer has a row a clip and a column an emotion; a row without enrolment
+and profile is recognised with the typical speaker's. With `mode=enrol` the answer is the `profile` of each row's
+`enrolment`, and `audio` is not looked at. A model without enrolment ignores both.
+
+There is no input schema: MLflow would drop columns that it doesn't know, and so a misspelt `enrolment` in silence.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel, scoring_server
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from exvo.config import FeatureConfig
+from exvo.errors import InputError, TrainingError
+from exvo.features.log_mel import log_mel
+from exvo.networks.checkpoint import Checkpoint, load_checkpoint
+from exvo.networks.network import Network
+from exvo.serving import service
+from exvo.serving.prediction import outputs, profiles
+from exvo.serving.request import MODES, NO_TABLE, Payload, Row, check_body, decode, places, read_rows, still_wanted
+from exvo.tasks import Task
+from exvo.text import reason
+
+LOGGED_MODEL = Path(__file__).with_name("logged_model.py")
+BEYOND = 1_000.0
+"""A profile's largest number over `extent`: clips differ by a factor of ten at most, mistakes by many powers of ten."""
+
+TABLES = ("dataframe_records", "dataframe_split")  # as MLflow's scoring server names them
+
+
+class BadRequest(MlflowException):  # type: ignore[misc]
+    """A request that can't be answered: status 400 and one sentence, without the data that MLflow puts before it."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, error_code=INVALID_PARAMETER_VALUE)
+
+    def serialize_as_json(self) -> str:
+        """The body of the response."""
+        return json.dumps({"error_code": self.error_code, "message": self.args[0]})
+
+
+def signature(task: Task) -> ModelSignature:
+    """Param `mode`. Response: a column a target; for multitask also age (years) and country.
+
+    Of a speaker recogniser the one column `speaker`.
+    """
+    columns = [ColSpec(DataType.double, target) for target in task.targets]
+    if task.name == "speaker":
+        columns.append(ColSpec(DataType.string, "speaker"))
+    if task.name == "multitask":
+        columns += [ColSpec(DataType.double, "age"), ColSpec(DataType.string, "country")]
+    return ModelSignature(outputs=Schema(columns), params=ParamSchema([ParamSpec("mode", DataType.string, "predict")]))
+
+
+def example(checkpoint: Checkpoint) -> pd.DataFrame:
+    """A request of one clip, a tone as a WAV file in base64; for a personalised model with two clips that enrol."""
+    clips = []
+    for pitch in (220, 247, 262):  # Hz
+        file = io.BytesIO()
+        tone = 0.1 * np.sin(2 * np.pi * pitch * np.arange(2_000) / 8_000)
+        soundfile.write(file, tone.astype(np.float32), 8_000, format="WAV", subtype="PCM_16")
+        clips.append(base64.b64encode(file.getvalue()).decode())
+    request: dict[str, list[Any]] = {"audio": clips[:1]}
+    return pd.DataFrame(request | ({"enrolment": [clips[1:]]} if checkpoint.network.personalised else {}))
+
+
+def answer(checkpoint: Checkpoint, request: Any, mode: str = "predict") -> pd.DataFrame:
+    """The emotions of clips, or the profiles of speakers.
+
+    Args:
+        checkpoint: the network, on the CPU.
+        request: one row a clip (mode predict) or a speaker (mode enrol), see the top of this file.
+        mode: predict or enrol.
+
+    Returns:
+        For predict one row a clip: the intensity of each target; for multitask also age (years) and country. For enrol
+        one row a speaker: `profile`, float32 numbers.
+
+    Raises:
+        InputError: names all rows that can't be used, up to `NAMED`, and why.
+    """
+    network = checkpoint.network
+    if mode not in MODES:
+        raise InputError(f"The param mode must be {' or '.join(MODES)}.")
+    if mode == "enrol" and not network.personalised:
+        raise InputError("This model takes no enrolment, so mode=enrol has no profile to give: leave it out.")
+    rows = read_rows(request, mode, len(network.typical) if network.personalised else None)
+    check_profiles(rows, checkpoint)
+    log_mels = decode(places(rows), checkpoint.features)
+    known = speakers(rows, log_mels, checkpoint) if network.personalised else None
+    if mode == "enrol":
+        assert known is not None
+        return pd.DataFrame({"profile": known.tolist()})
+    clips = [log_mels[row.audio] for row in rows if row.audio is not None]
+    try:
+        return checkpoint.task.answers(outputs(checkpoint, clips, known))
+    except TrainingError:
+        raise InputError(
+            "The outputs for these clips are not finite; if rows hold a profile, send one that mode=enrol gave."
+        ) from None
+
+
+def check_profiles(rows: list[Row], checkpoint: Checkpoint) -> None:
+    """Refuses a profile that no clip can have given.
+
+    Raises:
+        InputError: names the first row whose profile lies beyond `extent` by more than `BEYOND`.
+    """
+    for number, row in enumerate(rows):
+        largest = 0.0 if row.profile is None else float(np.abs(row.profile).max())
+        if largest > BEYOND and largest > BEYOND * (most := extent(checkpoint.network, checkpoint.features)):
+            raise InputError(
+                f"row {number}: profile holds numbers up to {largest:.3g}, where this model's lie around {most:.3g}; "
+                "send one that mode=enrol of this model gave."
+            )
+
+
+@functools.lru_cache(maxsize=4)
+def extent(network: Network, features: FeatureConfig) -> float:
+    """The largest number of the profiles of noise, of a tone and of the typical speaker; at least 1."""
+    time = np.arange(features.sample_rate) / features.sample_rate  # s
+    probes = np.random.default_rng(0).uniform(-1, 1, len(time)), np.sin(2 * np.pi * 440 * time)
+    with torch.inference_mode():
+        profiles = network.enrol(log_mel(torch.from_numpy(np.stack(probes)), features))
+        return max(1.0, float(profiles.abs().max()), float(network.typical.abs().max()))
+
+
+def speakers(rows: list[Row], log_mels: Mapping[Payload, np.ndarray], checkpoint: Checkpoint) -> np.ndarray:
+    """The profile of each row's speaker, (rows, profile): from its enrolment clips, as given, or the typical one."""
+    enrolling = list(dict.fromkeys(clip for row in rows for clip in row.enrolment))
+    lists = [np.array([enrolling.index(clip) for clip in row.enrolment], np.int64) for row in rows]
+    found = profiles(checkpoint, [log_mels[clip] for clip in enrolling], lists)
+    for number, row in enumerate(rows):
+        if row.profile is not None:
+            found[number] = row.profile
+    return found
+
+
+def reply(checkpoint: Checkpoint, body: bytearray) -> str:
+    """The answer to a request's body, both JSON as MLflow's scoring server takes and gives it; empties the body.
+
+    Raises:
+        InputError: the request can't be read or answered.
+        GivenUp: nobody waits for it any more.
+    """
+    request = check_body(body)
+    body.clear()
+    params = request.get("params") or {}
+    if not isinstance(params, dict):
+        raise InputError("The request's params are no object: send mode.")
+    tables = {name: request[name] for name in TABLES if name in request}
+    if len(tables) != 1:
+        raise InputError(NO_TABLE)
+    try:
+        table = scoring_server.infer_and_parse_data(tables)
+    except Exception as error:
+        raise InputError(f"The request can't be read: {reason(error)}.") from None
+    answered = io.StringIO()
+    scoring_server.predictions_to_json(answer(checkpoint, table, params.get("mode", "predict")), answered)
+    return answered.getvalue()
+
+
+class VocalBurstModel(PythonModel):  # type: ignore[misc]
+    """What `mlflow.pyfunc.load_model` and `mlflow models serve` run."""
+
+    def load_context(self, context: Any) -> None:
+        """Reads the weights beside the model."""
+        self.checkpoint = load_checkpoint(Path(context.artifacts["weights"]))
+        network = self.checkpoint.network
+        for encoder in filter(None, (network.encoder, network.enrolment_encoder)):
+            encoder.register_forward_pre_hook(lambda *_: still_wanted.get()())
+        if scoring_server._SERVER_MODEL_PATH in os.environ:
+            seconds = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
+            service.install(functools.partial(reply, self.checkpoint), seconds)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """See `answer`.
+
+        Raises:
+            BadRequest: the request can't be answered.
+        """
+        try:
+            return answer(self.checkpoint, model_input, (params or {}).get("mode", "predict"))
+        except InputError as error:
+            raise BadRequest(str(error)) from None
+        except Exception:
+            logging.getLogger("exvo").exception("A request failed; this is a mistake in exvo, please report it.")
+            raise

@@ -1,0 +1,99 @@
+"""What a run could not log, kept on disk in the order in which it came, until it has been delivered."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+from exvo.errors import InputError
+from exvo.files import lock, unlock, write_atomically
+
+Entry = dict[str, Any]
+
+
+class Journal:
+    """Entries of one run: lines of a CRC-32 and JSON, appended; and, beside them, the files that some of them name.
+
+    A line that a killed process has cut short is passed over. Only one process at a time has a journal open.
+
+    Attributes:
+        folder: its own.
+        pending: entries that have not been delivered, by their number.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Opens a journal, or begins one.
+
+        Raises:
+            InputError: another process has it open, or it can't be written.
+        """
+        self.folder, self.pending = folder, dict[int, Entry]()
+        self._count = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / "journal").open("a+b", buffering=0)
+            lock(self._file)
+        except BlockingIOError:
+            self._file.close()
+            raise InputError(f"{folder} is in use by a run that goes on; wait until it has ended.") from None
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self._file.seek(0)
+        for line in self._file.read().splitlines():
+            checksum, _, text = line.partition(b" ")
+            if checksum != f"{zlib.crc32(text):08x}".encode():
+                continue
+            entry = json.loads(text)
+            if "done" in entry:
+                self.pending.pop(entry["done"], None)
+            else:
+                self.pending[entry["number"]] = entry
+                self._count = max(self._count, entry["number"])
+
+    def keep(self, entry: Entry, content: bytes | None = None) -> None:
+        """Adds an entry; `content` is that of the artifact whose name is the entry's `name`.
+
+        Raises:
+            InputError: the disk is full or the folder can't be written to.
+        """
+        if content is not None:
+            write_atomically(self.artifact(entry), content)
+        self._count += 1
+        numbered = {**entry, "number": self._count}
+        self._append(numbered)
+        self.pending[self._count] = numbered
+
+    def artifact(self, entry: Entry) -> Path:
+        """The kept file of an entry."""
+        return self.folder / "artifacts" / str(entry["name"])
+
+    def done(self, number: int) -> None:
+        """Marks an entry as delivered."""
+        self._append({"done": number})
+        del self.pending[number]
+
+    def close(self) -> None:
+        """Closes it; a journal without pending entries is removed."""
+        if not self.pending:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        unlock(self._file)
+
+    def _append(self, entry: Entry) -> None:
+        text = json.dumps(entry).encode()
+        line = b"\n%08x %b\n" % (zlib.crc32(text), text)
+        try:
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(
+            f"What the tracking server does not take can't be kept in {self.folder} either ({error.strerror}); free "
+            "space, or choose another output folder."
+        )

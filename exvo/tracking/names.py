@@ -1,0 +1,159 @@
+"""Which runs a name means: any name that MLflow allows; and what to say of runs and experiments that are deleted."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run, ViewType
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from exvo.errors import InputError
+from exvo.options import program
+from exvo.tracking import server
+
+MOST = 10
+"""Runs that a sentence lists."""
+
+
+def run_of_id(run_id: str) -> Run | None:
+    """The run of that id, deleted or not; None where there is none.
+
+    Raises:
+        InputError: the store can't be used.
+    """
+    try:
+        return MlflowClient().get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in server.NOT_THERE:
+            return None
+        raise server.unusable(error) from None
+
+
+def search(query: str, deleted: bool = False) -> list[Run]:
+    """All runs of all experiments that a query of MLflow finds, the newest first; the deleted ones instead if asked.
+
+    Raises:
+        InputError: the store can't be used.
+    """
+    client, newest = MlflowClient(), ["attributes.start_time DESC"]
+    view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+    try:
+        kept = client.search_experiments(view_type=ViewType.ALL if deleted else ViewType.ACTIVE_ONLY)
+        experiments, found, token = [one.experiment_id for one in kept], [], ""
+        while experiments:
+            page = client.search_runs(experiments, query, view, 1000, newest, token or None)
+            found += page
+            token = page.token or ""
+            if not token:
+                break
+    except MlflowException as error:
+        raise server.unusable(error) from None
+    return found
+
+
+def runs_of_name(name: str, deleted: bool = False) -> list[Run]:
+    """The runs of that very name; where there are none, those whose name differs in how its letters are composed.
+
+    MLflow's queries have no way to write every name, so the query is wider and the names are compared here.
+    """
+    plain = unicodedata.normalize("NFC", name)
+    wide = re.sub("[^A-Za-z0-9]+", "%", plain)
+    found = search(f"attributes.run_name LIKE '{wide}'", deleted) if name else []
+    same = [run for run in found if run.info.run_name == name]
+    return same or [run for run in found if unicodedata.normalize("NFC", run.info.run_name) == plain]
+
+
+def spellings(name: str) -> Iterator[str]:
+    """What a name may stand for, the likeliest first: itself, less spaces around it, less what makes it a URI."""
+    tried = [name, name.strip()]
+    if tried[1].startswith("runs:/"):
+        run = tried[1].removeprefix("runs:/")
+        tried += [run, run.removesuffix("/model")]
+    yield from dict.fromkeys(filter(None, tried))
+
+
+def about(run: Run) -> str:
+    """A run in a list: its name, id, when it began, and how it ended."""
+    began = datetime.fromtimestamp(run.info.start_time / 1000).astimezone().isoformat(" ", "minutes")
+    return f"{run.info.run_name} ({run.info.run_id}; {began}, {run.info.status.lower()})"
+
+
+def listed(runs: Iterable[str]) -> str:
+    """The first of some runs for a sentence, and how many there are beyond."""
+    every = list(runs)
+    return ", ".join(every[:MOST]) + (f" and {len(every) - MOST} more" if len(every) > MOST else "")
+
+
+def deleted(runs: list[Run]) -> str:
+    """The sentence about runs that are deleted, with the command that restores one."""
+    first = runs[0]
+    experiment = MlflowClient().get_experiment(first.info.experiment_id)
+    if experiment.lifecycle_stage == "deleted":
+        return f"The run {about(first)} is deleted with its whole experiment. {restore_experiment(experiment)}"
+    restores = f"`{program('mlflow')} runs restore --run-id {first.info.run_id}` restores"
+    if len(runs) == 1:
+        return f"The run {about(first)} is deleted; {restores} it."
+    return f"All of these runs are deleted: {listed(map(about, runs))}; {restores} the newest."
+
+
+def restore_experiment(experiment: Experiment) -> str:
+    """The sentence that says how an experiment that is deleted comes back."""
+    restores = f"`{program('mlflow')} experiments restore -x {experiment.experiment_id}` restores"
+    return f"The experiment {experiment.name} is deleted; {restores} it with its runs."
+
+
+def require_one_condition(runs: list[Run], tags: Sequence[str], given: str) -> None:
+    """Refuses runs of one system that can't stand for each other: of several corpora, tasks or protocols.
+
+    Args:
+        runs: the newest first.
+        tags: of corpus, digest, task and protocol.
+        given: the option and its value.
+
+    Raises:
+        InputError: lists the newest of each.
+    """
+    newest: dict[tuple[str, ...], Run] = {}
+    for run in runs:
+        newest.setdefault(tuple(run.data.tags.get(tag, "") for tag in tags), run)
+    if len(newest) > 1:
+        each = listed(
+            f"{run.info.run_name} ({run.info.run_id}): {corpus} {digest[:12]}, task {task}, {protocol} protocol"
+            for (corpus, digest, task, protocol), run in newest.items()
+        )
+        raise InputError(
+            f"{given}: the system's finished runs are of several corpora, tasks or protocols; give the name or id of "
+            f"one run. The newest of each: {each}."
+        )
+
+
+def version_of_uri(uri: str) -> ModelVersion:
+    """The registered version of `models:/<name>@<alias>` or `models:/<name>/<version>`."""
+    name, at, version = re.split("([@/])", uri.removeprefix("models:/"), maxsplit=1)
+    client = MlflowClient()
+    return client.get_model_version_by_alias(name, version) if at == "@" else client.get_model_version(name, version)
+
+
+def readings(text: str, with_comma: Iterable[str]) -> list[list[str]]:
+    """The ways to read a list with commas between names, some of which may hold commas themselves.
+
+    >>> readings("a,b,c", ["a,b"])
+    [['a,b', 'c'], ['a', 'b', 'c']]
+    """
+    known = set(with_comma)
+    parts = text.split(",")
+
+    def read(start: int) -> Iterator[list[str]]:
+        if start == len(parts):
+            yield []
+        for end in range(len(parts), start, -1):
+            name = ",".join(parts[start:end])
+            if end == start + 1 or known & set(spellings(name)):
+                yield from ([name, *rest] for rest in read(end))
+
+    return list(read(0))

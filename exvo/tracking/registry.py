@@ -1,0 +1,192 @@
+"""The model registry: which runs can be registered, the versions of `exvo-fewshot`, and who is champion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion as ModelVersion
+from mlflow.exceptions import MlflowException
+
+from exvo.errors import InputError
+from exvo.reports.tables import numbers
+from exvo.tracking import models, server
+from exvo.tracking.tags import (
+    CORPUS_TAG,
+    DIGEST_TAG,
+    DONE,
+    EVALUATED_TAG,
+    GATE_TAG,
+    MODEL_TAG,
+    PROTOCOL_TAG,
+    STUDY_TAG,
+    SYSTEM_TAG,
+    TASK_TAG,
+    TRIAL_TAG,
+)
+
+MODEL = "exvo-fewshot"
+CHAMPION = "champion"
+CHAMPION_URI = f"models:/{MODEL}@{CHAMPION}"
+SCORE = "val/emotion_ccc"
+
+
+def candidates() -> list[Run]:
+    """The finished few-shot runs with a model and a defined validation score, trials of studies among them.
+
+    Raises:
+        InputError: the store can't be used.
+    """
+    server.quiet()
+    server.check_store()
+    query = f"tags.`{TASK_TAG}` = 'fewshot' and {DONE}"
+    try:
+        found = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
+    except MlflowException as error:
+        raise server.unusable(error) from None
+    return [run for run in found if not math.isnan(score(run))]
+
+
+def score(run: Run) -> float:
+    """The validation score that chooses; NaN where it is undefined."""
+    return float(run.data.metrics.get(SCORE, math.nan))
+
+
+def require_candidate(run: Run) -> None:
+    """Refuses a run that is no finished few-shot training run with a model.
+
+    Raises:
+        InputError: says what it is instead.
+    """
+    tags, said = run.data.tags, f"The run {run.info.run_name}"
+    evaluated = tags.get(EVALUATED_TAG)
+    if evaluated:
+        raise InputError(f"{said} trained nothing: it looks at the run {evaluated}; give that as run_id.")
+    task = tags.get(TASK_TAG)
+    if task is None:
+        raise InputError(f"{said} is no training run; give one that train, main or tune has made.")
+    if task != "fewshot":
+        raise InputError(f"{said} was trained for task={task}; {MODEL} takes few-shot runs alone.")
+    if run.info.status != "FINISHED":
+        raise InputError(f"{said} has not finished (it is {run.info.status.lower()}); give a run that has.")
+    if MODEL_TAG not in tags:
+        raise InputError(f"{said} has logged no model; give another.")
+    models.require_model(tags[MODEL_TAG])
+
+
+def champion() -> ModelVersion | None:
+    """The version that is champion; None where there is none.
+
+    Raises:
+        InputError: the registry can't be used.
+    """
+    try:
+        return MlflowClient().get_model_version_by_alias(MODEL, CHAMPION)
+    except MlflowException as error:
+        if error.error_code in server.NOT_THERE:
+            return None
+        raise server.unusable(error) from None
+
+
+def run_of(version: ModelVersion) -> Run:
+    """The training run of a version.
+
+    Raises:
+        InputError: it has been deleted.
+    """
+    try:
+        return MlflowClient().get_run(version.run_id)
+    except MlflowException:
+        raise InputError(f"The run of version {version.version}, {version.run_id}, has been deleted.") from None
+
+
+def version_of(run: Run) -> ModelVersion | None:
+    """The newest version that a run is registered as; None where it is none."""
+    found = MlflowClient().search_model_versions(f"name = '{MODEL}' and run_id = '{run.info.run_id}'")
+    return max(found, key=lambda version: int(version.version), default=None)
+
+
+def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion, bool]:
+    """Registers a run's model, at once with its card and tags; of a registered run it renews both.
+
+    Returns:
+        The version, and whether it is new.
+    """
+    client = MlflowClient()
+    try:
+        client.create_registered_model(MODEL, description="Emotions of vocal bursts. Each version has its model card.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise server.unusable(error) from None
+    version = version_of(run)
+    if version is None:
+        uri = run.data.tags[MODEL_TAG]
+        model_id = uri.removeprefix("models:/")
+        return client.create_model_version(MODEL, uri, run.info.run_id, dict(tags), None, card, model_id=model_id), True
+    for name, value in tags.items():
+        client.set_model_version_tag(MODEL, version.version, name, value)
+    client.update_model_version(MODEL, version.version, description=card)
+    return version, False
+
+
+def make_champion(version: ModelVersion) -> None:
+    """Moves the alias."""
+    MlflowClient().set_registered_model_alias(MODEL, CHAMPION, version.version)
+
+
+def note_gate(version: ModelVersion, text: str) -> None:
+    """What became of a version at the gate, as its tag."""
+    MlflowClient().set_model_version_tag(MODEL, version.version, GATE_TAG, text)
+
+
+def lineage(run: Run) -> dict[str, str]:
+    """Where a version comes from, as its tags: run, system, corpus and digest, protocol, commit, study and trial."""
+    kept = (
+        SYSTEM_TAG,
+        CORPUS_TAG,
+        DIGEST_TAG,
+        PROTOCOL_TAG,
+        "git.commit",
+        "git.dirty",
+        "git.problem",
+        STUDY_TAG,
+        TRIAL_TAG,
+    )
+    tags = {name: run.data.tags[name] for name in kept if name in run.data.tags}
+    study = run.data.tags.get("mlflow.parentRunId")
+    return (
+        {"exvo.run_id": run.info.run_id}
+        | tags
+        | ({"exvo.study_run": study} if study else {})
+        | {"exvo.val_emotion_ccc": numbers([score(run)], 6)[0]}
+    )
+
+
+def decide(gate: str, value: float, low: float, high: float) -> tuple[bool, str]:
+    """Whether the alias moves to a run whose headline score differs from the champion's by `value`, and why.
+
+    Args:
+        gate: none, not-worse or better.
+        value: candidate - champion; NaN where it is undefined.
+        low, high: its 95% interval by speaker.
+
+    >>> decide("not-worse", -0.01, -0.05, 0.02)
+    (True, 'its 95% interval by speaker does not lie below zero')
+    >>> decide("better", 0.01, -0.02, 0.05)
+    (False, 'its 95% interval by speaker does not lie above zero')
+    """
+    if gate == "none":
+        return True, "gate=none asks for no comparison"
+    if math.isnan(value) or math.isnan(low):
+        return False, "the difference or its 95% interval by speaker is undefined"
+    passed, where = (low > 0, "above") if gate == "better" else (high >= 0, "below")
+    lies = "lies" if (gate == "better") == passed else "does not lie"
+    return passed, f"its 95% interval by speaker {lies} {where} zero"
+
+
+def where_to_look(version: str) -> str:
+    """How to open a version's page in the UI."""
+    return f"card   {server.page(f'#/models/{MODEL}/versions/{version}')}"

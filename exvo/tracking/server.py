@@ -1,0 +1,251 @@
+"""The tracking server: its address, whether it can be used, and what to say where it can't."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import sqlite3
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from exvo import passwords
+from exvo.errors import InputError
+from exvo.options import program
+from exvo.text import first_line, writable
+from exvo.tracking.provenance import PROJECT
+
+DATABASES = ("postgres", "mysql", "mssql")
+"""How the addresses of MLflow's databases begin, but for SQLite."""
+
+DATABASE_SECONDS = 4.0
+"""Seconds that a database has to answer when a command begins."""
+
+SERVER_SECONDS = 8.0
+"""The same of a server."""
+
+START = ". Start it, or set MLFLOW_TRACKING_URI to one that runs"
+
+UNKNOWN = "no such kind of address is known; give one that begins with http:, https:, sqlite: or postgresql:"
+
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""How MLflow says that there is no such thing; the second one where the name could not be one."""
+
+DELETED = "must be in the 'active' state"
+"""How MLflow says that a run or its experiment is deleted."""
+
+_usable: set[str] = set()
+_failed: set[str] = set()
+
+
+def quiet() -> None:
+    """MLflow's and its database's own messages only from warnings on, and no bars of single downloads."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("mlflow.system_metrics", "mlflow.store.db.utils", "urllib3.connectionpool"):  # what fails, we tell
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a git that is missing is told by `tracking.log_code`
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # `tracking.where_to_look` is ours
+    warnings.filterwarnings("ignore", "The specified dataset source can be interpreted in multiple ways")
+
+
+def check_store() -> None:
+    """Refuses a tracking store or registry that can't be used; each is asked once a process.
+
+    Raises:
+        InputError: it is away, no database, of no known kind, or holds runs of an old file store in ./mlruns; or the
+            folder's name is not UTF-8.
+    """
+    if mlflow.get_tracking_uri().startswith("sqlite") and any(Path("mlruns").glob("*/meta.yaml")):
+        raise InputError(
+            "The folder mlruns holds runs of MLflow's old file store, which MLflow 3 no longer reads; move them with "
+            "`mlflow migrate-filestore`, or move the folder away."
+        )
+    folder = os.getcwd()
+    if mlflow.get_tracking_uri().startswith("sqlite") and writable(folder) != folder:
+        raise InputError(
+            f"The folder {writable(folder)} has a name that is not UTF-8, which MLflow's database can't hold; rename "
+            "it, or work in another folder."
+        )
+    _require_usable("tracking server", tracking_uri())
+    _require_usable("model registry", str(mlflow.get_registry_uri()))  # the same, where no other is set
+
+
+def _require_usable(kind: str, uri: str) -> None:
+    if uri in _usable:
+        return
+    passwords.remember(uri)
+    problem = _problem(uri)
+    (_failed if problem else _usable).add(uri)
+    if problem:
+        if kind == "model registry":
+            problem = problem.replace("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+        raise InputError(f"The {kind} {passwords.without_password(uri)} can't be used: {problem}.")
+
+
+def known_to_fail() -> bool:
+    """Whether this process has found the tracking store unusable."""
+    return tracking_uri() in _failed - _usable
+
+
+def _problem(uri: str) -> str:
+    """Why a store can't be used, without a full stop; an empty text where it can."""
+    scheme = uri.partition(":")[0]
+    letters = passwords.misread(uri)
+    if letters:
+        written = ", ".join(f"%{ord(letter):02X} for {letter}" for letter in letters)
+        return f"its password holds what ends it too early; write {written}"
+    try:
+        if scheme.startswith("sqlite"):
+            _open_sqlite(make_url(uri).database or "")
+        elif scheme.startswith(DATABASES):
+            _in_time(DATABASE_SECONDS, lambda: create_engine(uri, poolclass=NullPool).connect().close())
+        elif scheme in ("http", "https"):
+            _in_time(SERVER_SECONDS, lambda: _ask_health(uri))
+        elif _is_folder(uri) and os.environ.get("MLFLOW_ALLOW_FILE_STORE", "") != "true":
+            return "it names a folder, and MLflow 3 keeps runs in a database; give its file, as in sqlite:///mlflow.db"
+        if not scheme:
+            return UNKNOWN
+        MlflowClient()
+    except ImportError as error:
+        return f"the database's driver is not installed ({first_line(error)})"
+    except (UnsupportedModelRegistryStoreURIException, NoSuchModuleError):
+        return UNKNOWN
+    except ValueError as error:
+        return f"the address can't be read ({why(error)})"
+    except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
+        advice = START if scheme in ("http", "https") else ""
+        return why(error) + advice
+    return ""
+
+
+def _is_folder(uri: str) -> bool:
+    """Whether an address is a path, which MLflow takes for a folder."""
+    scheme, named = uri.partition(":")[0], "://" in uri
+    return scheme == "file" or not (named or scheme in ("databricks", "databricks-uc", "uc"))
+
+
+def _open_sqlite(name: str) -> None:
+    """Reads an SQLite database where there is one, and sees that it may be written.
+
+    Raises:
+        OSError: it is none, or may not be written.
+    """
+    path = Path(name).absolute()
+    if name in ("", ":memory:") or name.startswith("file:"):
+        return
+    if path.is_dir():
+        raise OSError(f"{name} is a folder; give the database's file, as in sqlite:///{name.rstrip('/')}/mlflow.db")
+    if not path.exists():
+        parent = next(one for one in path.parents if one.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise OSError(f"{parent} is no folder that may be written to")
+        return
+    if not path.is_file():
+        raise OSError(f"{name} is no file")
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise OSError(f"{name} may not be written to by this user")
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=1.0)
+        try:
+            connection.execute("SELECT name FROM sqlite_master LIMIT 1")
+        finally:
+            connection.close()
+    except sqlite3.OperationalError:  # locked: MLflow waits for that
+        pass
+    except sqlite3.DatabaseError as error:
+        raise OSError(f"{name} is no database of MLflow, or damaged ({error})") from None
+
+
+def _ask_health(uri: str) -> None:
+    """Any answer will do; an error that comes with it is MLflow's to tell."""
+    http_request(
+        get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=SERVER_SECONDS, raise_on_status=False
+    )
+
+
+def _in_time(seconds: float, action: Callable[[], object]) -> None:
+    """Does something that may hang, for which drivers have no common limit.
+
+    Raises:
+        TimeoutError: it takes longer.
+    """
+    errors: list[Exception] = []
+
+    def act() -> None:
+        try:
+            action()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"it has not answered for {seconds:.0f} seconds")
+    if errors:
+        raise errors[0]
+
+
+def unusable(error: MlflowException) -> InputError:
+    """What to raise where the tracking server fails."""
+    away = tracking_uri().startswith("http") and error.get_http_status_code() >= 500
+    return InputError(f"The tracking server {shown_uri()} can't be used: {why(error)}{START + '.' if away else ''}")
+
+
+def why(error: Exception) -> str:
+    """The reason in the long message of a database, a connection or MLflow, without a full stop."""
+    text = passwords.hide(str(error))
+    if DELETED in text:
+        return "the run is deleted"
+    own = re.search(r"\((?:sqlite3|psycopg\d?)\.[\w.]+\) (.+)|\[Errno -?\d+\] ([\w -]+)|(timed out)", text)
+    return next(filter(None, own.groups())) if own else first_line(error)[:200].rstrip(".")
+
+
+def shown_uri() -> str:
+    """The address of the tracking server, without a password that it may hold."""
+    return passwords.without_password(tracking_uri())
+
+
+def page(place: str) -> str:
+    """How to open a page of the UI: its address, or for a database the command that shows it first."""
+    uri = tracking_uri()
+    if uri.startswith("http"):
+        return f"{shown_uri().rstrip('/')}/{place}"
+    command = "make ui"
+    if not uri.startswith("sqlite") or Path(make_url(uri).database or "").absolute() != PROJECT / "mlflow.db":
+        command = f"{program('mlflow')} ui --backend-store-uri {shlex.quote(shown_uri())}"
+    return f"`{command}`, then http://127.0.0.1:5000/{place}"
+
+
+def answers() -> bool:
+    """Whether the tracking server does."""
+    quiet()
+    try:
+        MlflowClient().search_experiments(max_results=1)
+    except MlflowException as error:
+        return bool(error.get_http_status_code() < 500)
+    return True
+
+
+def tracking_uri() -> str:
+    """The address of the tracking server."""
+    return str(mlflow.get_tracking_uri())

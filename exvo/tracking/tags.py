@@ -1,0 +1,47 @@
+"""The tags of runs and versions, by which they are found."""
+
+from __future__ import annotations
+
+EPOCH = "epoch/"
+"""How the names of metrics of an epoch begin."""
+
+LOGGED_URI = r"models:/(m-[0-9a-f]+)"
+"""The URI of a logged model."""
+
+MODEL_TAG = "exvo.model_uri"
+DIGEST_TAG = "exvo.corpus_digest"
+ENTRY_TAG = "exvo.entry_point"
+SYSTEM_TAG = "exvo.system"
+TASK_TAG = "exvo.task"
+PROTOCOL_TAG = "exvo.protocol"
+CORPUS_TAG = "exvo.corpus"
+EVALUATED_TAG = "exvo.evaluated_run"
+CONDITION = (CORPUS_TAG, DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)
+"""What the runs of one system that can stand for each other have in common."""
+
+DONE = f"tags.`{MODEL_TAG}` LIKE '%' and attributes.status = 'FINISHED'"
+PARENT_TAG = "exvo.parent_run"
+STUDY_TAG = "exvo.study"
+TRIAL_TAG = "exvo.trial"
+TRIAL_STATE_TAG = "exvo.trial_state"
+NO_TRIAL = f"tags.`{TRIAL_TAG}` IS NULL"
+CONTINUES_TAG = "exvo.continues"
+COMMAND_TAG = "exvo.command"
+CODE_TAG = "exvo.code"
+REPEATS_TAG = "exvo.repeats"
+EQUAL_TAG = "exvo.equal"
+RESULT_TAGS = {
+    "system": SYSTEM_TAG,
+    "corpus": CORPUS_TAG,
+    "digest": DIGEST_TAG,
+    "task": TASK_TAG,
+    "protocol": PROTOCOL_TAG,
+    "evaluated_run": EVALUATED_TAG,
+}
+GATE_TAG = "exvo.gate"
+
+NOTE = "mlflow.note.content"
+"""MLflow's tag of a run's description."""
+
+FAILURE = "exvo: "
+"""How the description of a run that has failed begins."""

@@ -1,0 +1,122 @@
+"""What training minimises: 1 - CCC, the other objectives, and how they add up (arXiv 2206.06680)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from exvo.batches.clips import Batch
+from exvo.tasks import Task
+
+
+def objectives(found: Mapping[str, Tensor], task: Task, batch: Batch) -> dict[str, Tensor]:
+    """The objective of each output of `Network.training_outputs`: emotions by the task's, speakers by cross entropy."""
+    parts = {"main": task_loss(task, found["main"].float(), batch.labels)}
+    shots = 1 if batch.drawn is None else batch.drawn.shape[1]
+    for name, outputs in found.items():
+        if name == "enrolment_emotion":
+            labels = batch.labels if batch.enrolment_labels is None else batch.enrolment_labels.flatten(0, 1)
+            parts[name] = emotion_loss(task, outputs.float(), labels)
+        elif name != "main":
+            assert batch.speakers is not None
+            speakers = batch.speakers.repeat_interleave(1 if name == "main_speaker" else shots)
+            parts[name] = functional.cross_entropy(outputs.float(), speakers)
+    return parts
+
+
+HELPING_EPOCHS = 11
+REVERSAL_EPOCHS = 50
+
+
+def ccc_loss(truth: Tensor, prediction: Tensor) -> Tensor:
+    """1 - CCC of each column, with moments of ddof 0: 1 - 2 cov / (var + var + (difference of means)²).
+
+    NaN where truth and prediction of a column are both constant and equal: the CCC is undefined there.
+
+    Args:
+        truth: (values, columns).
+        prediction: (values, columns).
+
+    Returns:
+        (columns,), 0 (equal) to 2.
+    """
+    truth, prediction = truth.float(), prediction.float()
+    truth_mean, prediction_mean = truth.mean(dim=0), prediction.mean(dim=0)
+    covariance = ((truth - truth_mean) * (prediction - prediction_mean)).mean(dim=0)
+    spread = truth.var(dim=0, unbiased=False) + prediction.var(dim=0, unbiased=False)
+    return 1 - 2 * covariance / (spread + (truth_mean - prediction_mean).square())
+
+
+def gradient_factor(role: str, epoch: int) -> float:
+    """What a head's gradient is multiplied by before it reaches the encoder beneath it (arXiv 2206.06680).
+
+    A head that learns: 1. One that forgets: 1 in epochs 1 to 11, then a reversal that grows linearly from 0 in epoch 12
+    to -1 in epoch 62 and stays there: the published schedule advances after each epoch, for the next.
+
+    Args:
+        role: learn or forget.
+        epoch: 1 is the first.
+
+    >>> [gradient_factor("forget", epoch) for epoch in (1, 11, 12, 13, 60, 62, 100)]
+    [1.0, 1.0, 0.0, -0.02, -0.96, -1.0, -1.0]
+    """
+    if role == "learn" or epoch <= HELPING_EPOCHS:
+        return 1.0
+    return 0.0 - min((epoch - 1 - HELPING_EPOCHS) / REVERSAL_EPOCHS, 1.0)
+
+
+def total_objective(parts: Mapping[str, Tensor]) -> Tensor:
+    """The objective of a batch from its parts: main, main_speaker, enrolment_emotion, enrolment_speaker.
+
+    total = (main + main speaker) / 2 where the main speaker head exists; enrolment part = (emotion + speaker) / 2
+    where both exist; total = (total + enrolment part) / 2 where the enrolment part exists (arXiv 2206.06680).
+    """
+    total = parts["main"]
+    if "main_speaker" in parts:
+        total = (total + parts["main_speaker"]) / 2
+    enrolment = [parts[name] for name in ("enrolment_emotion", "enrolment_speaker") if name in parts]
+    if enrolment:
+        total = (total + sum(enrolment[1:], enrolment[0]) / len(enrolment)) / 2
+    return total
+
+
+def task_loss(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+    """The objective of a batch (arXiv 2206.06680).
+
+    Few-shot: 1 - CCC over the batch's values of all emotions at once. Multitask: the mean over a term for each emotion
+    (1 - CCC), age (squared error, years²) and country (cross entropy). Speaker: cross entropy.
+
+    Args:
+        task: what the outputs are.
+        outputs: (batch, outputs).
+        labels: (batch, targets), (batch, targets + 2) or (batch, 1), as `Task.labels` gives them.
+    """
+    if task.name == "speaker":
+        return functional.cross_entropy(outputs, labels[:, 0].long())
+    count = len(task.targets)
+    if task.name == "fewshot":
+        return emotion_loss(task, outputs, labels)
+    if task.objective == "mse":
+        emotions = (outputs[:, :count] - labels[:, :count]).square().mean(dim=0)
+    else:
+        emotions = ccc_loss(labels[:, :count], outputs[:, :count])
+    age = functional.mse_loss(outputs[:, count], labels[:, count])
+    country = functional.cross_entropy(outputs[:, count + 1 :], labels[:, count + 1].long())
+    return torch.cat([emotions, age[None], country[None]]).mean()
+
+
+def emotion_loss(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+    """1 - CCC over the values of all emotions at once, or their mean squared error.
+
+    Args:
+        task: gives the objective and the number of emotions.
+        outputs: (clips, targets).
+        labels: (clips, targets or more), the emotions first.
+    """
+    labels = labels[:, : len(task.targets)]
+    if task.objective == "mse":
+        return functional.mse_loss(outputs, labels)
+    return ccc_loss(labels.reshape(-1, 1), outputs.reshape(-1, 1)).mean()
