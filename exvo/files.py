@@ -19,7 +19,7 @@ from typing import IO
 import psutil
 
 from exvo.errors import InputError
-from exvo.text import LONGEST_NAME, shown, writable
+from exvo.text import LONGEST_NAME, printable, writable
 
 HELD: set[IO[bytes]] = set()
 """Files that this process has locked: a forked child has them too, and must not hold them when its parent is gone."""
@@ -159,7 +159,7 @@ def locate(option: str, text: str, kind: str) -> str:
     own = on_disk("", path)
     if kind == "input" and not os.path.lexists(own):
         raise InputError(
-            f"{option}={shown(text, LONGEST_NAME)} is neither in {user}, where the command was given, nor in "
+            f"{option}={printable(text, LONGEST_NAME)} is neither in {user}, where the command was given, nor in "
             f"{os.getcwd()}, the project's folder; correct it or give an absolute path."
         )
     return own
@@ -180,10 +180,10 @@ def require_name(option: str, path: str) -> None:
     except OSError as error:
         what = "has a name that is too long for a file" if error.errno == errno.ENAMETOOLONG else "can't be looked up"
         raise InputError(
-            f"{option}={shown(path, 80)} {what} ({error.strerror}, {len(path):,} characters); give another path."
+            f"{option}={printable(path, 80)} {what} ({error.strerror}, {len(path):,} characters); give another path."
         ) from None
     except ValueError:
-        raise InputError(f"{option}={shown(path, 80)} holds a null character; give another path.") from None
+        raise InputError(f"{option}={printable(path, 80)} holds a null character; give another path.") from None
 
 
 def require_writable(folder: Path) -> None:
@@ -228,7 +228,7 @@ def with_conversion(problem: str, path: str) -> str:
     """
     if problem in ("missing", "empty file", "a folder") or os.path.splitext(path)[1].lower() not in UNREAD:
         return problem
-    safe = shown(f"./{path}" if path.startswith("-") else path, LONGEST_NAME)
+    safe = printable(f"./{path}" if path.startswith("-") else path, LONGEST_NAME)
     return f"{problem}; convert it: {_CONVERT.format(shlex.quote(safe), shlex.quote(f'{safe}.wav'))}"
 
 
@@ -239,7 +239,7 @@ def folder_conversion(folder: str, endings: Sequence[str]) -> str:
     find clips '!' -name '.*' '(' -iname '*.m4a' ')' -exec ffmpeg -nostdin -n -i '{}' -ac 1 -ar 16000 '{}.wav' ';'
     """
     names = [word for ending in endings for word in ("-o", "-iname", f"*{ending}")][1:]
-    safe = shown(f"./{folder}" if folder.startswith("-") else folder, LONGEST_NAME)
+    safe = printable(f"./{folder}" if folder.startswith("-") else folder, LONGEST_NAME)
     words = ["find", safe, "!", "-name", ".*", "(", *names, ")"]
     return shlex.join([*words, "-exec", *_CONVERT.format("{}", "{}.wav").split(), ";"])
 

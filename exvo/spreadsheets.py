@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from exvo.errors import InputError
-from exvo.text import normal, shown
+from exvo.text import normal, printable
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods")
@@ -97,7 +97,7 @@ def decode(content: bytes) -> tuple[str, str]:
 def _word(text: str, place: int) -> str:
     """The letters around a place, safe for a terminal."""
     ahead = re.split(r"[\s,;]", text[max(0, place - 20) : place])[-1]
-    return shown(ahead + re.split(r"[\s,;]", text[place : place + 20])[0])
+    return printable(ahead + re.split(r"[\s,;]", text[place : place + 20])[0])
 
 
 def parse(text: str, encoding: str = "", most: int = 1_000) -> Rows:
@@ -116,7 +116,7 @@ def parse(text: str, encoding: str = "", most: int = 1_000) -> Rows:
     told = re.match(r"(?i)\"?sep=(.)\"?(?=[\r\n]|$)", text)
     separator = told[1] if told else _separator(text)
     if told and separator not in SEPARATORS:
-        raise ValueError(f"its first line says sep={shown(separator)}; separate its cells by commas")
+        raise ValueError(f"its first line says sep={printable(separator)}; separate its cells by commas")
     if told or separator != ",":
         notes.append(f"{SEPARATORS[separator]} between cells")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -223,7 +223,7 @@ def title_advice(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     numbers = [cell for cell in below if cell[:1].isdigit()]
     if len(names) > 2 or "file" in names or len(below) < 3 or len(set(below)) < len(below) or numbers:
         return ""
-    return f"the first line looks like a title ({shown(' '.join(names), 50)}): the header must be the first line"
+    return f"the first line looks like a title ({printable(' '.join(names), 50)}): the header must be the first line"
 
 
 def _matches(pattern: re.Pattern[str]) -> Callable[[str], bool]:
@@ -237,4 +237,4 @@ def refuse_workbook(name: str) -> None:
         InputError: says how to save it.
     """
     if name.lower().endswith(WORKBOOKS):
-        raise InputError(f"{shown(name, 200)} is a spreadsheet's own file, which is not read: {ADVICE}.")
+        raise InputError(f"{printable(name, 200)} is a spreadsheet's own file, which is not read: {ADVICE}.")

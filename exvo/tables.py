@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 from exvo.config import SPLITS
 from exvo.errors import InputError
 from exvo.spreadsheets import WORKBOOKS, decode, parse, refuse_workbook, title_advice, width_advice
-from exvo.text import LONGEST_NAME, is_name, named, normal, reason, shown
+from exvo.text import LONGEST_NAME, is_name, listing, normal, printable, reason
 
 
 def refuse(source: Path, found: str, items: Iterable[object], remedy: str) -> Never:
     """Raise the InputError of a corpus: its file, what was found, where, and what to do."""
-    raise InputError(f"{source}: {found}: {named(shown(str(item), 200) for item in items)}; {remedy}.")
+    raise InputError(f"{source}: {found}: {listing(printable(str(item), 200) for item in items)}; {remedy}.")
 
 
 def read_csv(source: Path, layout: str) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def read_csv(source: Path, layout: str) -> pd.DataFrame:
         beside = [str(source.with_suffix(ending)) for ending in WORKBOOKS]
         refuse_workbook(next(filter(os.path.isfile, beside), ""))
         what = "a folder, not a file" if os.path.isdir(source) else "no file" if os.path.exists(source) else "not there"
-        raise InputError(f"{shown(str(source), LONGEST_NAME)} is {what}: {layout}.")
+        raise InputError(f"{printable(str(source), LONGEST_NAME)} is {what}: {layout}.")
     refuse_workbook(str(source))
     try:
         if source.stat().st_size > MAX_CSV:
@@ -75,7 +75,7 @@ def require(source: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
     """Raise InputError where columns are missing or the table has no rows."""
     missing = [column for column in columns if column not in rows.columns]
     if missing:
-        beside = named(shown(name) for name in rows.columns)
+        beside = listing(printable(name) for name in rows.columns)
         found = f"columns missing beside {beside}" if len(rows.columns) else "columns missing"
         header = list(map(str, rows.columns))
         remedy = title_advice(header, [list(map(str, row)) for row in rows.head(1).to_numpy()]) or "add them"
@@ -151,7 +151,7 @@ def plain_schema(name: str, schema: pa.Schema) -> pa.Schema:
         raise InputError(f"{name} has {len(names):,} columns, more than {MAX_COLUMNS:,}; leave some out.")
     bad = [column for column in names if not column or not is_name(column)]
     if bad or len(set(names)) < len(names):
-        found = f"a column named {shown(bad[0])!r}" if bad else "columns of the same name"
+        found = f"a column named {printable(bad[0])!r}" if bad else "columns of the same name"
         raise InputError(f"{name} has {found}; give each column a name of its own.")
     fields = []
     for field in schema:
@@ -159,8 +159,8 @@ def plain_schema(name: str, schema: pa.Schema) -> pa.Schema:
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             kind = pa.string()
         elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            told = shown(str(kind), 100)
-            raise InputError(f"{name}: the column {shown(field.name)} is of {told}; save numbers or text.")
+            told = printable(str(kind), 100)
+            raise InputError(f"{name}: the column {printable(field.name)} is of {told}; save numbers or text.")
         fields.append(pa.field(field.name, kind))
     return pa.schema(fields)
 
@@ -200,17 +200,19 @@ def check_predictions(table: pa.Table, name: str) -> pd.DataFrame:
     missing += [f"prediction.{label}" for label in sorted(truths - answers)]
     missing += [f"truth.{label}" for label in sorted(answers - truths)] or ["truth.<target>"] * (not truths)
     if missing:
-        raise InputError(f"{name} has no column {shown(missing[0])}: {again}.")
+        raise InputError(f"{name} has no column {printable(missing[0])}: {again}.")
     for column, kind in kinds.items():
         text = column in ("file", "split", "speaker", "country")
         wrong = (text and not pa.types.is_string(kind)) or (column == "scored" and not pa.types.is_boolean(kind))
         if wrong or (table[column].null_count and (text or column == "scored" or pa.types.is_string(kind))):
-            raise InputError(f"{name}: the column {shown(column)} has gaps or is of {kind}: {again}.")
+            raise InputError(f"{name}: the column {printable(column)} has gaps or is of {kind}: {again}.")
     for label in sorted(truths):
         pair = [kinds[f"{side}.{label}"] for side in ("truth", "prediction")]
         texts = [pa.types.is_string(kind) for kind in pair]
         if texts not in ([False, False], [label in TEXTS] * 2):
-            raise InputError(f"{name}: truth and prediction of {shown(label)} are of {pair[0]} and {pair[1]}: {again}.")
+            raise InputError(
+                f"{name}: truth and prediction of {printable(label)} are of {pair[0]} and {pair[1]}: {again}."
+            )
     frame: pd.DataFrame = table.to_pandas()
     strange = frame.index[~frame["split"].isin(SPLITS) | frame["file"].duplicated()]
     if len(strange):
@@ -221,5 +223,7 @@ def check_predictions(table: pa.Table, name: str) -> pd.DataFrame:
                 frame[column] = values = frame[column].astype(np.float64)
                 wrong = values.abs() > np.finfo(np.float32).max
                 if wrong.any() or (column.startswith("p") and values.isna().any()):
-                    raise InputError(f"{name}: the column {shown(column)} holds numbers that are not finite: {again}.")
+                    raise InputError(
+                        f"{name}: the column {printable(column)} holds numbers that are not finite: {again}."
+                    )
     return frame

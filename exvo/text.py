@@ -115,10 +115,10 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def shown(text: str, limit: int = 40) -> str:
+def printable(text: str, limit: int = 40) -> str:
     """Text from a file, safe for a terminal: cut, and nothing in it that does not print.
 
-    >>> shown("a\\x1b[2Jb"), shown("x" * 50, 5)
+    >>> printable("a\\x1b[2Jb"), printable("x" * 50, 5)
     ('a?[2Jb', 'xxxxx...')
     """
     cut = text[:limit] + "..." * (len(text) > limit)
@@ -131,7 +131,7 @@ def reason(error: Exception) -> str:
     >>> reason(ValueError("two\\nlines."))
     'two lines'
     """
-    return shown(" ".join(hide(str(error)).split()), 200).rstrip(".") or type(error).__name__
+    return printable(" ".join(hide(str(error)).split()), 200).rstrip(".") or type(error).__name__
 
 
 def first_line(error: Exception) -> str:
@@ -139,10 +139,10 @@ def first_line(error: Exception) -> str:
     return hide((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
-def named(items: Iterable[object], limit: int = 10) -> str:
+def listing(items: Iterable[object], limit: int = 10) -> str:
     """Items in a sentence, at most `limit` of them by name.
 
-    >>> named(["a", "b"]), named(range(5), limit=2)
+    >>> listing(["a", "b"]), listing(range(5), limit=2)
     ('a, b', '0, 1 and 3 more')
     """
     texts = [str(item) for item in items]

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from exvo.batches.clips import Clips
-from exvo.networks import layers
 from exvo.networks.inference import embed_clips, predict, profiles
 from exvo.networks.network import Network
 
@@ -207,7 +206,7 @@ def test_training(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return dropout
 
     monkeypatch.setattr(functional, "dropout2d", record("channels", 2))
-    monkeypatch.setattr(layers, "dropout", record("numbers", 0))
+    monkeypatch.setattr(functional, "dropout", record("numbers", 0))
     clips = 20 * torch.randn(3, 64, 64, dtype=torch.float64)
     enrolment = 20 * torch.randn(3, 2, 40, 64, dtype=torch.float64) if network.personalised else None
     factors = {name: factor for name, factor in zip(HEADS, (-0.5, 1.0, -0.02), strict=True) if name in network.heads}

@@ -8,7 +8,7 @@ from pathlib import Path
 from exvo.corpora import emogator, hume_vb, sample, table
 from exvo.corpora.base import Corpus
 from exvo.errors import InputError
-from exvo.text import LONGEST_NAME, nearest, shown
+from exvo.text import LONGEST_NAME, nearest, printable
 
 __all__ = ["Corpus", "load"]
 
@@ -26,7 +26,7 @@ def load(name: str, folder: Path) -> Corpus:
     if name not in _READERS:
         raise InputError(f"corpus={name} is not known{nearest(name, list(_READERS))}")
     if name != "sample" and not os.path.isdir(folder):
-        place = shown(str(folder), LONGEST_NAME)
+        place = printable(str(folder), LONGEST_NAME)
         if os.path.exists(folder):
             raise InputError(f"{place} of corpus {name} is not a folder; give the folder that holds the corpus.")
         raise InputError(f"the folder {place} of corpus {name} is not there; give the folder that holds the corpus.")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from exvo.config import SPLITS
 from exvo.corpora.base import Corpus
-from exvo.text import look_alikes, named
+from exvo.text import listing, look_alikes
 
 FILL_SECONDS = 0.32
 """CNN14's five poolings need 32 frames; a shorter clip is filled."""
@@ -141,10 +141,10 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
     split = dict(zip(clips["file"], clips["split"], strict=True))
     warnings = []
     if summary["unreadable"]:
-        items = named(f"{item['file']} ({item['problem']})" for item in summary["unreadable"])
+        items = listing(f"{item['file']} ({item['problem']})" for item in summary["unreadable"])
         warnings.append(f"{len(summary['unreadable'])} of {len(clips)} clips can't be used: {items}.")
     if summary["notes"]:
-        items = named(f"{item['file']} ({item['note']})" for item in summary["notes"])
+        items = listing(f"{item['file']} ({item['note']})" for item in summary["notes"])
         warnings.append(f"of {len(summary['notes'])} clips something is lost: {items}.")
     crossing: list[str] = []
     within: list[str] = []
@@ -152,14 +152,16 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
         equal = " = ".join(f"{file} ({split[file]})" for file in files[:4]) + (" = ..." if len(files) > 4 else "")
         (crossing if len({split[file] for file in files}) > 1 else within).append(equal)
     if crossing:
-        warnings.append(f"equal audio across splits, scores are too good ({len(crossing)} groups): {named(crossing)}.")
+        warnings.append(
+            f"equal audio across splits, scores are too good ({len(crossing)} groups): {listing(crossing)}."
+        )
     if within:
-        warnings.append(f"equal audio within a split ({len(within)} groups): {named(within)}.")
+        warnings.append(f"equal audio within a split ({len(within)} groups): {listing(within)}.")
     if summary["speakers_in_several_splits"]:
-        speakers = named(summary["speakers_in_several_splits"])
+        speakers = listing(summary["speakers_in_several_splits"])
         warnings.append(f"speakers are in several splits, so scores say nothing about new speakers: {speakers}.")
     for kind, groups in summary["look_alikes"].items():
-        equal = named(" = ".join(map(repr, group[:4])) + " = ..." * (len(group) > 4) for group in groups)
+        equal = listing(" = ".join(map(repr, group[:4])) + " = ..." * (len(group) > 4) for group in groups)
         warnings.append(
             f"{kind} names that look alike count as different ones: {equal}; if they are one, correct them."
         )
@@ -167,7 +169,7 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
         part = clips[clips["split"] == name]
         constant = [target for target in corpus.targets if part[target].nunique() == 1]
         if constant:
-            warnings.append(f"the same label in every {name} clip, so that CCC means nothing: {named(constant)}.")
+            warnings.append(f"the same label in every {name} clip, so that CCC means nothing: {listing(constant)}.")
         for column in ("age", "country"):
             missing = int((part[column].isna() | (part[column] == "")).sum()) if column in part else 0
             if missing:
@@ -215,7 +217,7 @@ def _overview(summary: dict[str, Any]) -> list[str]:
 
 
 def _list(files: list[str]) -> str:
-    return f": {named(files)}" if files else ""
+    return f": {listing(files)}" if files else ""
 
 
 def _tables(summary: dict[str, Any]) -> list[str]:

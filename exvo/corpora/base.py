@@ -18,7 +18,7 @@ from exvo.errors import InputError
 from exvo.files import on_disk
 from exvo.spreadsheets import decimal_points, number_advice
 from exvo.tables import refuse, require
-from exvo.text import LONGEST_NAME, is_name, named, normal
+from exvo.text import LONGEST_NAME, is_name, listing, normal
 
 AGE_LIMITS = (0.0, 130.0)
 """Years."""
@@ -115,7 +115,7 @@ def _files(source: Path, folder: Path, files: pd.Series) -> pd.Series:
     files = files.map(lambda text: PurePosixPath(text).as_posix())
     twice = files[files.duplicated(keep=False)]
     if len(twice):
-        bad = [f"{file} ({named(same.index, 3)})" for file, same in twice.groupby(twice, sort=False)]
+        bad = [f"{file} ({listing(same.index, 3)})" for file, same in twice.groupby(twice, sort=False)]
         refuse(source, "files given more than once", bad, "keep one row a file")
     root = os.path.realpath(folder)
     bad = []
@@ -143,7 +143,7 @@ def _is_inside(text: str) -> bool:
 def _check_splits(source: Path, clips: pd.DataFrame) -> None:
     unknown = clips["split"][~clips["split"].isin(SPLITS)]
     if len(unknown):
-        refuse(source, "unknown split", _quoted(unknown), f"the splits are {named(SPLITS)}")
+        refuse(source, "unknown split", _quoted(unknown), f"the splits are {listing(SPLITS)}")
     for split in ("train", "val"):
         count = int((clips["split"] == split).sum())
         if count < 2:
@@ -167,7 +167,7 @@ def _check_labels(source: Path, clips: pd.DataFrame, targets: list[str]) -> None
 def _gaps(missing: pd.DataFrame) -> list[str]:
     """Where each row with something missing stands, and which columns are missing."""
     gaps = missing[missing.any(axis=1)]
-    names = [named(missing.columns[row], 3) for row in gaps.to_numpy()]
+    names = [listing(missing.columns[row], 3) for row in gaps.to_numpy()]
     return [f"{where} ({columns})" for where, columns in zip(gaps.index, names, strict=True)]
 
 

@@ -44,7 +44,7 @@ from exvo.config import EMOTIONS
 from exvo.corpora import table
 from exvo.corpora.base import Corpus
 from exvo.errors import InputError
-from exvo.text import named
+from exvo.text import listing
 
 RATE = 16_000  # Hz
 SEED = 0
@@ -276,7 +276,7 @@ def _check(folder: Path) -> None:
         changed.append(SUMS_FILE)
     if changed:
         raise InputError(
-            f"{folder} holds a sample corpus with files changed or missing: {named(changed)}; "
+            f"{folder} holds a sample corpus with files changed or missing: {listing(changed)}; "
             "remove the folder, it is then written again."
         )
 

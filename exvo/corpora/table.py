@@ -12,7 +12,7 @@ from exvo.corpora.base import ANY_NUMBER, Corpus, build
 from exvo.errors import InputError
 from exvo.spreadsheets import WORKBOOKS, refuse_workbook
 from exvo.tables import read_csv, read_parquet
-from exvo.text import named, shown
+from exvo.text import listing, printable
 
 _PLAIN = ("file", "split", "speaker", "age", "country")
 _LAYOUT = (
@@ -41,7 +41,7 @@ def read(folder: Path) -> Corpus:
     rows = read_csv(source, _LAYOUT) if source.suffix == ".csv" else _read_parquet(source)
     targets = [column for column in rows.columns if column not in _PLAIN]
     if not targets:
-        beside = named(shown(name) for name in rows.columns)
+        beside = listing(printable(name) for name in rows.columns)
         raise InputError(f"{source} has no target; add at least one numeric column beside {beside}.")
     return build("table", folder, source, rows, targets, limits=ANY_NUMBER)
 

@@ -25,7 +25,7 @@ from exvo.evaluation.scoring import (
 )
 from exvo.options import command_line
 from exvo.tasks import Task
-from exvo.text import named
+from exvo.text import listing
 
 OF_NETWORKS = "What differs are these trained networks; another seed of the same system may differ as much."
 
@@ -59,7 +59,7 @@ def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
     again = f"evaluate one of them again, as with `{command_line('evaluate', same)}`, and give that run"
     corpora = [f"{condition.corpus} {condition.digest[:12]}" for condition in (one, other)]
     shots = [run.shots if run.condition.protocol == "strict" else 0 for run in (a, b)]
-    emotions = [named(task_of(run).targets) for run in (a, b)]
+    emotions = [listing(task_of(run).targets) for run in (a, b)]
     for what, values, remedy in (
         ("corpora", corpora, "train both on one corpus"),
         ("tasks", [one.task, other.task], "train both for one task"),
@@ -75,8 +75,8 @@ def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
         refuse(
             a,
             b,
-            f"they score {len(first)} and {len(second)} clips, of which these are scored by one alone: {named(alone)}; "
-            "evaluate both on the same readable clips.",
+            f"they score {len(first)} and {len(second)} clips, of which these are scored by one alone: "
+            f"{listing(alone)}; evaluate both on the same readable clips.",
         )
     if len(first) < 2:
         refuse(a, b, f"{len(first)} clips of the {one.split} split are scored and have labels; it takes two.")
@@ -142,8 +142,8 @@ def doubts(rows: Sequence[tuple[str, pd.DataFrame]], task: Task) -> list[str]:
     few = few_speakers(clips["speaker"].nunique()) if speakers_are_units(clips, task) else ""
     constant = [(name, constant_predictions(table, task)) for name, table in rows]
     return [few] * bool(few) + [
-        f"{name} predicts the same for every clip in {named(targets)}: the CCC is undefined there, and so is the mean "
-        "over the emotions."
+        f"{name} predicts the same for every clip in {listing(targets)}: the CCC is undefined there, and so is the "
+        "mean over the emotions."
         for name, targets in constant
         if targets
     ]

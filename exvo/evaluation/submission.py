@@ -18,7 +18,7 @@ import pandas as pd
 from exvo.config import EMOTIONS
 from exvo.errors import InputError
 from exvo.tables import read_csv
-from exvo.text import named, shown
+from exvo.text import listing, printable
 
 TITLES = {"fewshot": "ExVo-Few", "multitask": "ExVo-Multi"}
 COLUMNS = {"fewshot": ("File_ID", *EMOTIONS), "multitask": ("File_ID", "Country", "Age", *EMOTIONS)}
@@ -71,7 +71,7 @@ def file_ids(files: Sequence[str]) -> list[str]:
     ids = pd.Series([f"[{PurePosixPath(file).stem}]" for file in files])
     twice = ids[ids.duplicated()].unique()
     if len(twice):
-        raise InputError(f"Several test clips have the same File_ID: {named(twice)}; give the files different names.")
+        raise InputError(f"Several test clips have the same File_ID: {listing(twice)}; give the files different names.")
     return ids.tolist()
 
 
@@ -84,7 +84,7 @@ def require_emotions(targets: Sequence[str]) -> None:
     missing = [emotion for emotion in EMOTIONS if emotion not in targets]
     if missing:
         raise InputError(
-            f"The run does not predict {named(missing)}: a submission holds the ten emotions of ExVo 2022, which the "
+            f"The run does not predict {listing(missing)}: a submission holds the ten emotions of ExVo 2022, which the "
             "corpora hume-vb and sample have."
         )
 
@@ -105,7 +105,7 @@ def submission(predictions: pd.DataFrame, task: str, countries: Mapping[str, int
         table["Country"] = predictions["prediction.country"].map(countries).to_numpy()
         unknown = sorted(set(predictions["prediction.country"]) - set(countries))
         if unknown:
-            raise InputError(f"The corpus gives no number to the countries {named(unknown)}.")
+            raise InputError(f"The corpus gives no number to the countries {listing(unknown)}.")
         table["Age"] = predictions["prediction.age"].to_numpy()
     for emotion in EMOTIONS:
         table[emotion] = predictions[f"prediction.{emotion}"].to_numpy()
@@ -150,7 +150,7 @@ def check(path: Path, ids: Sequence[str]) -> Checked:
     try:
         rows = read_csv(path, LAYOUT)
     except InputError as error:
-        return Checked("fewshot", [shown(str(error), 1_000)], [])
+        return Checked("fewshot", [printable(str(error), 1_000)], [])
     task = "multitask" if {"Country", "Age"} & set(rows.columns) else "fewshot"
     notes = name_notes(path.name, task)
     columns = wrong_columns(list(rows.columns), task)
@@ -158,7 +158,7 @@ def check(path: Path, ids: Sequence[str]) -> Checked:
         return Checked(task, [columns], notes)
     problems = []
     if rows.attrs["notes"]:
-        problems.append(f"It is not plain CSV (UTF-8, commas, decimal points): it has {named(rows.attrs['notes'])}.")
+        problems.append(f"It is not plain CSV (UTF-8, commas, decimal points): it has {listing(rows.attrs['notes'])}.")
     problems += wrong_ids(rows["File_ID"], ids)
     numbers, unusual = wrong_numbers(rows[list(COLUMNS[task][1:])])
     return Checked(task, problems + numbers, notes + unusual)
@@ -168,7 +168,7 @@ def name_notes(name: str, task: str) -> list[str]:
     """A sentence where the file's name is not what the challenge asks for."""
     if re.fullmatch(rf"{TITLES[task]}_[A-Za-z0-9_-]+_[0-9]+\.csv", name):
         return []
-    return [f"The challenge wants the name {TITLES[task]}_<team>_<number>.csv, not {shown(name)}."]
+    return [f"The challenge wants the name {TITLES[task]}_<team>_<number>.csv, not {printable(name)}."]
 
 
 def wrong_columns(columns: list[str], task: str) -> str:
@@ -176,13 +176,13 @@ def wrong_columns(columns: list[str], task: str) -> str:
     wanted = list(COLUMNS[task])
     if columns == wanted:
         return ""
-    told = [f"The columns of {TITLES[task]} are {named(wanted, len(wanted))}, in this order."]
+    told = [f"The columns of {TITLES[task]} are {listing(wanted, len(wanted))}, in this order."]
     missing = [name for name in wanted if name not in columns]
-    strange = [shown(name) for name in columns if name not in wanted]
+    strange = [printable(name) for name in columns if name not in wanted]
     if missing:
-        told.append(f"Missing: {named(missing)}.")
+        told.append(f"Missing: {listing(missing)}.")
     if strange:
-        told.append(f"Not among them: {named(strange)}.")
+        told.append(f"Not among them: {listing(strange)}.")
     if not missing and not strange:
         place = next(at for at, (name, own) in enumerate(zip(columns, wanted, strict=True)) if name != own)
         told.append(f"Column {place + 1} is {columns[place]}, where {wanted[place]} belongs.")
@@ -206,7 +206,7 @@ def wrong_ids(found: pd.Series[str], ids: Sequence[str]) -> list[str]:
     if len(unknown):
         problems.append(f"{count(unknown, 'File_ID')} of no clip of the test split: {places(unknown)}.")
     if len(missing):
-        problems.append(f"{count(missing, 'clip')} missing: {named(map(shown, missing))}.")
+        problems.append(f"{count(missing, 'clip')} missing: {listing(map(printable, missing))}.")
     if len(again):
         problems.append(f"{count(again, 'row')} of a clip that was there before: {places(again)}.")
     known = found[found.isin(wanted)].drop_duplicates()
@@ -215,8 +215,8 @@ def wrong_ids(found: pd.Series[str], ids: Sequence[str]) -> list[str]:
     if len(moved):
         line, own = known.index[moved[0]], known.iloc[moved[0]]
         problems.append(
-            f"The order is not the corpus': {len(moved):,} clips are out of place; {line} has {shown(own)}, where "
-            f"{shown(order[moved[0]])} belongs."
+            f"The order is not the corpus': {len(moved):,} clips are out of place; {line} has {printable(own)}, where "
+            f"{printable(order[moved[0]])} belongs."
         )
     return problems
 
@@ -268,9 +268,9 @@ def count(items: Sequence[object] | pd.Series[str] | pd.Index[str], what: str) -
 
 def places(cells: pd.Series[str], limit: int = 10) -> str:
     """Where each cell stands and what it holds."""
-    return named((f"{where} ({shown(text)})" if text else str(where) for where, text in cells.items()), limit)
+    return listing((f"{where} ({printable(text)})" if text else str(where) for where, text in cells.items()), limit)
 
 
 def problems_text(name: str, problems: Sequence[str]) -> str:
     """All the problems of a file as one text, a line each."""
-    return "\n  ".join([f"{shown(name)} is wrong:", *problems])
+    return "\n  ".join([f"{printable(name)} is wrong:", *problems])

@@ -18,7 +18,7 @@ from exvo.errors import InputError
 from exvo.features import extraction
 from exvo.features.store import Store
 from exvo.tasks import Task
-from exvo.text import named
+from exvo.text import listing
 from exvo.tracking import runs
 from exvo.tracking.lookup import Run
 from exvo.tracking.tags import DIGEST_TAG
@@ -117,7 +117,7 @@ def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> s
     lines = [f"{split} split: {protocol} protocol, {shots} enrolment clips a speaker"]
     known = [speaker for speaker in enrolment.short if speaker]
     if known:
-        lines.append(f"{len(known)} speakers have too few clips and enrol with fewer: {named(known)}")
+        lines.append(f"{len(known)} speakers have too few clips and enrol with fewer: {listing(known)}")
     if "" in enrolment.short:
         lines.append("clips of unknown speakers are recognised with the typical speaker's profile")
     if enrolment.copies:
@@ -129,7 +129,7 @@ def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> s
     enrolling = every.iloc[sorted({int(clip) for own in first for clip in own})]
     lost = enrolling["file"][~enrolling.index.isin(ready.rows(split).index)]
     if len(lost):
-        lines.append(f"unreadable enrolment clips, in whose place the speaker's next enrol: {named(lost)}")
+        lines.append(f"unreadable enrolment clips, in whose place the speaker's next enrol: {listing(lost)}")
     return "".join(f"{line}\n" for line in lines)
 
 

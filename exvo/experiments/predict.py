@@ -21,7 +21,7 @@ from exvo.networks.checkpoint import Checkpoint
 from exvo.reports.prediction import chart, for_spreadsheets
 from exvo.serving.prediction import outputs, profiles, read_log_mel
 from exvo.serving.recordings import Given, find_audio
-from exvo.text import LONGEST_NAME, shown, writable
+from exvo.text import LONGEST_NAME, printable, writable
 from exvo.tracking import models, runs
 
 
@@ -32,7 +32,7 @@ def run(settings: PredictSettings) -> None:
     files, notes = find_audio(settings.audio, "audio")
     enrolling, more = find_audio(settings.enrolment, "enrolment") if settings.enrolment else Given([], [])
     if len(enrolling) > MAX_SHOTS:
-        given = shown(settings.enrolment, 200)
+        given = printable(settings.enrolment, 200)
         raise InputError(f"enrolment={given} names {len(enrolling)} clips; give at most {MAX_SHOTS}.")
     checkpoint = models.load_model(settings.model_uri)
     with runs.start_run("predict") as run_id:
@@ -84,7 +84,7 @@ def predict(
     def read(file: Path) -> np.ndarray:
         log_mel, note = read_log_mel(file, checkpoint)
         if note:
-            print(f"warning: {shown(writable(str(file)), LONGEST_NAME)}: {note}")
+            print(f"warning: {printable(writable(str(file)), LONGEST_NAME)}: {note}")
         return log_mel
 
     network = checkpoint.network.to(device)
@@ -98,7 +98,7 @@ def predict(
         try:
             log_mels[file] = read(file)
         except AudioError as error:
-            problems.append(f"{shown(writable(str(file)), LONGEST_NAME)}: {error.problem}")
+            problems.append(f"{printable(writable(str(file)), LONGEST_NAME)}: {error.problem}")
     if not log_mels:
         return None, problems
     known = None if profile is None else profile[None].repeat(len(log_mels), axis=0)
@@ -115,14 +115,14 @@ def check_save(name: str) -> None:
         InputError: its ending is neither .csv nor .parquet, its folder is not there or can't be written to, or it is a
             folder itself.
     """
-    path, given = Path(name), f"save={shown(name, 200)}"
+    path, given = Path(name), f"save={printable(name, 200)}"
     if not name:
         return
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"{given}: the name must end in .csv or .parquet.")
     if not os.path.isdir(path.absolute().parent):
         if os.path.exists(path.absolute().parent):
-            raise InputError(f"{given}: {shown(str(path.parent), 200)} is not a folder; give a file in a folder.")
+            raise InputError(f"{given}: {printable(str(path.parent), 200)} is not a folder; give a file in a folder.")
         raise InputError(f"{given}: the folder is not there; make it first.")
     if len(os.fsencode(path.name)) > NAME_BYTES - 30:  # it is written under a longer name and renamed
         raise InputError(f"{given}: the name is too long for a file; give another one.")

@@ -22,7 +22,7 @@ from exvo.options import command_line
 from exvo.reports import card
 from exvo.reports.card import Facts
 from exvo.reports.tables import intervals, numbers
-from exvo.text import named
+from exvo.text import listing
 from exvo.tracking import artifacts, lookup, models, registry, runs, scored
 from exvo.tracking.lookup import Run
 from exvo.tracking.registry import ModelVersion
@@ -129,7 +129,7 @@ def fits(condition: Condition, settings: RegisterSettings) -> bool:
 
 def listed(conditions: list[Condition]) -> str:
     """The conditions and how many runs each has, for a sentence."""
-    return named(
+    return listing(
         f"{one.corpus} {one.digest[:12]} under the {one.protocol} protocol ({count} run{'s' if count > 1 else ''})"
         for one, count in Counter(conditions).items()
     )

@@ -22,7 +22,7 @@ from exvo.evaluation import submission
 from exvo.experiments.corpus import corpus_settings, load_corpus, reopen
 from exvo.files import require_writable
 from exvo.networks.inference import predict
-from exvo.text import named
+from exvo.text import listing
 from exvo.tracking import artifacts, lookup, models, runs, scored
 from exvo.tracking.lookup import Run
 
@@ -100,7 +100,7 @@ def write(path: Path, corpus: Corpus, table: pd.DataFrame, task: str) -> None:
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(files)} test clips have no prediction, as unreadable ones that "
-            f"skip_unreadable=true left out: {named(missing)}. The challenge wants every clip."
+            f"skip_unreadable=true left out: {listing(missing)}. The challenge wants every clip."
         )
     ordered = table.set_index("file").loc[files].reset_index()
     countries = country_numbers(corpus) if task == "multitask" else {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from exvo.config import SyncSettings
 from exvo.errors import InputError
 from exvo.experiments.resume import deliver_journals
-from exvo.text import shown
+from exvo.text import printable
 
 
 def run(settings: SyncSettings) -> None:
@@ -18,7 +18,7 @@ def run(settings: SyncSettings) -> None:
     """
     if not Path(settings.output).is_dir():
         what = "is not a folder" if Path(settings.output).exists() else "is not there"
-        raise InputError(f"output={shown(settings.output, 200)} {what}; give the output folder of the runs.")
+        raise InputError(f"output={printable(settings.output, 200)} {what}; give the output folder of the runs.")
     found = len(list((Path(settings.output) / "runs").glob("*/journal")))
     problems = deliver_journals(settings.output)
     print(f"runs in {settings.output} with something to deliver: {found}; delivered: {found - len(problems)}")

@@ -34,7 +34,7 @@ from exvo.networks.inference import predict
 from exvo.networks.network import Network
 from exvo.options import command_line
 from exvo.tasks import Task, make_task, speaker_split
-from exvo.text import named
+from exvo.text import listing
 from exvo.tracking import lookup, models, runs
 from exvo.training.loop import TrainingConfig, fit
 from exvo.training.states import Epoch, States
@@ -165,7 +165,7 @@ def known_speakers(ready: Ready) -> Ready:
     )
     lone = sorted(set(rows["speaker"]) - set(training["speaker"]))
     if lone:
-        print(f"left out, because nothing can be held out, {len(lone)} speakers with a single clip: {named(lone)}")
+        print(f"left out, because nothing can be held out, {len(lone)} speakers with a single clip: {listing(lone)}")
     return replace(ready, corpus=replace(ready.corpus, clips=clips))
 
 
@@ -183,7 +183,7 @@ def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: Sy
     if lone:
         print(
             f"left out of training, because no other clip can enrol them, {len(lone)} speakers with a single clip: "
-            f"{named(lone)}"
+            f"{listing(lone)}"
         )
         clips = clips.take(np.flatnonzero(~np.isin(clips.speakers, lone)))
     if len(clips) < 2:

@@ -20,7 +20,7 @@ import numpy as np
 from exvo.errors import InputError
 from exvo.features.signatures import RECORDINGS, second_recording
 from exvo.features.tags import TAGS, past_tags, trailing_tags
-from exvo.text import LONGEST_NAME, shown
+from exvo.text import LONGEST_NAME, printable
 
 MAX_PARTS = 100_000  # chunks of a WAV or pages of an Ogg: 60 s of Opus in the shortest packets take a few thousand
 LARGEST = 2**28  # bytes of an MP3, a FLAC or a streamed WAV, which are looked through as a whole
@@ -46,7 +46,8 @@ class AudioError(InputError):
         self.name = name
 
     def __str__(self) -> str:
-        return f"{shown(self.name, LONGEST_NAME)} can't be used: {self.problem}. Repair or replace it, or leave it out."
+        name = printable(self.name, LONGEST_NAME)
+        return f"{name} can't be used: {self.problem}. Repair or replace it, or leave it out."
 
 
 def os_problem(error: OSError) -> str:

@@ -19,7 +19,7 @@ from exvo.files import plain_path, write_atomically
 from exvo.networks.header import Header, read_header, write_header
 from exvo.networks.network import Network
 from exvo.tasks import Task
-from exvo.text import reason, shown
+from exvo.text import printable, reason
 
 COUNTER = "num_batches_tracked"  # of batch norm: a whole number, all else is single precision
 
@@ -144,12 +144,12 @@ def check_weights(header: Header, shapes: Mapping[str, tuple[int, ...]], kinds: 
     if differing:
         name = differing[0]
         raise InputError(
-            f"holds other weights than its network's: {len(differing)} differ, the first being {shown(name)}, which is "
-            f"{shapes.get(name, 'missing')} and should be {own.get(name, 'absent')}"
+            f"holds other weights than its network's: {len(differing)} differ, the first being {printable(name)}, which "
+            f"is {shapes.get(name, 'missing')} and should be {own.get(name, 'absent')}"
         )
     odd = sorted(name for name, kind in kinds.items() if kind != ("I64" if name.endswith(COUNTER) else "F32"))
     if odd:
-        raise InputError(f"holds {shown(odd[0])} as {kinds[odd[0]]}; networks are single precision")
+        raise InputError(f"holds {printable(odd[0])} as {kinds[odd[0]]}; networks are single precision")
 
 
 WEIGHTS = "best.safetensors"

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exvo.config import FeatureConfig
-from exvo.networks import layers
 
 CHANNELS = {
     "cnn5": (64, 256, 1024),
@@ -42,11 +41,9 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor, pool: bool) -> Tensor:
         """(batch, in_channels, frames, bands) -> (batch, out_channels, frames, bands), or half of both with pooling."""
-        first = self.training and self.conv1.in_channels == 1
-        x = layers.first_convolution(x, self.conv1.weight) if first else self.conv1(x)
-        x = functional.relu(self.bn1(x), inplace=True)
-        x = self.bn2(self.conv2(x))
-        return layers.rectify_and_pool(x) if pool else functional.relu(x, inplace=True)
+        x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = functional.relu(self.bn2(self.conv2(x)), inplace=True)
+        return functional.avg_pool2d(x, 2) if pool else x
 
 
 class PANN(nn.Module):
@@ -94,7 +91,7 @@ class PANN(nn.Module):
         for number in range(len(self.channels)):
             x = self.get_submodule(f"conv_block{number + 1}")(x, pool=number < self.poolings)
             x = condition(number, x) if condition else x
-            x = layers.dropout(x, self.dropout, self.training)
+            x = functional.dropout(x, self.dropout, self.training)
         x = x.mean(dim=3)  # over bands: (batch, channels, frames)
         return self.refine(x.amax(dim=2) + x.mean(dim=2))
 

@@ -27,7 +27,7 @@ from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
 from exvo.networks.cnn import BANDS, CHANNELS
 from exvo.tasks import Task
-from exvo.text import is_name, shown
+from exvo.text import is_name, printable
 
 FORMAT, FORMER = "exvo-3", "exvo-2"
 REVISION = 2
@@ -85,7 +85,7 @@ def read_header(text: str) -> Header:
         raise InputError("is not a whole checkpoint of exvo (its header is not JSON)") from None
     version = about.get("format") if isinstance(about, dict) else None
     if version not in (FORMAT, FORMER):
-        raise InputError(f"has the format {shown(str(version))}; this version of exvo reads {FORMAT} and {FORMER}")
+        raise InputError(f"has the format {printable(str(version))}; this version of exvo reads {FORMAT} and {FORMER}")
     parts = {name: part(about, name) for name in ("network", "task", "features", "notes")}
     fill = about.get("fill")
     check("fill", fill, lambda value: value in ("zero", "floor", "repeat"))
@@ -157,7 +157,7 @@ def part(about: dict[str, Any], name: str) -> dict[str, Any]:
 def check(name: str, value: Any, right: Callable[[Any], bool]) -> None:
     """Raises InputError where a value is not right."""
     if not right(value):
-        raise InputError(f"says {shown(name)} is {shown(repr(value))}, which can't be")
+        raise InputError(f"says {printable(name)} is {printable(repr(value))}, which can't be")
 
 
 def take(name: str, given: dict[str, Any], rules: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def take(name: str, given: dict[str, Any], rules: Mapping[str, Callable[[Any], b
     differing = sorted(given.keys() ^ rules.keys())
     if differing:
         state = "unknown" if differing[0] in given else "missing"
-        raise InputError(f"has a header in which {before}{shown(differing[0])} is {state}")
+        raise InputError(f"has a header in which {before}{printable(differing[0])} is {state}")
     for key, right in rules.items():
         check(f"{before}{key}", given[key], right)
     return given

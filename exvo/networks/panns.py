@@ -16,7 +16,7 @@ from torch import Tensor
 
 from exvo.errors import InputError
 from exvo.networks.cnn import PANN
-from exvo.text import reason, shown
+from exvo.text import printable, reason
 
 PANNS_URL = "https://zenodo.org/records/3987831"
 
@@ -87,7 +87,7 @@ def load_panns(encoder: PANN, path: Path) -> None:
         raise InputError(
             f"init={path} holds other weights than this network's: it lacks {len(missing)} of {len(own)} "
             f"({', '.join(missing[:3]) or '-'}) and has {len(extra)} unknown ones "
-            f"({', '.join(shown(name) for name in extra[:3]) or '-'})."
+            f"({', '.join(printable(name) for name in extra[:3]) or '-'})."
         )
     for key in sorted(own):
         if not isinstance(given[key], Tensor) or given[key].layout is not torch.strided:
@@ -149,7 +149,7 @@ def check_names(path: Path) -> None:
                 texts.add(argument)
     strange = sorted(names - WEIGHTS - SAMPLER - {ENCODE})
     if strange:
-        raise Refused(f"it names {shown(strange[0], 100)}, which is no weights")
+        raise Refused(f"it names {printable(strange[0], 100)}, which is no weights")
     if ENCODE in names and any(encoding(text) in BYTES_TO_BYTES for text in texts):
         raise Refused("it encodes bytes again and again")
 

@@ -16,7 +16,7 @@ from exvo.evaluation.results import TRAINING
 from exvo.evaluation.scoring import few_speakers, scorable, statistics
 from exvo.reports.enrolment_curve import conclusion, sentence
 from exvo.reports.tables import Columns, intervals, markdown, numbers
-from exvo.text import SYNTHETIC, default_text, named, slug
+from exvo.text import SYNTHETIC, default_text, listing, slug
 
 LONGEST = 5_000
 """Characters that the registry keeps of a description (a server's database has no room for more)."""
@@ -121,7 +121,7 @@ def purpose(facts: Facts) -> list[str]:
         *synthetic,
         "## What it is for",
         "Research on vocal bursts (laughs, gasps, cries, sighs). It hears one clip and says how much it sounds like "
-        f"each of {len(targets)} labels: {named(text(target, 40) for target in targets)}.{adapts}",
+        f"each of {len(targets)} labels: {listing(text(target, 40) for target in targets)}.{adapts}",
         "## What it is not for",
         "- Decisions about people: work, school, health, insurance, police, borders, advertising.\n"
         f"- What a person feels. Its labels are {LABELS[corpus]}; to laugh and to be amused are two things.\n"
@@ -141,7 +141,7 @@ def data(facts: Facts) -> list[str]:
         ("hours", [f"{part['hours']:.2f}" for _, part in parts]),
     ]
     countries = [text(name, 40) for name in facts.audit["countries"] or {} if name]
-    where = f"Countries: {named(countries)}." if countries else "Where the speakers come from is not known."
+    where = f"Countries: {listing(countries)}." if countries else "Where the speakers come from is not known."
     ages = facts.audit["ages"]
     if ages and ages["min"] is not None:
         where += f" Ages {ages['min']:.0f} to {ages['max']:.0f} years."

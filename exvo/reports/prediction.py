@@ -54,7 +54,7 @@ def chart(answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "
     scale = max(1.0, float(values.max(initial=0.0)))
     beside = [name for name in map(str, shown.columns) if name not in (*targets, "file")]
     folder = os.path.commonpath([Path(file).parent for file in shown["file"]])
-    files = [text.shown(os.path.relpath(file, folder or "."), 200) for file in shown["file"]]
+    files = [text.printable(os.path.relpath(file, folder or "."), 200) for file in shown["file"]]
     left = max(map(len, files))
     wide = max(map(len, (*targets, *beside)))
     lines = []

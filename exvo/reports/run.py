@@ -26,7 +26,7 @@ from exvo.reports.enrolment_curve import enrolment_section
 from exvo.reports.page import Page, Section
 from exvo.reports.tables import Columns, intervals, numbers
 from exvo.tasks import Task
-from exvo.text import SYNTHETIC, default_text, named, slug
+from exvo.text import SYNTHETIC, default_text, listing, slug
 
 WORST = 10
 """Speakers named."""
@@ -135,7 +135,7 @@ def scores_section(rows: pd.DataFrame, scores: pd.DataFrame, task: Task, about: 
     warnings = [SYNTHETIC] if about.synthetic else []
     if constant:
         warnings.append(
-            f"The predictions of {named(constant)} are the same for all clips: the CCC is undefined there, and so is "
+            f"The predictions of {listing(constant)} are the same for all clips: the CCC is undefined there, and so is "
             "the mean. The network has learnt nothing about them."
         )
     if speakers_are_units(rows, task):
@@ -247,7 +247,7 @@ def too_small(table: pd.DataFrame, group: str) -> list[str]:
     """A sentence that names the groups with too few clips to be scored."""
     if table.empty:
         return []
-    who = named(f"{name} ({n})" for name, n in zip(table[group], table["n"], strict=True))
+    who = listing(f"{name} ({n})" for name, n in zip(table[group], table["n"], strict=True))
     return [f"With fewer than {MIN_CLIPS} scored clips, and so not scored (clips in brackets): {who}."]
 
 
@@ -263,7 +263,7 @@ def speakers_section(
     text = too_small(table[small].reset_index(), "speaker")
     undefined = table.index[~small & table["value"].isna()]
     if len(undefined):
-        text.append(f"With clips enough, but a CCC that is undefined: {named(undefined)}.")
+        text.append(f"With clips enough, but a CCC that is undefined: {listing(undefined)}.")
     if len(scored) < 2:
         return Section("Speakers", [*text, "A distribution takes two scored speakers."], numbers=table.reset_index())
     decile = scores[scores["metric"] == "emotion_ccc_lowest_speaker_decile"].iloc[0]

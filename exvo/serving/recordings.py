@@ -15,7 +15,7 @@ from exvo.errors import InputError
 from exvo.files import UNREAD, expand, folder_conversion, places, why_left_out
 from exvo.spreadsheets import WORKBOOKS, decode
 from exvo.tables import MAX_CSV, read_csv, read_parquet
-from exvo.text import named
+from exvo.text import listing
 
 ENDINGS = (".wav", ".wave", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mpga", ".aif", ".aiff", ".aifc")
 LONGEST_GLOB = 1_000  # characters
@@ -58,7 +58,7 @@ def find_audio(given: str, option: str) -> Given:
         elif glob.has_magic(part) and len(part) <= LONGEST_GLOB:
             own = from_glob(part)
             if not own:
-                raise InputError(f"{option}={text.shown(part, 200)} holds no audio ({', '.join(ENDINGS)}).")
+                raise InputError(f"{option}={text.printable(part, 200)} holds no audio ({', '.join(ENDINGS)}).")
         else:
             own = [Path(part)]
         files += own
@@ -116,18 +116,18 @@ def from_folder(folder: str, option: str) -> tuple[list[Path], list[str]]:
                 files += [Path(place, name)] if ending in ENDINGS else []
     notes = []
     for reason, left in aside.items():
-        some = named((text.shown(os.path.relpath(path, folder), 100) for path in sorted(left)), 3)
-        notes.append(f"left out of {text.shown(folder, 200)}: {len(left):,} {reason} ({some})")
+        some = listing((text.printable(os.path.relpath(path, folder), 100) for path in sorted(left)), 3)
+        notes.append(f"left out of {text.printable(folder, 200)}: {len(left):,} {reason} ({some})")
     endings = sorted(+unread)
     if endings:
         counts = ", ".join(f"{unread[ending]:,} {ending}" for ending in endings)
         notes.append(
-            f"left out of {text.shown(folder, 200)}: files of formats that are not read ({counts}); convert them: "
+            f"left out of {text.printable(folder, 200)}: files of formats that are not read ({counts}); convert them: "
             f"{folder_conversion(folder, endings)}"
         )
     if not files:
         raise InputError(
-            "; ".join([f"{option}={text.shown(folder, 200)} holds no audio ({', '.join(ENDINGS)})", *notes])
+            "; ".join([f"{option}={text.printable(folder, 200)} holds no audio ({', '.join(ENDINGS)})", *notes])
         )
     return sorted(files), notes
 
@@ -142,20 +142,20 @@ def read_list(name: str, option: str) -> list[Path]:
         InputError: the list is not there, too large or empty, or names files that are not there: all are counted.
     """
     source = look_up(name)
-    given = f"{option}=@{text.shown(name, 200)}"
+    given = f"{option}=@{text.printable(name, 200)}"
     if not source or not os.path.isfile(source):
         what = "a folder; give a file" if os.path.isdir(source) else f"not {where_looked(name)}"
-        raise InputError(f"{given}: the list {text.shown(name, 200)} is {what}.")
+        raise InputError(f"{given}: the list {text.printable(name, 200)} is {what}.")
     lines = [line for line in map(str.strip, list_lines(Path(source))) if line]
     if not lines:
         raise InputError(f"{given} names no files; write a path on each line.")
     folder = os.path.dirname(os.path.abspath(source))
     files = {line: look_up(line, folder) if "\0" not in line else "" for line in lines}
-    missing = [text.shown(line, 200) for line, path in files.items() if not os.path.isfile(path)]
+    missing = [text.printable(line, 200) for line, path in files.items() if not os.path.isfile(path)]
     if missing:
         looked = " nor in ".join(dict.fromkeys([folder, *places()]))
         looked = f"neither in {looked}" if " nor in " in looked else f"not in {looked}"
-        raise InputError(f"{given}: {len(missing):,} of {len(lines):,} files are {looked}: {named(missing)}.")
+        raise InputError(f"{given}: {len(missing):,} of {len(lines):,} files are {looked}: {listing(missing)}.")
     return [Path(path) for path in files.values()]
 
 

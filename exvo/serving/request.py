@@ -19,7 +19,7 @@ from exvo.errors import InputError
 from exvo.features.audio import promised, read_audio
 from exvo.features.containers import AudioError
 from exvo.features.log_mel import log_mel
-from exvo.text import shown
+from exvo.text import printable
 
 COLUMNS = ("audio", "enrolment", "profile")
 MODES = ("predict", "enrol")
@@ -336,4 +336,4 @@ def listed(items: list[str], separator: str) -> str:
 
 def brief(value: object) -> str:
     """What a request holds, fit to repeat."""
-    return shown(str(value))
+    return printable(str(value))

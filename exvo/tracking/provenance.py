@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import torch
 
-from exvo.text import shown
+from exvo.text import printable
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 LIBRARIES = (
@@ -96,7 +96,7 @@ def git(*arguments: str) -> str:
         raise OSError(f"git can't be started: {error.strerror}") from None
     if done.returncode != 0:
         lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        said = shown(lines[0].removeprefix("fatal: "), 200) if lines else f"status {done.returncode}"
+        said = printable(lines[0].removeprefix("fatal: "), 200) if lines else f"status {done.returncode}"
         raise OSError(f"git fails: {said}")
     return done.stdout.decode("utf-8", "backslashreplace")
 
