@@ -152,9 +152,8 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
         equal = " = ".join(f"{file} ({split[file]})" for file in files[:4]) + (" = ..." if len(files) > 4 else "")
         (crossing if len({split[file] for file in files}) > 1 else within).append(equal)
     if crossing:
-        warnings.append(
-            f"equal audio across splits, scores are too good ({len(crossing)} groups): {listing(crossing)}."
-        )
+        count = f"{len(crossing)} groups"
+        warnings.append(f"equal audio across splits, scores are too good ({count}): {listing(crossing)}.")
     if within:
         warnings.append(f"equal audio within a split ({len(within)} groups): {listing(within)}.")
     if summary["speakers_in_several_splits"]:
