@@ -144,8 +144,8 @@ def check_weights(header: Header, shapes: Mapping[str, tuple[int, ...]], kinds: 
     if differing:
         name = differing[0]
         raise InputError(
-            f"holds other weights than its network's: {len(differing)} differ, the first being {printable(name)}, which "
-            f"is {shapes.get(name, 'missing')} and should be {own.get(name, 'absent')}"
+            f"holds other weights than its network's: {len(differing)} differ, the first being {printable(name)}, "
+            f"which is {shapes.get(name, 'missing')} and should be {own.get(name, 'absent')}"
         )
     odd = sorted(name for name, kind in kinds.items() if kind != ("I64" if name.endswith(COUNTER) else "F32"))
     if odd:
