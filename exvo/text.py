@@ -125,6 +125,9 @@ def printable(text: str, limit: int = 40) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in cut)
 
 
+shown = printable  # the name by which models that MLflow logged before import it
+
+
 def reason(error: Exception) -> str:
     """What an error of a library says, on one line and no longer than a sentence.
 

@@ -21,18 +21,17 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import Server, free_port, run_here
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from test_concurrency import artifacts
-from test_faults import Disk, at_epoch, newest
-from test_faults import disk as disk  # a fixture
-from test_resume import SMALL, check_equal, started
 
 from exvo.errors import InputError
 from exvo.experiments import evaluate, main, trials
 from exvo.tracking import delivery, server
 from exvo.tracking.journal import Journal
+
+from helpers.commands import SMALL, artifacts, at_epoch, check_equal, newest, run_here, started
+from helpers.disks import Disk
+from helpers.servers import Server, free_port
 
 KEPT = "What the run logged is not all on the tracking server ("
 DELIVERED = "what was kept of the run has been delivered to the tracking server\n"

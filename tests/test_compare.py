@@ -10,7 +10,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_by_hand, run_here
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -18,6 +17,8 @@ from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.tasks import Task
 from exvo.tracking import runs
+
+from helpers.commands import run_by_hand, run_here
 
 SYNTHETIC = "(SYNTHETIC: a program makes its voices, so its scores say nothing about people)"
 TASK = Task("fewshot", ("High", "Loud"))
@@ -268,7 +269,7 @@ def test_listed_systems_are_compared_each_with_each(
     assert len(pd.read_parquet(artifact(f"{name}/results.parquet"))) == 4
     assert artifact(f"{name}/matrix.png").stat().st_size > 1000
     html = artifact(f"{name}.html").read_text(encoding="utf-8")
-    assert f" exvo compare --runs={ids[0]},{ids[1]}" in html.replace("\n", "")
+    assert f"exvo compare --runs={ids[0]},{ids[1]}" in html.replace("\n", "")
     assert "The run bare has no predictions" in html
 
 

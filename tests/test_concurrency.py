@@ -15,9 +15,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file
-from test_pipelines import environment
 
 from exvo.config import TrainSettings, TuneSettings
+
+from helpers.commands import artifacts, environment
 
 pytestmark = pytest.mark.timeout(1200)  # half a minute on two idle cores
 
@@ -50,13 +51,6 @@ def run_all_at_once(folder: Path, corpus: Path, uri: str) -> None:
         assert process.returncode == 0, text
         assert "Traceback" not in text
         assert "locked" not in text
-
-
-def artifacts(run: Run, folder: str | None = None) -> set[str]:
-    """The paths of all files that a run has logged."""
-    found = MlflowClient().list_artifacts(run.info.run_id, folder)
-    below = [artifacts(run, item.path) for item in found if item.is_dir]
-    return {item.path for item in found if not item.is_dir}.union(*below)
 
 
 def check_training(run: Run, output: Path) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import run_here
 from mlflow import MlflowClient
 
 from exvo.batches.clips import Clips
@@ -22,6 +21,8 @@ from exvo.networks.network import Network
 from exvo.reports.enrolment_curve import conclusion
 from exvo.tasks import Task
 from exvo.tracking.tags import EVALUATED_TAG
+
+from helpers.commands import run_here
 
 TASK = Task("fewshot", ("High", "Loud"))
 FUSIONS = {"attention": "cnn10", "conditioning": "cnn5", "relative": "shared", "film": "shared"}

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import run_here, write_table_corpus
 from matplotlib.colors import to_hex
 from mlflow import MlflowClient
 
@@ -19,6 +18,9 @@ from exvo.networks.inference import check_embedding, embed_clips
 from exvo.networks.network import Network
 from exvo.reports import tsne
 from exvo.reports.tsne import colours, draw, embedding_table, pictures, project
+
+from helpers.commands import run_here
+from helpers.corpora import write_table_corpus
 
 PLAIN = {"encoder": "cnn10"}
 ATTENTION = {"encoder": "cnn14", "enrolment": "cnn10", "fusion": "attention"}

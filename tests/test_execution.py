@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import run_here
 from mlflow import MlflowClient
 from optuna.storages.journal import JournalFileBackend
 
@@ -26,6 +25,8 @@ from exvo.networks.checkpoint import load_checkpoint
 from exvo.networks.cnn import PANN
 from exvo.networks.panns import load_panns
 from fuzz.targets import check_sentence
+
+from helpers.commands import run_here
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = sorted(path for folder in ("exvo", "pipelines") for path in (ROOT / folder).rglob("*.py"))

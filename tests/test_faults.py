@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -22,12 +22,7 @@ import pandas as pd
 import psutil
 import pytest
 import soundfile
-from conftest import ROOT, run_here, write_table_corpus
 from mlflow import MlflowClient
-from mlflow.entities import Run
-from test_extraction import CONFIG, count_decoding, no_temporary_files, write_clips
-from test_store import clip, reopened, shards
-from test_tuning import begin, study
 
 from exvo.corpora import sample
 from exvo.errors import InputError
@@ -36,67 +31,18 @@ from exvo.features.audio import read_audio
 from exvo.features.extraction import extract
 from exvo.features.store import Store
 from exvo.networks.checkpoint import load_checkpoint
-from exvo.training import loop
+
+from helpers.commands import ROOT, at_epoch, newest, run_here
+from helpers.corpora import write_table_corpus
+from helpers.disks import Disk
+from helpers.features import CONFIG, count_decoding, no_temporary_files, write_clips
+from helpers.stores import clip, reopened, shards
+from helpers.studies import begin, memory_study
 
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
 
 SMALL = {"model": "cnn10", "corpus": "table", "epochs": "3", "batch_size": "4", "width": "0.1"}
 SMALL |= {"learning_rate": "0.01", "precision": "float32"}
-
-
-class Disk:
-    """A file system of its own, in memory."""
-
-    def __init__(self, folder: Path, size: int) -> None:
-        self.folder = folder
-        folder.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
-        )
-        if done.returncode != 0:
-            pytest.skip(f"a file system can't be mounted here: {done.stderr.strip()}")
-
-    def remount(self, options: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{options}", str(self.folder)], check=True)
-
-    def fill(self, left: int = 0) -> None:
-        """Takes all of the space but some bytes (in whole pages)."""
-        with (self.folder / "filler").open("wb") as file:
-            file.write(b"\0" * (shutil.disk_usage(self.folder).free - left))
-
-    def free(self) -> None:
-        """Gives the space back."""
-        (self.folder / "filler").unlink()
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Callable[[int], Disk]]:
-    """Makes a disk of so many bytes."""
-    made: list[Disk] = []
-
-    def make(size: int) -> Disk:
-        made.append(Disk(tmp_path / f"disk{len(made)}", size))
-        return made[-1]
-
-    yield make
-    for one in made:
-        subprocess.run(["umount", "--lazy", str(one.folder)], check=True)
-
-
-def newest() -> Run:
-    return MlflowClient().search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
-
-
-def at_epoch(number: int, event: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has something happen as an epoch of training begins."""
-    true = loop.train_epoch
-
-    def train_epoch(*words: object) -> float:
-        if words[5] == number:
-            event()
-        return true(*words)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(loop, "train_epoch", train_epoch)
 
 
 # Full disks
@@ -389,14 +335,14 @@ def test_the_newest_row_of_a_clip_counts_when_the_clock_was_set_back(
 
 def test_a_living_trial_is_not_buried_when_the_clock_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system tells when a process began by the clock as it is now."""
-    running = study(tmp_path)
+    running = memory_study(tmp_path)
     trial = begin(running)
     booted, began = psutil.boot_time(), psutil.Process().create_time()
     for seconds in (-86_400, -3, 3, 86_400):
         with monkeypatch.context() as patch:
             patch.setattr(psutil._psplatform, "boot_time", lambda seconds=seconds: booted + seconds)
             assert psutil.Process().create_time() == pytest.approx(began + seconds)
-            assert study(tmp_path).bury() == []
+            assert memory_study(tmp_path).bury() == []
     trial.report(1, 0.5)
 
 

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import run_here
 from mlflow import MlflowClient
-from test_faults import at_epoch
 
 from exvo.experiments.folder import copied_from, folder_id, renew
+
+from helpers.commands import at_epoch, run_here
 
 SMALL = {"model": "cnn10", "corpus": "table", "epochs": "3", "batch_size": "4", "width": "0.05"}
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_table_corpus
 
 from benchmarks.gpu import export
 from exvo.config import FeatureConfig
 from exvo.features.shards import Clip
 from exvo.features.store import Store
+
+from helpers.corpora import write_table_corpus
 
 ROOT = Path(__file__).resolve().parent.parent
 LACKING = ("mlflow", "optuna", "soundfile", "soxr", "torchaudio")

@@ -89,7 +89,7 @@ def test_the_fuzzer_sees_what_is_wrong(
     monkeypatch.setattr(fuzzer, "KEPT", tmp_path / "kept")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
     monkeypatch.setenv("EXVO_FUZZ_SECONDS", "1")
-    counts, _ = fuzzer.attack(f"attackers:{harm}", harm, 7, range(5), 1)
+    counts, _ = fuzzer.attack(f"helpers.attackers:{harm}", harm, 7, range(5), 1)
     assert counts == {"accepted": 4, "failed": 1}
     kept = tmp_path / "kept" / f"{harm}-7-2"
     assert (kept / "input").read_text() == "x"

@@ -12,7 +12,6 @@ from typing import Any
 
 import mlflow
 import pytest
-from conftest import run_by_hand, run_here
 from mlflow import MlflowClient
 
 from exvo import options
@@ -20,6 +19,8 @@ from exvo.errors import InputError
 from exvo.experiments.compare import find_runs
 from exvo.tracking import lookup, models, names, runs
 from exvo.tracking.tags import CORPUS_TAG, DIGEST_TAG, ENTRY_TAG, MODEL_TAG, PROTOCOL_TAG, SYSTEM_TAG, TASK_TAG
+
+from helpers.commands import ROOT, run_by_hand, run_here
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -260,7 +261,6 @@ def test_a_printed_command_is_exvo_s_own_outside_of_mlflow(
 @pytest.mark.parametrize("typed_in", ["", "/home/ada"])
 def test_a_printed_command_is_one_of_mlflow_under_mlflow(typed_in: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow's own reading of it, up to the shell in which it starts the entry point."""
-    from conftest import ROOT
     from mlflow.projects.utils import load_project
 
     monkeypatch.setattr(options, "launched_from", lambda: typed_in)

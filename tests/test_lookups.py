@@ -19,9 +19,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, free_port, write_table_corpus
 
 from exvo.config import ENTRY_POINTS
+
+from helpers.commands import ROOT
+from helpers.corpora import write_table_corpus
+from helpers.servers import free_port
 
 CI = ("CI", "CIRCLECI", "CLOUD_RUN_EXECUTION", "CODEBUILD_BUILD_ARN", "JENKINS_URL", "TEAMCITY_VERSION", "TF_BUILD")
 PREFIXES = ("PYTEST", "GITHUB", "GITLAB", "TRAVIS", "BITBUCKET", "BUILDKITE", "RUNBOT", "MLFLOW", "_MLFLOW", "EXVO")

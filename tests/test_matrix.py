@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from test_comparison import CONDITION, predictions
 
 from exvo.errors import InputError
 from exvo.evaluation.bootstrap import bootstrap, ccc_statistics, interval, join
@@ -19,6 +18,8 @@ from exvo.evaluation.scoring import few_speakers, statistics
 from exvo.reports.comparison import two_page
 from exvo.reports.matrix import conclusion, explanation, left_out_text, many_page, matrix_columns, matrix_text
 from exvo.tasks import Task
+
+from helpers.tables import CONDITION, predictions
 
 TASK = Task("fewshot", ("High", "Loud"))
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_serving import TONES, evaluated
 
 from exvo.config import FeatureConfig
 from exvo.enrolment import EnrolmentSettings
@@ -23,6 +22,8 @@ from exvo.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from exvo.networks.network import Network
 from exvo.serving.model import LOGGED_MODEL, signature
 from exvo.tasks import Task
+
+from helpers.requests import TONES, evaluated
 
 TASK = Task("fewshot", ("High", "Loud"), categories=True, objective="mse")
 ATTENTION = {"encoder": "cnn14", "enrolment": "cnn10", "fusion": "attention"}

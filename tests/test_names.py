@@ -11,8 +11,9 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from conftest import run_here
 from mlflow import MlflowClient
+
+from helpers.commands import run_here
 
 pytestmark = pytest.mark.usefixtures("store")
 

@@ -13,9 +13,10 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from conftest import ROOT, run_here
 
 from exvo.errors import InputError
+
+from helpers.commands import ROOT, run_here
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 THREE = ["01-corpus", "02-comparing-runs", "03-enrolment"]

@@ -13,7 +13,6 @@ from typing import cast
 
 import pandas as pd
 import pytest
-from conftest import ROOT, write_table_corpus
 from mlflow import MlflowClient
 
 from exvo import files
@@ -25,7 +24,10 @@ from exvo.features.containers import AudioError
 from exvo.networks.checkpoint import Checkpoint
 from exvo.options import parse
 from exvo.serving.prediction import read_log_mel
-from exvo.serving.recordings import find_audio, read_list
+from exvo.serving.recordings import find_audio, read_list, where_looked
+
+from helpers.commands import ROOT
+from helpers.corpora import write_table_corpus
 
 DECOMPOSED = unicodedata.normalize("NFD", "é.wav")
 ONE_FILE = [
@@ -44,6 +46,15 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setattr(files, "launched_from", lambda: str(tmp_path / "user"))
     return tmp_path / "user"
+
+
+def test_where_a_relative_path_was_looked_for() -> None:
+    assert where_looked("a.wav") == "there"
+
+
+def test_both_places_of_a_relative_path_are_named(elsewhere: Path) -> None:
+    assert where_looked("a.wav") == f"in {elsewhere} or {elsewhere.parent / 'project'}"
+    assert where_looked("/a.wav") == "there"
 
 
 def touch(folder: Path, *names: str) -> list[Path]:

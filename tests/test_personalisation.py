@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import run_here, write_table_corpus
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors import safe_open
@@ -27,6 +26,9 @@ from exvo.features.log_mel import log_mel
 from exvo.networks.network import Network
 from exvo.tracking import models
 from exvo.tracking.tags import EVALUATED_TAG, PARENT_TAG, PROTOCOL_TAG, SYSTEM_TAG
+
+from helpers.commands import run_here
+from helpers.corpora import write_table_corpus
 
 pytestmark = pytest.mark.usefixtures("store")
 

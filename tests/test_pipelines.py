@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import shutil
 import subprocess
@@ -16,21 +15,17 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, run_here, write_table_corpus
 from mlflow import MlflowClient
 
 from exvo.networks.checkpoint import load_checkpoint
 from exvo.training.objectives import ccc_loss
 
+from helpers.commands import ROOT, environment, run_here
+from helpers.corpora import write_table_corpus
+
 pytestmark = pytest.mark.usefixtures("store")
 
 SMALL = {"model": "cnn10", "corpus": "table", "epochs": "1", "batch_size": "4", "width": "0.1", "learning_rate": "0.01"}
-
-
-def environment(tracking_uri: str) -> dict[str, str]:
-    """This process' environment with its Python first on the path, as in an activated environment."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": tracking_uri, "GIT_PYTHON_REFRESH": "quiet"}
 
 
 def run_module(entry_point: str, options: dict[str, str], tracking_uri: str) -> subprocess.CompletedProcess[str]:

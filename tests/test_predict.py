@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import run_here
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -25,6 +24,8 @@ from exvo.experiments import evaluate, train
 from exvo.reports.prediction import chart
 from exvo.serving.recordings import find_audio
 from exvo.tracking import models
+
+from helpers.commands import run_here
 
 Expected = tuple[Run, pd.DataFrame]
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import run_here
 from mlflow import MlflowClient
 
 from exvo.tracking import provenance, runs
 from exvo.tracking.provenance import Code, code, commit_of_files
+
+from helpers.commands import run_here
 
 
 @pytest.fixture(autouse=True)

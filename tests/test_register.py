@@ -11,11 +11,8 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
-from conftest import run_by_hand, run_here
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from test_card import AUDIT, ENROLLED, TASK, predictions
-from test_card import OPTIONS as TRAINED
 
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
@@ -25,6 +22,10 @@ from exvo.networks.checkpoint import save_checkpoint
 from exvo.networks.network import Network
 from exvo.tracking import runs
 from exvo.tracking.tags import MODEL_TAG
+
+from helpers.cards import AUDIT, ENROLLED, TASK, predictions
+from helpers.cards import OPTIONS as TRAINED
+from helpers.commands import run_by_hand, run_here
 
 OPTIONS = TRAINED | {"split": "test"}
 TAGS = {"entry_point": "train", "system": "cnn14-random-init", "task": "fewshot", "protocol": "published"}

@@ -7,12 +7,13 @@ from typing import Any
 
 import mlflow
 import pytest
-from conftest import run_by_hand
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from exvo.errors import InputError
 from exvo.tracking import registry, runs, scored
+
+from helpers.commands import run_by_hand
 
 pytestmark = pytest.mark.usefixtures("store")
 

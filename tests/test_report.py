@@ -12,7 +12,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_here, write_table_corpus
 from mlflow import MlflowClient
 
 from exvo.config import EMOTIONS
@@ -20,6 +19,9 @@ from exvo.evaluation import scoring
 from exvo.reports.page import WIDE, Page, Section, axes, picture
 from exvo.reports.run import About, bins_of, decile_sentence, means, report
 from exvo.tasks import Task
+
+from helpers.commands import run_here
+from helpers.corpora import write_table_corpus
 
 FEWSHOT = Task("fewshot", ("Awe", "Fear"))
 ABOUT = About(

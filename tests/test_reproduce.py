@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import run_here, write_table_corpus
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
 from exvo.experiments.repetition import Outcome, changes, compare, digest, text
 from exvo.training import loop
+
+from helpers.commands import run_here
+from helpers.corpora import write_table_corpus
 
 SMALL = {"model": "cnn10-relative", "corpus": "table", "epochs": "2", "batch_size": "4", "width": "0.1"}
 SMALL |= {"learning_rate": "0.01"}

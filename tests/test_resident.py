@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_training import TASK, config, make_network
 from torch import Tensor
 
 from exvo.batches import resident
@@ -18,6 +17,8 @@ from exvo.enrolment import Draw
 from exvo.errors import TrainingError
 from exvo.training import loop
 from exvo.training.loop import fit, make_optimizer, train_epoch
+
+from helpers.networks import TASK, config, make_network
 
 DRAWS = [None, Draw(2, True, False), Draw(3, False, False), Draw(2, False, True)]
 every_draw = pytest.mark.parametrize("draw", DRAWS, ids=str)

@@ -19,14 +19,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import run_here, write_table_corpus
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file, save_file
-from test_faults import at_epoch, newest
-from test_pipelines import environment
-from test_training import TASK, config, make_clips, make_network
-from test_tune import study
 
 from exvo.enrolment import Draw
 from exvo.errors import InputError
@@ -39,7 +34,11 @@ from exvo.tracking import provenance
 from exvo.training.loop import TrainingConfig, fit
 from exvo.training.states import Epoch, States
 
-SMALL = {"model": "cnn10-relative", "corpus": "table", "epochs": "4", "batch_size": "4", "width": "0.1"}
+from helpers.commands import SMALL, at_epoch, check_equal, equal, history, newest, run_here, started, weights
+from helpers.corpora import write_table_corpus
+from helpers.networks import TASK, config, make_clips, make_network
+from helpers.studies import new_study
+
 SMALL |= {"learning_rate": "0.01", "precision": "float32"}
 
 # The loop over epochs
@@ -85,10 +84,6 @@ def fitted(
     return network.state_dict(), [
         (epoch.number, epoch.loss, epoch.learning_rate, epoch.score, epoch.best) for epoch in epochs
     ]
-
-
-def equal(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize(
@@ -182,40 +177,6 @@ def cut(options: dict[str, str], monkeypatch: pytest.MonkeyPatch, epoch: int = 3
     run = newest()
     assert run.info.status == "FAILED"
     return run
-
-
-def history(run: Run, seconds: bool = False) -> dict[str, list[tuple[int, float]]]:
-    """The points of every metric, but for those that depend on the time."""
-    client = MlflowClient()
-    names = [name for name in run.data.metrics if not name.startswith("system/") and name != "epoch/seconds"]
-    names += ["epoch/seconds"] if seconds else []
-    return {
-        name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
-        for name in names
-    }
-
-
-def weights(run: Run, output: str | Path = "output") -> dict[str, torch.Tensor]:
-    return load_file(Path(output) / "runs" / run.info.run_id / "best.safetensors")
-
-
-def models(run: Run) -> list[str]:
-    found = MlflowClient().search_logged_models(["0"], f"source_run_id = '{run.info.run_id}'")
-    return [model.model_uri for model in found]
-
-
-def check_equal(run: Run, whole: Run, outputs: tuple[str | Path, str | Path] = ("output", "whole")) -> None:
-    """That a run that was cut gave what an undisturbed one gave, and logged it once."""
-    assert run.info.status == whole.info.status == "FINISHED"
-    assert history(run) == history(whole)
-    assert [step for step, _ in history(run, seconds=True)["epoch/seconds"]] == [
-        step for step, _ in history(whole, seconds=True)["epoch/seconds"]
-    ]
-    assert equal(weights(run, outputs[0]), weights(whole, outputs[1]))
-    assert len(run.inputs.dataset_inputs) == 1
-    assert models(run) == [run.data.tags["exvo.model_uri"]]
-    left = {path.name for path in (Path(outputs[0]) / "runs" / run.info.run_id).iterdir()}
-    assert left - {"journal.jsonl"} == {"best.safetensors"}
 
 
 @pytest.mark.usefixtures("store")
@@ -320,17 +281,6 @@ def test_a_second_command_on_an_output_folder_is_refused(
     assert MlflowClient().search_runs(["0"]) == []
     with hold("main", "output"):
         pass
-
-
-# Signals
-
-
-def started(entry_point: str, options: dict[str, str], store: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "exvo", entry_point]
-    words += [word for name, value in options.items() for word in (f"--{name}", value)]
-    return subprocess.Popen(
-        words, env=environment(store), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
-    )
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
@@ -488,13 +438,13 @@ def check_study(kills: int, seed: int, store: str, corpus: Path, monkeypatch: py
             time.sleep(draw.uniform(0, 0.5))
             one.kill()
             one.communicate()
-        now = {trial.number: trial.value for trial in study().trials if trial.state.name == "COMPLETE"}
+        now = {trial.number: trial.value for trial in new_study().trials if trial.state.name == "COMPLETE"}
         assert finished.items() <= now.items()
         finished = now
     with started("tune", options, store) as one:
         said = one.communicate(timeout=200)[0]
         assert one.returncode == 0, said
-    trials = study().trials
+    trials = new_study().trials
     assert finished.items() <= {trial.number: trial.value for trial in trials}.items()
     good = [trial for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")]
     assert len(good) == 4
@@ -536,6 +486,6 @@ def test_a_trial_that_was_cut_is_tried_again_once_with_the_same_options(
             assert one.stdout is not None
             next(line for line in one.stdout if line.startswith("epoch "))
             one.kill()
-    first, second, third = (trial.params["dropout"] for trial in study().trials if trial.params)
+    first, second, third = (trial.params["dropout"] for trial in new_study().trials if trial.params)
     assert first == second == 0.2  # what was given is tried first
     assert third != first

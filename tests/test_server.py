@@ -22,16 +22,17 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from conftest import free_port
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from test_serving import BAD_ROWS, GOOD, TARGETS, TONES, text
 
 from exvo.config import EvaluateSettings, TrainSettings
 from exvo.experiments import evaluate, train
 from exvo.serving.request import MAX_BODY
 from fuzz import attack
 from fuzz.served import draw_request
+
+from helpers.requests import BAD_ROWS, GOOD, TARGETS, TONES, text
+from helpers.servers import free_port
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import run_here, write_table_corpus
 from mlflow import MlflowClient
 from sklearn.metrics import f1_score, recall_score
 
@@ -28,6 +27,9 @@ from exvo.networks.network import Network
 from exvo.tasks import Task, make_task, speaker_split
 from exvo.training.loop import TrainingConfig, fit
 from exvo.training.objectives import task_loss
+
+from helpers.commands import run_here
+from helpers.corpora import write_table_corpus
 
 TASK = Task("speaker", (), speakers=("ada", "bo", "cy"))
 

@@ -21,13 +21,7 @@ from exvo.features import store as store_module
 from exvo.features.shards import Clip, Features, crc32
 from exvo.features.store import Store
 
-CONFIG = FeatureConfig()
-
-
-def clip(number: int, frames: int = 20) -> Clip:
-    log_mel = np.random.default_rng(number).normal(-40, 20, (frames, CONFIG.bands)).astype(np.float32)
-    about = (frames / 100, 48_000, 1 + number % 2, 0.5, -20.0 - number, 1_000 + number, f"note {number}")
-    return Clip(f"{number:064x}", log_mel, *about)
+from helpers.stores import CONFIG, clip, reopened, shards
 
 
 @pytest.fixture
@@ -37,14 +31,6 @@ def store(tmp_path: Path) -> Store:
     for start in (0, 10):
         store.add([clip(number, 10 + number) for number in range(start, start + 10)])
     return store
-
-
-def shards(store: Store) -> list[Path]:
-    return sorted(store.folder.glob("*.arrow"))
-
-
-def reopened(store: Store) -> Store:
-    return Store(store.root, store.config)
 
 
 def test_what_is_added_comes_back(store: Store) -> None:

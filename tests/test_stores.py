@@ -15,14 +15,15 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import ROOT, Server, free_port, run_here
 from mlflow import MlflowClient
-from test_faults import at_epoch, newest
 
 from exvo import options, passwords
 from exvo.errors import InputError
 from exvo.tracking import server
 from exvo.tracking.tags import NOTE
+
+from helpers.commands import ROOT, at_epoch, newest, run_here
+from helpers.servers import Server, free_port
 
 SECRET = "".join(("love", "lace"))  # in no file of the repository as one word
 SMALL = {"model": "cnn10", "corpus": "table", "epochs": "3", "batch_size": "4", "width": "0.05"}

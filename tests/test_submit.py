@@ -8,13 +8,15 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_here, write_table_corpus
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from exvo.config import EMOTIONS
 from exvo.corpora import hume_vb
 from exvo.errors import InputError
+
+from helpers.commands import run_here
+from helpers.corpora import write_table_corpus
 
 pytestmark = pytest.mark.usefixtures("store")
 

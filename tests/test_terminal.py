@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from mlflow import MlflowClient
 
 from exvo.text import PLAIN, writable
+
+from helpers.commands import ROOT
 
 SPEAK = """
 import os, sys

@@ -18,6 +18,8 @@ from exvo.errors import InputError
 from exvo.experiments import evaluate, train
 from exvo.tracking import artifacts, runs
 
+from helpers.corpora import write_table_corpus
+
 
 @pytest.fixture(scope="module")
 def trained(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
@@ -132,8 +134,6 @@ def test_evaluate_on_val_gives_the_numbers_of_training(trained, tmp_path: Path) 
 
 
 def test_evaluate_refuses_another_corpus_and_other_runs(trained, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    from conftest import write_table_corpus
-
     write_table_corpus(tmp_path / "other", speakers=8, seconds=0.5)
     settings = EvaluateSettings(run_id=trained.info.run_id, data=str(tmp_path / "other"), output=str(tmp_path))
     before = len(MlflowClient().search_runs(["0"]))

@@ -19,42 +19,11 @@ from exvo.errors import InputError, TrainingError
 from exvo.evaluation.metrics import ccc
 from exvo.networks.inference import predict
 from exvo.networks.network import Network
-from exvo.tasks import Task
 from exvo.training.loop import TrainingConfig, fit, make_optimizer, train_step
 from exvo.training.objectives import objectives
 from exvo.training.states import Epoch
 
-TASK = Task("fewshot", ("High", "Loud"))
-
-
-def config(**changes: object) -> TrainingConfig:
-    values = {
-        "epochs": 2,
-        "batch_size": 4,
-        "learning_rate": 0.01,
-        "optimizer": "sgd",
-        "seed": 0,
-        "device": "cpu",
-        "precision": "float32",
-    }
-    return TrainingConfig(**(values | changes))  # type: ignore[arg-type]
-
-
-def make_clips(count: int = 12, lengths: tuple[int, ...] = (40, 60, 90)) -> Clips:
-    """Noise whose level in the lower and in the upper bands are the two labels, of three speakers in turn."""
-    rng = np.random.default_rng(0)
-    labels = rng.random((count, 2))
-    features = {}
-    for clip, (low, high) in enumerate(labels):
-        level = np.repeat([40 * low - 60, 40 * high - 60], 32)
-        features[f"c{clip}"] = (level + rng.normal(0, 3, (lengths[clip % len(lengths)], 64))).astype(np.float32)
-    speakers = [f"speaker{i % 3}" for i in range(count)]
-    return Clips([f"clip{i}.wav" for i in range(count)], list(features), features, labels, "repeat", speakers)
-
-
-def make_network(seed: int = 0, **options: object) -> Network:
-    torch.manual_seed(seed)
-    return Network("cnn10", 2, **({"width": 0.05} | options))  # type: ignore[arg-type]
+from helpers.networks import TASK, config, make_clips, make_network
 
 
 def train(

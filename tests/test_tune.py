@@ -9,14 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
-import optuna
 import pytest
-from conftest import run_here
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from optuna.exceptions import StorageInternalError
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 
 from exvo.errors import InputError, TrainingError
 from exvo.experiments import trials
@@ -24,34 +19,15 @@ from exvo.experiments import trials as trials_module
 from exvo.training.states import Epoch
 from exvo.tuning.study import Pruned, Trial
 
-pytestmark = pytest.mark.usefixtures("store")
+from helpers.commands import run_here
+from helpers.studies import STUDY, new_study, trial_runs
 
-SMALL = {"model": "cnn10-relative", "corpus": "table", "epochs": "3", "width": "0.05", "trials": "3"}
+pytestmark = pytest.mark.usefixtures("store")
 
 
 @pytest.fixture
 def options(tiny_corpus: Path) -> dict[str, str]:
-    return SMALL | {"data": str(tiny_corpus)}
-
-
-def runs() -> tuple[list[Run], list[Run]]:
-    """The runs of `tune`, and the trials in their order."""
-    found = MlflowClient().search_runs(["0"], order_by=["attributes.start_time"])
-    parents = [run for run in found if run.data.tags.get("exvo.entry_point") == "tune"]
-    trials = [run for run in found if "exvo.trial" in run.data.tags]
-    return parents, sorted(trials, key=lambda run: int(run.data.tags["exvo.trial"]))
-
-
-def study(storage: object = None) -> optuna.Study:
-    """The only study in the storage, through Optuna alone."""
-    opened = storage or JournalStorage(JournalFileBackend("output/studies.journal"))
-    (name,) = optuna.get_all_study_names(opened)  # type: ignore[arg-type]
-    return optuna.load_study(study_name=name, storage=opened)  # type: ignore[arg-type]
-
-
-def counts(trials: list[optuna.trial.FrozenTrial]) -> dict[str, int]:
-    states = [trial.state.name for trial in trials]
-    return {state: states.count(state) for state in sorted(set(states))}
+    return STUDY | {"data": str(tiny_corpus)}
 
 
 def test_a_study_goes_on_to_its_total_and_its_best_trial_can_be_repeated(
@@ -64,11 +40,11 @@ def test_a_study_goes_on_to_its_total_and_its_best_trial_can_be_repeated(
     said = capsys.readouterr().out
     assert "\nepoch " not in said
     assert "number" not in said
-    (parent,), trials = runs()
+    (parent,), trials = trial_runs()
     assert [run.data.tags["exvo.trial"] for run in trials] == ["0", "1", "2", "3"]
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
     assert {run.info.status for run in [parent, *trials]} == {"FINISHED"}
-    kept = study().trials
+    kept = new_study().trials
     assert [trial.user_attrs["run_id"] for trial in kept] == [run.info.run_id for run in trials]
     assert [trial.value for trial in kept] == [run.data.metrics["val/emotion_ccc"] for run in trials]
     assert [str(2 ** trial.params["log2_batch_size"]) for trial in kept] == [
@@ -118,7 +94,7 @@ def test_pruned_failed_and_undefined_trials_show_as_such(
 
     monkeypatch.setattr(trials_module, "train", train)
     assert run_here("tune", options | {"trials": "4"}, monkeypatch) == 0
-    (parent,), trials = runs()
+    (parent,), trials = trial_runs()
     told = [(run.info.status, run.data.tags["exvo.trial_state"], run.data.tags.get("exvo.problem")) for run in trials]
     undefined = "The validation score was undefined in every epoch, so there is nothing to compare."
     assert told == [
@@ -130,7 +106,7 @@ def test_pruned_failed_and_undefined_trials_show_as_such(
         ("FAILED", "failed", "out of memory"),
         ("FINISHED", "finished", None),
     ]
-    kept = study().trials
+    kept = new_study().trials
     assert [trial.state.name for trial in kept] == [
         "COMPLETE",
         "PRUNED",
@@ -172,7 +148,7 @@ def test_a_study_stops_where_going_on_is_useless(
 
     monkeypatch.setattr(trials_module, "train", train)
     assert run_here("tune", options, monkeypatch) == status
-    (parent,), trials = runs()
+    (parent,), trials = trial_runs()
     assert [run.info.status for run in [parent, *trials]] == ["FAILED"] * (tried + 1)
     assert sentence in capsys.readouterr().err
 
@@ -193,7 +169,7 @@ def test_a_storage_that_goes_away_is_said(
     assert (
         "exvo: storage=output/studies.journal can't be used any more (the server has closed the connection); " in said
     )
-    assert {run.info.status for runs_of in runs() for run in runs_of} == {"FAILED"}
+    assert {run.info.status for runs_of in trial_runs() for run in runs_of} == {"FAILED"}
 
 
 @pytest.mark.parametrize(
@@ -219,7 +195,7 @@ def test_a_users_mistake_leaves_no_study(
 ) -> None:
     assert run_here("tune", options | given, monkeypatch) == 2
     assert sentence in capsys.readouterr().err
-    assert runs() == ([], [])
+    assert trial_runs() == ([], [])
     assert not Path("output/studies.journal").exists()
 
 
@@ -243,4 +219,4 @@ def test_dropout_width_and_optimiser_reach_network_and_command(
     (again,) = re.findall(r"^again  (.*)$", said, flags=re.MULTILINE)
     assert {f"--width={width:g}", f"--dropout={dropout:g}"} <= set(shlex.split(again))
     assert optimizer == "sgd" or f"--optimizer={optimizer}" in shlex.split(again)
-    assert runs()[1][-1].data.params["dropout"] == f"{dropout:g}"
+    assert trial_runs()[1][-1].data.params["dropout"] == f"{dropout:g}"

@@ -20,18 +20,19 @@ from pathlib import Path
 import mlflow
 import optuna
 import pytest
-from conftest import free_port, run_here
 from mlflow import MlflowClient
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from sqlalchemy.pool import NullPool
-from test_pipelines import environment
-from test_tune import SMALL, counts, runs, study
 
 from exvo.experiments import trials
 from exvo.experiments import trials as trials_module
 from exvo.training.states import Epoch
+
+from helpers.commands import environment, run_here
+from helpers.servers import free_port
+from helpers.studies import STUDY, counts, new_study, trial_runs
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -40,7 +41,7 @@ PASSWORD = "".join(["s3cret", "-Pa55"])  # not as it stands here: a run logs the
 
 @pytest.fixture
 def options(tiny_corpus: Path) -> dict[str, str]:
-    return SMALL | {"data": str(tiny_corpus)}
+    return STUDY | {"data": str(tiny_corpus)}
 
 
 def typed(options: dict[str, str], store: str) -> subprocess.Popen[str]:
@@ -71,7 +72,7 @@ def wait_for(what: str, check: object, process: subprocess.Popen[str], seconds: 
 
 def running_worker(of: optuna.Study | None = None, besides: int = 0) -> int:
     """The process of a trial that has told of an epoch; 0 while there is none."""
-    for trial in (of or study()).trials:
+    for trial in (of or new_study()).trials:
         pid = trial.user_attrs.get("worker", {}).get("pid", besides)
         if trial.state == TrialState.RUNNING and trial.intermediate_values and pid != besides:
             return int(pid)
@@ -86,14 +87,14 @@ def test_a_killed_command_goes_on_in_the_same_run(
     assert wait_for("an epoch", running_worker, process) == process.pid
     process.kill()
     process.wait()
-    assert runs()[1][0].info.status == "RUNNING"
+    assert trial_runs()[1][0].info.status == "RUNNING"
     assert run_here("tune", options, monkeypatch) == 0
-    (parent,), trials = runs()
+    (parent,), trials = trial_runs()
     assert [run.info.status for run in [parent, *trials]] == ["FINISHED", "KILLED", "FINISHED"]
     assert [run.data.tags["exvo.trial_state"] for run in trials] == ["killed", "finished"]
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
-    assert counts(study().trials) == {"COMPLETE": 1, "FAIL": 1}
-    assert study().trials[0].user_attrs["problem"] == "Its worker was killed or lost."
+    assert counts(new_study().trials) == {"COMPLETE": 1, "FAIL": 1}
+    assert new_study().trials[0].user_attrs["problem"] == "Its worker was killed or lost."
 
 
 def test_the_same_command_twice_shares_one_study_and_one_run(options: dict[str, str], store: str) -> None:
@@ -102,11 +103,11 @@ def test_the_same_command_twice_shares_one_study_and_one_run(options: dict[str, 
     commands = [typed(options | {"output": folder}, store) for folder in ("one", "two")]
     said = [command.communicate(timeout=120)[0] for command in commands]
     assert [command.returncode for command in commands] == [0, 0], said
-    shared = study(JournalStorage(JournalFileBackend("shared.journal"))).trials
+    shared = new_study(JournalStorage(JournalFileBackend("shared.journal"))).trials
     found = counts(shared)
     assert found["COMPLETE"] + found.get("PRUNED", 0) == 8
     assert found.get("FAIL", 0) <= 1  # that which stepped back
-    (parent,), trials = runs()
+    (parent,), trials = trial_runs()
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {parent.info.run_id}
     assert len(trials) == 8
     assert {trial.user_attrs["worker"]["pid"] for trial in shared if trial.state != TrialState.WAITING} == {
@@ -127,9 +128,9 @@ def test_ctrl_c_ends_all_within_seconds(options: dict[str, str], store: str) -> 
     for pid in (first, second):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    (parent,), trials = runs()
+    (parent,), trials = trial_runs()
     assert [run.info.status for run in [parent, *trials]] == ["KILLED"] * 3
-    problems = [trial.user_attrs["problem"] for trial in study().trials if trial.state == TrialState.FAIL]
+    problems = [trial.user_attrs["problem"] for trial in new_study().trials if trial.state == TrialState.FAIL]
     assert problems == ["Stopped."] * 2
 
 
@@ -142,7 +143,7 @@ def test_the_run_that_mlflow_made_is_tagged_with_the_one_that_goes_on(
     made = MlflowClient().create_run("0")
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
     assert run_here("tune", options | {"trials": "2"}, monkeypatch) == 0
-    (first, second), trials = runs()
+    (first, second), trials = trial_runs()
     assert second.info.run_id == made.info.run_id
     assert second.data.tags["exvo.continues"] == first.info.run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in trials} == {first.info.run_id}
@@ -174,7 +175,7 @@ def test_optuna_dashboard_opens_on_the_journal(
     finally:
         process.terminate()
         process.wait()
-    assert study().study_name in json.dumps(shown)
+    assert new_study().study_name in json.dumps(shown)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +218,7 @@ def test_postgresql_keeps_a_study_of_two_workers_one_killed_and_no_password_is_l
 ) -> None:
     def kept() -> optuna.Study:
         url = postgres.replace("postgresql:", "postgresql+psycopg:")
-        return study(RDBStorage(url, {"poolclass": NullPool}))  # closes its connections at once
+        return new_study(RDBStorage(url, {"poolclass": NullPool}))  # closes its connections at once
 
     options |= {"storage": postgres, "workers": "2", "epochs": "12"}
     process = typed(options, store)
@@ -231,7 +232,7 @@ def test_postgresql_keeps_a_study_of_two_workers_one_killed_and_no_password_is_l
     assert run_here("tune", options | {"workers": "1", "trials": "4"}, monkeypatch) == 0
     found = counts(kept().trials)
     assert (found["FAIL"], found["COMPLETE"] + found.get("PRUNED", 0)) == (1, 4)
-    (parent,), trials = runs()
+    (parent,), trials = trial_runs()
     assert [trial.user_attrs["run_id"] for trial in kept().trials] == [run.info.run_id for run in trials]
     assert sorted(run.data.tags["exvo.trial_state"] for run in trials).count("killed") == 1
     assert "RUNNING" not in {run.info.status for run in [parent, *trials]}

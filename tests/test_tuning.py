@@ -11,7 +11,6 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-from conftest import free_port
 from optuna.trial import TrialState
 
 from exvo.errors import InputError
@@ -21,19 +20,10 @@ from exvo.tuning import storage as storage_module
 from exvo.tuning import study as study_module
 from exvo.tuning.space import SPACE, options, parse_search, study_name
 from exvo.tuning.storage import open_storage, shown_storage
-from exvo.tuning.study import Lost, Pruned, Study, Trial, _this_worker, best
+from exvo.tuning.study import Lost, Pruned, Study, _this_worker, best
 
-SEARCH = ("batch_size", "learning_rate")
-
-
-def study(folder: Path, epochs: int = 8, search: tuple[str, ...] = SEARCH, seed: int = 0) -> Study:
-    return Study(open_storage("", folder), "tried", search, epochs, seed)
-
-
-def begin(of: Study, total: int = 1000) -> Trial:
-    trial = of.begin(total)
-    assert trial is not None
-    return trial
+from helpers.servers import free_port
+from helpers.studies import SEARCH, begin, memory_study
 
 
 def optuna_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
@@ -56,7 +46,7 @@ def test_what_can_not_be_searched_is_said(text: str, sentence: str) -> None:
 
 
 def test_every_draw_is_within_its_range_and_repeats_from_its_printed_text(tmp_path: Path) -> None:
-    every = study(tmp_path, search=tuple(SPACE))
+    every = memory_study(tmp_path, search=tuple(SPACE))
     for _ in range(30):
         trial = begin(every)
         tried = trial.options
@@ -124,26 +114,26 @@ def test_a_storage_that_can_not_be_used_is_said_without_its_password(storage: st
 
 
 def test_draws_follow_from_the_number_not_from_the_process(tmp_path: Path) -> None:
-    whole = study(tmp_path / "whole")
+    whole = memory_study(tmp_path / "whole")
     drawn = [begin(whole).options for _ in range(5)]
-    resumed = [begin(study(tmp_path / "resumed")).options for _ in range(5)]  # a new process each time
+    resumed = [begin(memory_study(tmp_path / "resumed")).options for _ in range(5)]  # a new process each time
     assert resumed == drawn
     assert len({tuple(one.items()) for one in drawn}) == 5
-    other = study(tmp_path / "other", seed=1)
+    other = memory_study(tmp_path / "other", seed=1)
     assert [begin(other).options for _ in range(5)] != drawn
 
 
 def test_the_first_trial_is_what_the_study_set_out_to_improve(tmp_path: Path) -> None:
-    first = study(tmp_path)
+    first = memory_study(tmp_path)
     first.try_first({"batch_size": 32, "learning_rate": 0.001, "epochs": 8})
     assert first.count("running", "finished", "pruned") == 0
     assert begin(first).options == {"batch_size": 32, "learning_rate": 0.001}
     assert begin(first).options != {"batch_size": 32, "learning_rate": 0.001}
-    assert (first.created, study(tmp_path).created) == (True, False)
+    assert (first.created, memory_study(tmp_path).created) == (True, False)
 
 
 def test_no_more_than_the_total_whoever_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, two = study(tmp_path), study(tmp_path)
+    one, two = memory_study(tmp_path), memory_study(tmp_path)
     begin(one, 3).finish(0.1)
     begin(two, 3).end("failed", "diverged")  # counts for nothing
     begin(one, 3)
@@ -165,7 +155,7 @@ def test_no_more_than_the_total_whoever_asks(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_trial_that_falls_behind_is_pruned_but_not_in_its_last_epoch(tmp_path: Path) -> None:
-    pruning = study(tmp_path, epochs=4)
+    pruning = memory_study(tmp_path, epochs=4)
     for _ in range(4):
         trial = begin(pruning)
         for epoch in range(1, 5):
@@ -193,7 +183,7 @@ def test_a_trial_that_falls_behind_is_pruned_but_not_in_its_last_epoch(tmp_path:
 def test_trials_of_dead_workers_are_buried_those_of_living_ones_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    buried = study(tmp_path)
+    buried = memory_study(tmp_path)
     here, now = _this_worker(), time.time()
     gone = os.posix_spawn("/bin/true", ["true"], os.environ)
     os.waitpid(gone, 0)
@@ -215,12 +205,12 @@ def test_trials_of_dead_workers_are_buried_those_of_living_ones_are_not(
         trials[-1].note(f"run{trials[-1].number}")
         if alive is not None:
             trials[-1]._trial.set_user_attr("alive", alive)
-    found = study(tmp_path).bury()
+    found = memory_study(tmp_path).bury()
     os.waitpid(zombie, 0)
     assert [(one.number, one.run_id) for one in found] == [
         (number, f"run{number}") for number, (_, _, dead) in enumerate(workers) if dead
     ]
-    assert study(tmp_path).bury() == []
+    assert memory_study(tmp_path).bury() == []
     with pytest.raises(Lost, match="took this trial for dead"):
         trials[5].report(1, 0.5)
     with pytest.raises(Lost):
@@ -234,7 +224,7 @@ def test_trials_of_dead_workers_are_buried_those_of_living_ones_are_not(
 
 def test_a_running_trial_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_module, "HEARTBEAT", 0.05)
-    living = study(tmp_path)
+    living = memory_study(tmp_path)
     with begin(living).alive():
         time.sleep(0.5)
     first = optuna_trials(tmp_path)[0].user_attrs["alive"]
@@ -244,7 +234,7 @@ def test_a_running_trial_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest
 
 
 def test_importances_find_the_option_that_matters(tmp_path: Path) -> None:
-    weighed = study(tmp_path)
+    weighed = memory_study(tmp_path)
     assert weighed.importances(0) == {}
     for number in range(16):
         trial = begin(weighed)

@@ -185,10 +185,6 @@ def list_lines(source: Path) -> list[str]:
 
 
 def where_looked(path: str) -> str:
-    """'there', or where a relative path was looked for, where that is more than one folder: for a sentence with 'not'.
-
-    >>> where_looked("a.wav")
-    'there'
-    """
+    """'there', or where a relative path was looked for, where that is more than one folder: for a sentence with 'not'."""
     folders = files.places()
     return f"in {' or '.join(folders)}" if len(folders) > 1 and not os.path.isabs(path) else "there"

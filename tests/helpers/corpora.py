@@ -1,0 +1,29 @@
+"""Small corpora."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+
+
+def write_table_corpus(folder: Path, speakers: int = 6, clips: int = 4, seconds: float = 0.4) -> pd.DataFrame:
+    """A corpus in the `table` layout: tones whose pitch and loudness are the two targets; ages and countries too."""
+    rng = np.random.default_rng(7)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for speaker in range(speakers):
+        split = ("train", "train", "val", "test")[speaker % 4] if speaker < 4 else ("train", "val", "test")[speaker % 3]
+        for clip in range(clips):
+            pitch, loudness = rng.random(2)
+            time = np.arange(int(16_000 * (seconds + 0.05 * clip))) / 16_000
+            tone = (0.05 + 0.4 * loudness) * np.sin(2 * np.pi * (150 + 400 * pitch) * time)
+            name = f"s{speaker}-{clip}.wav"
+            soundfile.write(folder / name, tone + rng.normal(0, 0.005, len(time)), 16_000)
+            country = ("Chile", "Kenya")[speaker % 2]
+            rows.append((name, split, f"speaker{speaker}", 20.0 + 3 * speaker, country, pitch, loudness))
+    table = pd.DataFrame(rows, columns=["file", "split", "speaker", "age", "country", "High", "Loud"])
+    table.to_csv(folder / "clips.csv", index=False)
+    return table
