@@ -185,6 +185,6 @@ def list_lines(source: Path) -> list[str]:
 
 
 def where_looked(path: str) -> str:
-    """'there', or where a relative path was looked for, where that is more than one folder: for a sentence with 'not'."""
+    """'there', or the folders in which a relative path was looked for, where they are several: after a 'not'."""
     folders = files.places()
     return f"in {' or '.join(folders)}" if len(folders) > 1 and not os.path.isabs(path) else "there"
