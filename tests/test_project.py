@@ -101,6 +101,12 @@ def test_every_home_has_its_place_in_the_order() -> None:
     assert homes - {"__init__", "former"} == set(ORDER)
 
 
+def test_the_tree_of_contributing_shows_every_home_in_its_order() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("```\nexvo/")[2].partition("```")[0]
+    names = [name.removesuffix(".py").rstrip("/") for name in re.findall(r"^  (\w+(?:\.py|/))", tree, re.MULTILINE)]
+    assert tuple(name for name in names if name in ORDER) == ORDER
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_modules_import_only_whom_they_may(path: Path) -> None:
     name = path.relative_to(ROOT).as_posix()
