@@ -7,6 +7,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -67,13 +68,14 @@ def test_files_and_modules_are_where_a_page_says(page: Path) -> None:
 
 
 def is_there(name: str) -> bool:
-    """Whether `exvo.a.b` is a module, a package, or a name in one; `exvo.<word>` may also be a tag of a run."""
+    """Whether a dotted name is a module, a name in one, or (`exvo.gate`) a tag or key that the code writes."""
     path = ROOT.joinpath(*name.split("."))
     if path.is_dir() or path.with_suffix(".py").is_file():
         return True
     module = path.parent / "__init__.py" if path.parent.is_dir() else path.parent.with_suffix(".py")
-    sources = [module, *(ROOT / "exvo" / "tracking").glob("*.py")] if name.count(".") == 1 else [module]
-    return any(source.is_file() and path.name in source.read_text(encoding="utf-8") for source in sources)
+    if module.is_file() and re.search(rf"\b{path.name}\b", module.read_text(encoding="utf-8")):
+        return True
+    return any(f'"{name}"' in source.read_text(encoding="utf-8") for source in (ROOT / "exvo").rglob("*.py"))
 
 
 def functions_of(path: Path) -> set[str]:
@@ -111,7 +113,7 @@ def test_commands_name_entry_points_and_options(page: Path) -> None:
     for words in commands(page):
         if words[0] == "mlflow":
             entry_point = words[words.index("-e") + 1]
-            given = [after.partition("=")[0] for word, after in zip(words, words[1:], strict=False) if word == "-P"]
+            given = [after.partition("=")[0] for word, after in pairwise(words) if word == "-P"]
             assert "--experiment-name" in words, words
         elif words[1].startswith("-"):
             continue
