@@ -43,6 +43,7 @@ ORDER = (
     "serving",
     "tracking",
     "experiments",
+    "api",
     "__main__",
 )
 """The homes of `exvo`: a module imports only from its own home and from those before it."""
