@@ -13,8 +13,8 @@ from exvo.text import slug
 LONGEST = 200
 """Characters of a target's name in metrics: with what stands around it, MLflow takes 250."""
 
-BESIDE: dict[str, tuple[str, ...]] = {"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}
-"""The labels that each task has beside the targets."""
+FURTHER_LABELS: dict[str, tuple[str, ...]] = {"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}
+"""The labels of each task beside the targets."""
 
 
 def indices(labels: pd.Series[str], classes: tuple[str, ...]) -> np.ndarray:
@@ -90,7 +90,7 @@ class Task:
             for multitask also of age (years) and country; for exclusive categories also of the category; for speaker
             of the speaker alone.
         """
-        labels = [*self.targets, *BESIDE[self.name]]
+        labels = [*self.targets, *FURTHER_LABELS[self.name]]
         answers = self.answers(outputs)
         if self.categories:
             labels.append("category")
@@ -119,7 +119,7 @@ def task_of(predictions: pd.DataFrame, name: str = "") -> Task:
         multitask = texts.get("country") and texts.get("age") is False
         name = "speaker" if texts.get("speaker") else "multitask" if multitask else "fewshot"
     categories = texts.get("category", False)
-    beside = {*BESIDE[name], *(("category",) if categories else ())}
+    beside = {*FURTHER_LABELS[name], *(("category",) if categories else ())}
     return Task(name, tuple(label for label in texts if label not in beside), categories=categories)
 
 
