@@ -98,9 +98,9 @@ def scores(predictions: Predictions) -> pd.DataFrame:
     """
     table, name = read_predictions(predictions, "The table")
     task = task_of(table)
-    found = score(table, task)
+    score_table = score(table, task)
     warn([(name, scorable(table))], task)
-    return found
+    return score_table
 
 
 def compare(a: Predictions, b: Predictions) -> pd.DataFrame:
@@ -131,9 +131,9 @@ def compare(a: Predictions, b: Predictions) -> pd.DataFrame:
         first, second = same_clips(first, second)
     except InputError as error:
         raise InputError(f"{name_a} and {name_b} can't be compared: {error}") from None
-    found = paired(first, second, tasks[0])
+    differences = paired(first, second, tasks[0])
     warn([(name_a, first), (name_b, second)], tasks[0])
-    return found
+    return differences
 
 
 def read_predictions(predictions: Predictions, name: str) -> tuple[pd.DataFrame, str]:
@@ -146,9 +146,9 @@ def read_predictions(predictions: Predictions, name: str) -> tuple[pd.DataFrame,
         try:
             table = pa.Table.from_pandas(predictions, preserve_index=False)
             table = compose(table.cast(plain_schema(name, table.schema)))
+        except InputError:
+            raise
         except (ValueError, TypeError, pa.ArrowException) as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(f"{name} is no predictions table ({reason(error)}); give one as runs log it.") from None
     else:
         path = os.fspath(predictions)
