@@ -20,12 +20,12 @@ from exvo.spreadsheets import WORKBOOKS, decode, parse, refuse_workbook, title_a
 from exvo.text import LONGEST_NAME, is_name, listing, normal, printable, reason
 
 
-def refuse(source: Path, found: str, items: Iterable[object], remedy: str) -> Never:
+def refuse_items(source: Path, found: str, items: Iterable[object], remedy: str) -> Never:
     """Raise the InputError of a corpus: its file, what was found, where, and what to do."""
     raise InputError(f"{source}: {found}: {listing(printable(str(item), 200) for item in items)}; {remedy}.")
 
 
-def read_csv(source: Path, layout: str) -> pd.DataFrame:
+def read_csv_cells(source: Path, layout: str) -> pd.DataFrame:
     """Read a CSV file as stripped text in composed form (NFC), (rows, columns), indexed by `line N`.
 
     It may be as a spreadsheet writes it (`exvo/spreadsheets.py`); `attrs["notes"]` then holds how it was read.
@@ -57,21 +57,21 @@ def read_csv(source: Path, layout: str) -> pd.DataFrame:
     unnamed = [f"column {place}" for place, name in enumerate(header, 1) if not name]
     if unnamed:
         remedy = title_advice(header, table.cells) or "name or remove them (pandas: to_csv(index=False))"
-        refuse(source, "columns without a name", unnamed, remedy)
+        refuse_items(source, "columns without a name", unnamed, remedy)
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        refuse(source, "columns given more than once", twice, "keep one of each")
+        refuse_items(source, "columns given more than once", twice, "keep one of each")
     ragged = {where: row for where, row in rows if len(row) != len(header)}
     if ragged:
         remedy = width_advice(header, table.cells, table.separator)
         places = [f"{where} ({len(row)})" for where, row in ragged.items()]
-        refuse(source, f"rows without the header's {len(header)} fields", places, remedy)
+        refuse_items(source, f"rows without the header's {len(header)} fields", places, remedy)
     frame = pd.DataFrame(table.cells, columns=header, index=table.places, dtype=str)
     frame.attrs["notes"] = table.notes
     return frame
 
 
-def require(source: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
+def require_columns(source: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
     """Raise InputError where columns are missing or the table has no rows."""
     missing = [column for column in columns if column not in rows.columns]
     if missing:
@@ -79,7 +79,7 @@ def require(source: Path, rows: pd.DataFrame, columns: Sequence[str]) -> None:
         found = f"columns missing beside {beside}" if len(rows.columns) else "columns missing"
         header = list(map(str, rows.columns))
         remedy = title_advice(header, [list(map(str, row)) for row in rows.head(1).to_numpy()]) or "add them"
-        refuse(source, found, missing, remedy)
+        refuse_items(source, found, missing, remedy)
     if rows.empty:
         raise InputError(f"{source} holds no clips; it needs at least two for train and two for val.")
 
@@ -100,7 +100,7 @@ MAX_CSV = 64 * 2**20
 ROWS = 4_096  # decoded at a time
 
 
-def read_parquet(path: Path, name: str = "") -> pa.Table:
+def read_flat_parquet(path: Path, name: str = "") -> pa.Table:
     """A table of numbers, texts (NFC) and truth values, without what pandas may have written beside them.
 
     It is decoded in parts, because a short file may hold the same long text millions of times.
@@ -182,11 +182,11 @@ def plain_bytes(column: pa.Array) -> int:
     return int(8 * len(column) + (pc.sum(lengths).as_py() or 0))
 
 
-def check_predictions(table: pa.Table, name: str) -> pd.DataFrame:
+def validated_predictions(table: pa.Table, name: str) -> pd.DataFrame:
     """A predictions table (see `Task.table`), checked.
 
     Args:
-        table: as `read_parquet` gives it.
+        table: as `read_flat_parquet` gives it.
         name: of the table, for a sentence.
 
     Raises:

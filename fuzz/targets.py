@@ -26,7 +26,7 @@ from exvo.networks.checkpoint import load_checkpoint
 from exvo.networks.cnn import PANN
 from exvo.networks.panns import load_panns
 from exvo.serving.recordings import find_audio
-from exvo.tables import check_predictions, read_parquet
+from exvo.tables import read_flat_parquet, validated_predictions
 from exvo.tasks import make_task
 from exvo.text import is_name
 from fuzz import checkpoints, material, tables
@@ -230,7 +230,7 @@ class Predictions(Target):
     def read(self) -> None:
         """Scores, from a table that keeps its rules."""
         path = self.folder / "test.parquet"
-        table = check_predictions(read_parquet(path), str(path))
+        table = validated_predictions(read_flat_parquet(path), str(path))
         tables.compare(table, str(path))
 
 

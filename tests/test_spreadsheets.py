@@ -16,7 +16,7 @@ from exvo.corpora.base import Corpus
 from exvo.errors import InputError
 from exvo.evaluation import submission
 from exvo.spreadsheets import decode, parse
-from exvo.tables import check_predictions, read_parquet
+from exvo.tables import read_flat_parquet, validated_predictions
 
 ROWS = [
     ["file", "split", "speaker", "age", "calm"],
@@ -192,7 +192,7 @@ def test_a_predictions_table_of_the_other_form_is_the_same_table(tmp_path: Path)
     name = unicodedata.normalize("NFD", "José")
     frame = pd.DataFrame({"file": [f"{name}.wav"], "split": ["test"], "speaker": [name], "scored": [True]})
     frame.assign(**{f"truth.{name}": [0.5], f"prediction.{name}": [0.4]}).to_parquet(tmp_path / "test.parquet")
-    table = check_predictions(read_parquet(tmp_path / "test.parquet"), "test.parquet")
+    table = validated_predictions(read_flat_parquet(tmp_path / "test.parquet"), "test.parquet")
     assert table.columns.tolist() == ["file", "split", "speaker", "scored", "truth.José", "prediction.José"]
     assert table.iloc[0, :3].tolist() == ["José.wav", "test", "José"]
 

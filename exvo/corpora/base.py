@@ -17,7 +17,7 @@ from exvo.config import SPLITS
 from exvo.errors import InputError
 from exvo.files import on_disk
 from exvo.spreadsheets import decimal_points, number_advice
-from exvo.tables import refuse, require
+from exvo.tables import refuse_items, require_columns
 from exvo.text import LONGEST_NAME, is_name, listing, normal
 
 AGE_LIMITS = (0.0, 130.0)
@@ -74,7 +74,7 @@ def build(
     the audio files exist is left to feature extraction.
     """
     optional = [column for column in ("country", "age", "category") if column in rows.columns and column not in targets]
-    require(source, rows, ["file", "split", "speaker", *targets])
+    require_columns(source, rows, ["file", "split", "speaker", *targets])
     clips = rows[["file", "split", "speaker", *optional, *targets]].copy()
     notes = tuple(rows.attrs.get("notes", ()))
     texts = [text for text in _TEXTS if text in clips and text not in targets]
@@ -100,23 +100,25 @@ def _check_names(source: Path, clips: pd.DataFrame, targets: Sequence[str]) -> N
     remedy = f"give names without control characters, of at most {LONGEST_NAME:,} characters"
     bad = [repr(target) for target in targets if not is_name(target)]
     if bad:
-        refuse(source, "targets whose names can't be shown", bad, remedy)
+        refuse_items(source, "targets whose names can't be shown", bad, remedy)
     for name in [name for name in ("file", "speaker", "country", "category") if name in clips and name not in targets]:
         bad = _quoted(clips[name][~clips[name].map(is_name)])
         if bad:
-            refuse(source, f"{name} can't be shown", bad, remedy)
+            refuse_items(source, f"{name} can't be shown", bad, remedy)
 
 
 def _files(source: Path, folder: Path, files: pd.Series) -> pd.Series:
     """The paths in normal form (`./a.wav` is `a.wav`, composed letters), all distinct and inside the folder."""
     bad = [f"{where} ({text!r})" for where, text in files.items() if not _is_inside(text)]
     if bad:
-        refuse(source, "file is not a relative path with /", bad, "give paths below the corpus folder, as wav/1.wav")
+        refuse_items(
+            source, "file is not a relative path with /", bad, "give paths below the corpus folder, as wav/1.wav"
+        )
     files = files.map(lambda text: PurePosixPath(text).as_posix())
     twice = files[files.duplicated(keep=False)]
     if len(twice):
         bad = [f"{file} ({listing(same.index, 3)})" for file, same in twice.groupby(twice, sort=False)]
-        refuse(source, "files given more than once", bad, "keep one row a file")
+        refuse_items(source, "files given more than once", bad, "keep one row a file")
     root = os.path.realpath(folder)
     bad = []
     for where, text in files.items():
@@ -124,7 +126,7 @@ def _files(source: Path, folder: Path, files: pd.Series) -> pd.Series:
         if not path.startswith(root.rstrip(os.sep) + os.sep):
             bad.append(f"{where} ({text} is {path})")
     if bad:
-        refuse(source, "links that leave the corpus folder", bad, "put the files themselves into the folder")
+        refuse_items(source, "links that leave the corpus folder", bad, "put the files themselves into the folder")
     return files
 
 
@@ -143,14 +145,14 @@ def _is_inside(text: str) -> bool:
 def _check_splits(source: Path, clips: pd.DataFrame) -> None:
     unknown = clips["split"][~clips["split"].isin(SPLITS)]
     if len(unknown):
-        refuse(source, "unknown split", _quoted(unknown), f"the splits are {listing(SPLITS)}")
+        refuse_items(source, "unknown split", _quoted(unknown), f"the splits are {listing(SPLITS)}")
     for split in ("train", "val"):
         count = int((clips["split"] == split).sum())
         if count < 2:
             raise InputError(f"{source}: split {split} has {count} clips; give it at least 2.")
     speakerless = clips["speaker"][(clips["speaker"] == "") & (clips["split"] != "test")]
     if len(speakerless):
-        refuse(source, "clips of train or val without a speaker", speakerless.index, "name their speakers")
+        refuse_items(source, "clips of train or val without a speaker", speakerless.index, "name their speakers")
 
 
 def _check_labels(source: Path, clips: pd.DataFrame, targets: list[str]) -> None:
@@ -158,10 +160,12 @@ def _check_labels(source: Path, clips: pd.DataFrame, targets: list[str]) -> None
     test = clips["split"] == "test"
     bad = _gaps(missing[~test])
     if bad:
-        refuse(source, "clips of train or val without a label", bad, "label or remove them")
+        refuse_items(source, "clips of train or val without a label", bad, "label or remove them")
     bad = _gaps(missing[test & ~missing.all(axis=1)])
     if bad:
-        refuse(source, "clips of test with only a part of their labels", bad, "give all of a clip's labels or none")
+        refuse_items(
+            source, "clips of test with only a part of their labels", bad, "give all of a clip's labels or none"
+        )
 
 
 def _gaps(missing: pd.DataFrame) -> list[str]:
@@ -183,11 +187,11 @@ def _numbers(source: Path, column: pd.Series, limits: tuple[float, float]) -> pd
         numbers = column.where(~empty & ~wrong, "nan").map(float).astype(float)
     if wrong.any():
         remedy = number_advice([str(cell) for cell in column[wrong]])
-        refuse(source, f"{column.name} is not a number", _quoted(column[wrong]), remedy)
+        refuse_items(source, f"{column.name} is not a number", _quoted(column[wrong]), remedy)
     beyond = column[(numbers < low) | (numbers > high)]
     if len(beyond):
         remedy = f"give numbers from {low:g} to {high:g}"
-        refuse(source, f"{column.name} is out of range", _quoted(beyond), remedy)
+        refuse_items(source, f"{column.name} is out of range", _quoted(beyond), remedy)
     return numbers
 
 

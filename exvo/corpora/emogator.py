@@ -11,7 +11,7 @@ import pandas as pd
 
 from exvo.corpora.base import Corpus, build
 from exvo.errors import InputError
-from exvo.tables import refuse
+from exvo.tables import refuse_items
 
 CATEGORIES = (
     "Adoration",
@@ -73,7 +73,7 @@ def read(folder: Path) -> Corpus:
     matches = [_NAME.fullmatch(name) for name in names]
     bad = [name for name, match in zip(names, matches, strict=True) if match is None]
     if bad:
-        refuse(source, "names that are not NNNNNN-EE-I.mp3", bad, "move these files elsewhere")
+        refuse_items(source, "names that are not NNNNNN-EE-I.mp3", bad, "move these files elsewhere")
     parts = [match.groups() for match in matches if match is not None]
     category = np.array([int(number) - 1 for _, number in parts], dtype=int)
     rows = pd.DataFrame(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exvo.config import EMOTIONS
 from exvo.corpora.base import Corpus, build
-from exvo.tables import read_csv, refuse, require
+from exvo.tables import read_csv_cells, refuse_items, require_columns
 
 _COLUMNS = {"Split": "split", "Subject_ID": "speaker", "Country_string": "country", "Age": "age"}
 _LAYOUT = "a HUME-VB folder holds data_info.csv and the folder wav, as released for ExVo 2022"
@@ -20,13 +20,13 @@ def read(folder: Path) -> Corpus:
     Raises InputError for a missing or malformed `data_info.csv`, naming the lines.
     """
     source = folder / "data_info.csv"
-    rows = read_csv(source, _LAYOUT)
-    require(source, rows, ["File_ID", *_COLUMNS, *EMOTIONS])
+    rows = read_csv_cells(source, _LAYOUT)
+    require_columns(source, rows, ["File_ID", *_COLUMNS, *EMOTIONS])
     names = rows["File_ID"]
     bad = names[~names.str.fullmatch(r"\[[A-Za-z0-9_][A-Za-z0-9_.-]*\]")]
     if len(bad):
         found = [f"{where} ({text!r})" for where, text in bad.items()]
-        refuse(source, "File_ID is not a name in brackets", found, "write it as [58712], which is wav/58712.wav")
+        refuse_items(source, "File_ID is not a name in brackets", found, "write it as [58712], which is wav/58712.wav")
     rows = rows.rename(columns=_COLUMNS)
     rows["file"] = "wav/" + names.str[1:-1] + ".wav"
     rows["split"] = rows["split"].str.lower()
@@ -39,11 +39,11 @@ def country_codes(folder: Path) -> dict[str, int]:
     Raises InputError where a number is missing or not whole, or a country has two.
     """
     source = folder / "data_info.csv"
-    rows = read_csv(source, _LAYOUT)
-    require(source, rows, ["Country", "Country_string"])
+    rows = read_csv_cells(source, _LAYOUT)
+    require_columns(source, rows, ["Country", "Country_string"])
     pairs = rows.loc[rows["Country_string"] != "", ["Country_string", "Country"]].drop_duplicates()
     bad = pairs[~pairs["Country"].str.fullmatch(r"[0-9](\.0*)?") | pairs["Country_string"].duplicated(keep=False)]
     if len(bad):
         found = [f"{name} ({code!r})" for name, code in bad.itertuples(index=False)]
-        refuse(source, "Country is not one number for each Country_string", found, "number the countries 0 to 3")
+        refuse_items(source, "Country is not one number for each Country_string", found, "number the countries 0 to 3")
     return {name: int(code[0]) for name, code in pairs.itertuples(index=False)}

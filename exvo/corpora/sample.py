@@ -220,7 +220,7 @@ def read(folder: Path) -> Corpus:
             _write(target)
         except OSError as error:
             raise InputError(f"{folder}: the sample can't be written there ({error}); give another folder.") from error
-    _check(folder)
+    _require_unchanged(folder)
     return dataclasses.replace(table.read(folder), name="sample", synthetic=True)
 
 
@@ -238,7 +238,7 @@ def _write(folder: Path) -> None:
         (fresh / SUMS_FILE).write_text(sums, encoding="utf-8")
         try:
             fresh.rename(folder)
-        except OSError:  # another process was first: `_check` says whether what it wrote is the sample
+        except OSError:  # another process was first: `_require_unchanged` says whether what it wrote is the sample
             if not (folder / SUMS_FILE).is_file():
                 raise
 
@@ -262,7 +262,7 @@ def _write_clips(folder: Path) -> list[dict[str, object]]:
     return rows
 
 
-def _check(folder: Path) -> None:
+def _require_unchanged(folder: Path) -> None:
     """InputError unless the folder holds the sample as this version writes it."""
     sums = folder / SUMS_FILE
     if not sums.is_file():

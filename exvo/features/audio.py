@@ -15,7 +15,14 @@ import soxr
 
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
-from exvo.features.containers import UNKNOWN_LENGTH, AudioError, check_size, open_audio, os_problem, read_plain
+from exvo.features.containers import (
+    UNKNOWN_LENGTH,
+    AudioError,
+    open_audio,
+    os_problem,
+    read_plain,
+    require_one_recording,
+)
 from exvo.features.streams import check_flac, check_mp3, check_mp3_in_wav, check_mp3_length
 
 BLOCK = 2**20  # samples decoded at a time, over all channels: a header's promise is never allocated
@@ -55,7 +62,7 @@ def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
             energies = _energies(floats, mono)
         else:
             with open_audio(source) as opened:
-                file = check_size(opened)
+                file = require_one_recording(opened)
                 check_mp3(file)
                 file.seek(0)
                 mono, rate, channels, energies, note = _decode(file, config)
@@ -78,7 +85,7 @@ def promised(content: bytes) -> tuple[int, int, int]:
     try:
         if plain := read_plain(content):
             return len(plain[0]), plain[0].shape[1], plain[1]
-        with open_audio(content) as file, soundfile.SoundFile(check_size(file)) as sound:
+        with open_audio(content) as file, soundfile.SoundFile(require_one_recording(file)) as sound:
             return sound.frames, sound.channels, sound.samplerate
     except (OSError, ValueError, soundfile.LibsndfileError):
         return 0, 0, 0
@@ -147,13 +154,13 @@ def _decode(file: io.FileIO | io.BytesIO, config: FeatureConfig) -> tuple[np.nda
             energies += _energies(block, blocks[-1])
             if len(block) < wanted:
                 break
-        note = _check_whole(file, sound, sum(map(len, blocks)))
+        note = _require_all_decoded(file, sound, sum(map(len, blocks)))
         if not blocks:
             raise AudioError("no samples")
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate, channels, energies, note
 
 
-def _check_whole(file: io.FileIO | io.BytesIO, sound: soundfile.SoundFile, decoded: int) -> str:
+def _require_all_decoded(file: io.FileIO | io.BytesIO, sound: soundfile.SoundFile, decoded: int) -> str:
     """Refuse a file of which libsndfile has not decoded all; a note where next to nothing is missing."""
     missing = (sound.frames - decoded) / sound.samplerate
     if sound.format == "MP3":

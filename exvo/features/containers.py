@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from exvo.errors import InputError
+from exvo.features.audio_tags import TAGS, past_tags, trailing_tags
 from exvo.features.signatures import RECORDINGS, second_recording
-from exvo.features.tags import TAGS, past_tags, trailing_tags
 from exvo.text import LONGEST_NAME, printable
 
 MAX_PARTS = 100_000  # chunks of a WAV or pages of an Ogg: 60 s of Opus in the shortest packets take a few thousand
@@ -80,7 +80,7 @@ def open_audio(source: str | Path | bytes) -> io.FileIO | io.BytesIO:
     return _Bytes(source) if isinstance(source, bytes) else open_regular(source)
 
 
-def check_size(file: io.FileIO | io.BytesIO) -> io.FileIO | io.BytesIO:
+def require_one_recording(file: io.FileIO | io.BytesIO) -> io.FileIO | io.BytesIO:
     """Refuse an empty file, one that is cut short, and one that goes on after its first recording.
 
     Returns:
@@ -104,7 +104,7 @@ def check_size(file: io.FileIO | io.BytesIO) -> io.FileIO | io.BytesIO:
     return file
 
 
-def whole(file: io.FileIO | io.BytesIO) -> bytes:
+def read_all(file: io.FileIO | io.BytesIO) -> bytes:
     """All bytes of a file.
 
     Raises:
@@ -199,8 +199,9 @@ def _check_chunks(file: io.FileIO | io.BytesIO, size: int, layout: _Layout) -> i
             place += filling if file.read(1) in (b"\0", b"") else 0  # some programs don't fill
     if not after:
         return file
-    check_rest(file, place, size)
-    return _Bytes(whole(file)[:after]) if layout.counted and after < size else file  # libsndfile takes it for samples
+    refuse_trailing(file, place, size)
+    takes_tags_for_samples = layout.counted and after < size  # libsndfile does
+    return _Bytes(read_all(file)[:after]) if takes_tags_for_samples else file
 
 
 def _belongs(name: bytes, end: int, size: int) -> bool:
@@ -220,14 +221,14 @@ def _streamed(
         start: where the samples begin.
         length_at: where the length of 64 bits is, of an RF64; else 0.
     """
-    content = bytearray(whole(file))
+    content = bytearray(read_all(file))
     wide = struct.calcsize(layout.head)
     name, length = struct.unpack_from(layout.head, content, start) if size - start >= wide else (b"", 0)
     if size == start or (name and _belongs(name, start + wide + length, size)):
         return file  # there are none
     end = trailing_tags(content, start, layout.head, layout.counted)
     if second := second_recording(bytes(content[:end]), start, end):
-        raise AudioError(joined(*second))
+        raise AudioError(two_recordings(*second))
     if end < size:
         del content[end:]
     if length_at:
@@ -255,14 +256,14 @@ def _check_ogg(file: io.FileIO | io.BytesIO, size: int) -> io.FileIO | io.BytesI
             break
         begins = bool(head[5] & 2)
         if begins and begun:
-            raise AudioError(joined("Ogg", place))
+            raise AudioError(two_recordings("Ogg", place))
         begun = not begins
         segments = file.read(head[26])
         place += 27 + head[26] + sum(segments)
     if place > size:
         raise AudioError("truncated")
-    check_rest(file, place, size)
-    return _Bytes(whole(file)[:place]) if place < size else file
+    refuse_trailing(file, place, size)
+    return _Bytes(read_all(file)[:place]) if place < size else file
 
 
 def _check_au(file: io.FileIO | io.BytesIO, size: int) -> None:
@@ -272,10 +273,10 @@ def _check_au(file: io.FileIO | io.BytesIO, size: int) -> None:
     if length and length != 0xFFFFFFFF:
         if start + length > size:
             raise AudioError("truncated")
-        check_rest(file, start + length, size)
+        refuse_trailing(file, start + length, size)
 
 
-def check_rest(file: io.FileIO | io.BytesIO, place: int, size: int) -> None:
+def refuse_trailing(file: io.FileIO | io.BytesIO, place: int, size: int) -> None:
     """Refuse what follows a recording, unless it is tags, zeros or fewer than `FEW` bytes.
 
     Args:
@@ -295,14 +296,14 @@ def check_rest(file: io.FileIO | io.BytesIO, place: int, size: int) -> None:
         return
     for name, kind in RECORDINGS.items():
         if rest.startswith(name, first):
-            raise AudioError(joined(kind, place + first))
+            raise AudioError(two_recordings(kind, place + first))
     raise AudioError(
         f"after its samples, at byte {place + first:,}, {end - first:,} bytes are neither tags nor padding: "
         "damaged, or something was appended"
     )
 
 
-def joined(kind: str, place: int) -> str:
+def two_recordings(kind: str, place: int) -> str:
     """The problem of a file with two recordings, the second of them in that format, at that byte."""
     return f"two recordings joined end to end (the second, {kind}, begins at byte {place:,}): split them"
 

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from itertools import islice
 
-from exvo.features.tags import id3_size
+from exvo.features.audio_tags import id3_size
 
 RECORDINGS = {
     b"RIFF": "WAV",

@@ -6,9 +6,17 @@ import io
 import struct
 from typing import NamedTuple
 
-from exvo.features.containers import FEW, MAX_PARTS, UNKNOWN_LENGTH, AudioError, check_rest, joined, whole
+from exvo.features.audio_tags import id3_size, past_tags
+from exvo.features.containers import (
+    FEW,
+    MAX_PARTS,
+    UNKNOWN_LENGTH,
+    AudioError,
+    read_all,
+    refuse_trailing,
+    two_recordings,
+)
 from exvo.features.signatures import frame_format, frame_size, second_header
-from exvo.features.tags import id3_size, past_tags
 
 JUNK = 2**16  # bytes before the first frame that a decoder looks through
 SPENT = 2**24  # bytes over which CRCs are computed, at most, to find a FLAC's last frame
@@ -37,9 +45,9 @@ def check_mp3(file: io.FileIO | io.BytesIO) -> None:
     file.seek(tag := id3_size(head))
     if not (tag or head[:2] >= b"\xff\xe0") or file.read(4) == b"fLaC":
         return
-    content = whole(file)
+    content = read_all(file)
     if frames := mp3_frames(content, 0, len(content)):
-        check_rest(file, frames.end, len(content))
+        refuse_trailing(file, frames.end, len(content))
 
 
 def check_mp3_length(file: io.FileIO | io.BytesIO, promised: int, decoded: int, spare: int) -> None:
@@ -62,7 +70,7 @@ def check_mp3_length(file: io.FileIO | io.BytesIO, promised: int, decoded: int, 
     elif len(following) == 2 and following[0] == 0xFF and following[1] >= 0xE0:
         raise AudioError(UNKNOWN_LENGTH)
     if not _promised(first[:64]):
-        content = whole(file)
+        content = read_all(file)
         _check_decoded(mp3_frames(content, 0, len(content)), decoded, spare)
 
 
@@ -72,7 +80,7 @@ def check_mp3_in_wav(file: io.FileIO | io.BytesIO, decoded: int, spare: int) -> 
     Raises:
         AudioError: it does, or something follows its first recording.
     """
-    content, place = whole(file), 12
+    content, place = read_all(file), 12
     while place + 8 <= len(content):
         name, length = struct.unpack_from("<4sI", content, place)
         place += 8
@@ -108,7 +116,7 @@ def mp3_frames(content: bytes, first: int, end: int) -> Frames | None:
         if size := frame_size(content[place : place + 3]):
             places.append(place)
             if frame_format(content, place) != frame_format(content, places[1 if promised and places[1:] else 0]):
-                raise AudioError(joined("MP3", place))
+                raise AudioError(two_recordings("MP3", place))
             place += size
             continue
         after = place + past_tags(content[place:end])[0]
@@ -116,7 +124,7 @@ def mp3_frames(content: bytes, first: int, end: int) -> Frames | None:
             break
         place = after
     if promised and len(places) > promised + 2:  # the header's own frame, which some count too
-        raise AudioError(joined("MP3", places[promised + 1]))
+        raise AudioError(two_recordings("MP3", places[promised + 1]))
     return Frames(places, min(place, end), promised, samples)
 
 
@@ -142,7 +150,7 @@ def check_flac(file: io.FileIO | io.BytesIO) -> None:
     Raises:
         AudioError: something else follows.
     """
-    content = whole(file)
+    content = read_all(file)
     place = id3_size(content[:10]) + 4
     if content[place - 4 : place] != b"fLaC":
         return
@@ -151,7 +159,7 @@ def check_flac(file: io.FileIO | io.BytesIO) -> None:
         last = content[place] >= 0x80
         place += 4 + int.from_bytes(content[place + 1 : place + 4], "big")
     if second := second_header(content, place, len(content)):
-        raise AudioError(joined(*second))
+        raise AudioError(two_recordings(*second))
     if _ends_with_frame(content, place, len(content)):
         return
     end = place + past_tags(content[place:])[1]
