@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses, the table of options. The only home of a default.
+"""Settings: the options of each entry point and the constants of the signal, with all defaults; they live here alone.
 
 Imports nothing but the standard library, so that `--help` is instant.
 """
@@ -35,11 +35,11 @@ EMBEDDINGS = ("main", "enrolment")
 CORPORA = ("sample", "hume-vb", "emogator", "table")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SEARCHED = ("batch_size", "learning_rate", "width", "dropout", "optimizer")
-"""What a study may search."""
+"""The options that a study may search."""
 
 PROTOCOLS = ("published", "strict")
 MAX_SHOTS = 16
-"""Enrolment clips of a speaker at most."""
+"""The most enrolment clips of a speaker."""
 
 GATES = ("none", "not-worse", "better")
 
@@ -47,9 +47,6 @@ PROTOCOL_HELP = (
     "of enrolment: published (a speaker's first clips enrol and are scored too) or strict (clips that enrol are not "
     "scored, a clip never enrols itself); auto: {}"
 )
-
-CROP_FRAMES = 250
-"""Frames of a training crop: 2.5 s (arXiv 2206.06680)."""
 
 PUBLISHED_EPOCHS = 60
 """What `epochs=auto` means on a real corpus (arXiv 2206.06680)."""
@@ -60,17 +57,25 @@ SAMPLE_EPOCHS = 3
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Log-mel settings: those of the 16 kHz PANNs (Kong et al., arXiv 1912.10211), as in arXiv 2206.06680."""
+    """Settings of the log-mel: those of the 16 kHz PANNs (Kong et al., arXiv 1912.10211), as in arXiv 2206.06680."""
 
     sample_rate: int = 16_000  # Hz
-    window: int = 512  # samples, Hann, also the FFT's length
-    hop: int = 160  # samples: a frame each 10 ms
-    bands: int = 64
+    window: int = 512  # samples of the Hann window, which is also the FFT's length
+    hop: int = sample_rate // 100  # samples from a frame to the next: 10 ms
+    bands: int = 64  # mel bands
     fmin: float = 50.0  # Hz
-    fmax: float = 8_000.0  # Hz
+    fmax: float = sample_rate / 2  # Hz
     floor: float = 1e-10  # power below which a band counts as silent: -100 dB
-    min_samples: int = 257  # a centred window with reflect padding needs more than window / 2
+    min_samples: int = window // 2 + 1  # the fewest for a centred window with reflect padding
     max_seconds: float = 60.0  # a longer file is not a vocal burst
+
+    def frames(self, samples: int) -> int:
+        """The frames of a clip: 1 + samples // hop for an even window."""
+        return 1 + (samples + 2 * (self.window // 2) - self.window) // self.hop
+
+    def seconds(self, frames: int) -> float:
+        """The duration of so many frames."""
+        return frames * self.hop / self.sample_rate
 
     @property
     def floor_db(self) -> float:
@@ -82,26 +87,38 @@ class FeatureConfig:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
+CROP_SECONDS = 2.5
+"""The length of a training crop (arXiv 2206.06680)."""
+
+CROP_FRAMES = round(CROP_SECONDS * FeatureConfig.sample_rate / FeatureConfig.hop)
+"""The same in frames: 250."""
+
+CNN14_FRAMES = 2**5
+"""The fewest frames that CNN14 can take, since five poolings halve them; a shorter clip is filled."""
+
+
 @dataclass(frozen=True)
 class SystemConfig:
-    """A named system. The defaults are the plain CNN14; a system is this plus its differences (`exvo/systems.py`)."""
+    """A named system (`exvo/systems.py`), as its differences from the plain CNN14, whose values are the defaults."""
 
     encoder: str = "cnn14"  # cnn5, cnn10, cnn14
-    start: str = "random"  # random; panns: `init` names the weights; or the system whose best run it continues
-    batch_size: int = 32  # clips, where `batch_size` is auto
-    enrolment: str = "none"  # encoder of the enrolment clips: none, cnn5, cnn10, or shared (the main one)
+    start: str = (
+        "random"  # random; panns (`init` names the weights); or the name of the system whose best run it continues
+    )
+    batch_size: int = 32  # clips in a batch, where the option `batch_size` is auto
+    enrolment: str = "none"  # encoder of the enrolment clips: none, cnn5, cnn10, or shared (the main encoder)
     fusion: str = "none"  # how the speaker's profile reaches the output: attention, conditioning, relative, film
     layer_norm: bool = False  # before and after the attention's product
     enrolment_emotion: str = "none"  # head on the enrolment clips: none, learn, forget
     enrolment_speaker: str = "none"  # head on the enrolment clips: none, learn, forget
     main_speaker: str = "none"  # head on the main embedding: none, learn, forget
-    protocol: str = "published"  # of enrolment, where `protocol` is auto
-    objective: str = "ccc"  # of the emotions: ccc (1 - CCC) or mse
-    dropout: float = 0.2  # after each block
+    protocol: str = "published"  # of enrolment, where the option `protocol` is auto
+    objective: str = "ccc"  # loss of the emotions: ccc (1 - CCC) or mse
+    dropout: float = 0.2  # share of the channels dropped after each block, where the option `dropout` is auto
 
     @property
     def roles(self) -> dict[str, str]:
-        """learn or forget for each head that the system has."""
+        """The heads that the system has, each with `learn` or `forget`."""
         heads = ("enrolment_emotion", "enrolment_speaker", "main_speaker")
         return {head: getattr(self, head) for head in heads if getattr(self, head) != "none"}
 
@@ -109,8 +126,12 @@ class SystemConfig:
 def option(default: Any, help: str, **limits: Any) -> Any:
     """A dataclass field that is also a command-line option.
 
-    `limits` may hold `choices` (of a text), `low` and `high` (of a number, inclusive), `auto` (what `auto` means:
-    the field is then None) and `path` (the kind of `exvo.files.locate`, of a text that names one file or folder).
+    Args:
+        default: its value where it is not given; None stands for `auto`.
+        help: what `--help` says of it.
+        limits: any of `choices` (the values that a text may have), `low` and `high` (the range of a number, both
+            included), `auto` (what `auto` means, for `--help`) and `path` (of a text that names a file or folder: which
+            kind, see `exvo.files.locate`).
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 

@@ -18,6 +18,7 @@ from typing import IO
 
 import psutil
 
+from exvo.config import FeatureConfig
 from exvo.errors import InputError
 from exvo.text import LONGEST_NAME, printable, writable
 
@@ -65,7 +66,7 @@ PATH_CHARACTERS = 4_096
 """Of a whole path."""
 
 _SHELLS = ("bash", "sh", "dash")
-_CONVERT = "ffmpeg -nostdin -n -i {} -ac 1 -ar 16000 {}"
+_CONVERT = f"ffmpeg -nostdin -n -i {{}} -ac 1 -ar {FeatureConfig.sample_rate} {{}}"
 
 
 def on_disk(folder: str | os.PathLike[str], path: str) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from exvo.config import SPLITS
+from exvo.config import CNN14_FRAMES, SPLITS, FeatureConfig
 from exvo.corpora.base import Corpus
 from exvo.text import listing, look_alikes
 
-FILL_SECONDS = 0.32
-"""CNN14's five poolings need 32 frames; a shorter clip is filled."""
+FILL_SECONDS = FeatureConfig().seconds(CNN14_FRAMES)
+"""The length below which CNN14 fills a clip: 0.32 s."""
 
 _TEXT = ("file", "split", "speaker", "country", "category")
 

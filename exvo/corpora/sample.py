@@ -46,7 +46,7 @@ from exvo.corpora.base import Corpus
 from exvo.errors import InputError
 from exvo.text import listing
 
-RATE = 16_000  # Hz
+RATE = 16_000  # Hz, of the files; part of the corpus, whatever the sampling rate of the features
 SEED = 0
 SPEAKERS = {"train": 32, "val": 14, "test": 14}
 CLIPS = 10  # a speaker

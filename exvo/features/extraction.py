@@ -184,7 +184,7 @@ class _PendingShard:
         self.clips: dict[str, Clip] = {}
         self.size = 0  # numbers in their log-mels
         self._store, self._log_mel = store, log_mel
-        longest = log_mel.frames(math.ceil(log_mel.config.max_seconds * log_mel.config.sample_rate)) + 1
+        longest = log_mel.config.frames(math.ceil(log_mel.config.max_seconds * log_mel.config.sample_rate)) + 1
         self._values = np.empty(SHARD_NUMBERS + TASK_FILES * longest * log_mel.config.bands, np.float32)
 
     def add(self, content: str, audio: Audio) -> None:
@@ -194,7 +194,7 @@ class _PendingShard:
             content: SHA-256 of the file's bytes, hexadecimal.
             audio: of the clip.
         """
-        frames, bands = self._log_mel.frames(len(audio.waveform)), self._log_mel.config.bands
+        frames, bands = self._log_mel.config.frames(len(audio.waveform)), self._log_mel.config.bands
         log_mel = self._values[self.size : self.size + frames * bands].reshape(frames, bands)
         self._log_mel(audio.waveform, log_mel)
         scale = audio.peak if audio.peak < FAINT else 1.0
@@ -295,8 +295,8 @@ def _receive(worker: multiprocessing.Process, receiver: Connection) -> _ShardRep
     except (EOFError, OSError):
         worker.join()
         raise InputError(
-            f"A process that decodes audio has died ({_ending(worker.exitcode)}). What was extracted before is kept: run "
-            "again to go on from there, with less memory in use or with workers=1."
+            f"A process that decodes audio has died ({_ending(worker.exitcode)}). What was extracted before is kept: "
+            "run again to go on from there, with less memory in use or with workers=1."
         ) from None
     if isinstance(message, Exception):
         raise message
