@@ -22,12 +22,13 @@ _LAYOUT = (
 
 
 def read(folder: Path) -> Corpus:
-    """Read a table of clips, as CSV or as Parquet; both give the same corpus.
+    """Reads a table of clips, from CSV or from Parquet; both give the same corpus.
 
-    Columns: `file`, `split` (train, val, test), `speaker`, optionally `age` (years) and `country`; every other column
-    is a target and must be numeric.
+    Columns: `file`, `split` (train, val, test), `speaker`, optionally `age` (years) and `country`; all other columns
+    are targets and must be numeric.
 
-    Raises InputError where the folder holds neither file or both, or the table breaks a rule, naming the rows.
+    Raises:
+        InputError: the folder holds neither file or both, or the table breaks a rule; names the rows.
     """
     sources = [folder / name for name in ("clips.csv", "clips.parquet") if os.path.isfile(folder / name)]
     if not sources:
@@ -35,8 +36,8 @@ def read(folder: Path) -> Corpus:
             if os.path.isfile(folder / f"clips{ending}"):
                 refuse_workbook(str(folder / f"clips{ending}"))
     if len(sources) != 1:
-        found = "both clips.csv and clips.parquet" if sources else "neither clips.csv nor clips.parquet"
-        raise InputError(f"{folder} holds {found}: {_LAYOUT}; give exactly one.")
+        content = "both clips.csv and clips.parquet" if sources else "neither clips.csv nor clips.parquet"
+        raise InputError(f"{folder} holds {content}: {_LAYOUT}; give exactly one.")
     source = sources[0]
     rows = read_csv_cells(source, _LAYOUT) if source.suffix == ".csv" else _read_parquet_cells(source)
     targets = [column for column in rows.columns if column not in _PLAIN]
@@ -47,7 +48,7 @@ def read(folder: Path) -> Corpus:
 
 
 def _read_parquet_cells(source: Path) -> pd.DataFrame:
-    """A Parquet file as text, as `read_csv_cells` gives it, (rows, columns), indexed by `row N`."""
+    """A Parquet file as text, as `read_csv_cells` gives a CSV file: (rows, columns), indexed by `row N`."""
     table = read_flat_parquet(source)
     index = [f"row {number}" for number in range(1, len(table) + 1)]
     cells = {name: table[name].cast(pa.string()).fill_null("").to_pandas() for name in table.column_names}
