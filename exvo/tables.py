@@ -248,9 +248,12 @@ def validated_predictions(table: pa.Table, name: str) -> pd.DataFrame:
                 f"{name}: truth and prediction of {printable(label)} are of {pair[0]} and {pair[1]}: {remedy}."
             )
     frame: pd.DataFrame = table.to_pandas()
-    wrong_rows = frame.index[~frame["split"].isin(SPLITS) | frame["file"].duplicated()]
-    if len(wrong_rows):
-        raise InputError(f"{name}: row {wrong_rows[0] + 1} has the same file as an earlier row, or no split: {remedy}.")
+    for wrong_rows, problem in (
+        (frame["file"].duplicated(), "has the same file as an earlier row"),
+        (~frame["split"].isin(SPLITS), "has an unknown split"),
+    ):
+        if wrong_rows.any():
+            raise InputError(f"{name}: row {wrong_rows.idxmax() + 1} {problem}: {remedy}.")
     for label in sorted(truths):
         for column in (f"truth.{label}", f"prediction.{label}"):
             if pd.api.types.is_numeric_dtype(frame[column]):

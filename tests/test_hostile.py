@@ -314,7 +314,7 @@ def test_predictions_that_are_no_predictions_are_refused(tmp_path: Path) -> None
         ({"prediction.calm": None}, "no column prediction.calm"),
         ({"prediction.x": [1, 2]}, "no column truth.x"),
         ({"file": ["a", "a"]}, "row 2 has the same file as an earlier row"),
-        ({"split": ["test", "x"]}, "row 2 is a clip"),
+        ({"split": ["test", "x"]}, "row 2 has an unknown split"),
         ({"prediction.calm": ["a", "b"]}, "truth and prediction of calm are of double and string"),
         ({"prediction.calm": [0.5, float("nan")]}, "prediction.calm holds numbers that are not finite"),
         ({"truth.calm": [0.5, float("inf")]}, "truth.calm holds numbers that are not finite"),

@@ -89,7 +89,7 @@ def test_all_ways_of_a_spreadsheet_give_the_same_corpus(tmp_path: Path, content:
         (text(ROWS).replace("José", "田中").encode("shift_jis"), ("is not UTF-8",)),
         (text(ROWS).replace("José", "José").encode("mac_roman"), ("is not UTF-8",)),
         (text(ROWS).encode("utf-16-le"), ("null characters, as UTF-16 without a byte order mark",)),
-        (b"PK\3\4" + bytes(80), ("a spreadsheet's own file (as .xlsx)", "CSV UTF-8")),
+        (b"PK\3\4" + bytes(80), ("the file of a spreadsheet program (as .xlsx)", "CSV UTF-8")),
         (b"\xff\xfeabc", ("begins as UTF-16 but is not",)),
         (SEMICOLONS.replace("0,25", "1.000,25").encode(), ("calm is not a number: line 2 ('1.000,25')", "thousands")),
         (SEMICOLONS.replace("0,25", "1,000,25").encode(), ("line 2 ('1,000,25')", "nothing between thousands")),
@@ -111,10 +111,12 @@ def test_what_can_be_read_in_two_ways_is_refused_with_the_cause(
 
 def test_a_workbook_instead_of_csv_is_named(tmp_path: Path) -> None:
     (tmp_path / "clips.xlsx").write_bytes(b"PK\3\4")
-    with pytest.raises(InputError, match=r"clips\.xlsx is a spreadsheet's own file, .* save it as 'CSV UTF-8'\."):
+    with pytest.raises(
+        InputError, match=r"clips\.xlsx is the file of a spreadsheet program, .* save it as 'CSV UTF-8'\."
+    ):
         load("table", tmp_path)
     (tmp_path / "data_info.ods").write_bytes(b"PK\3\4")
-    with pytest.raises(InputError, match=r"data_info\.ods is a spreadsheet's own file"):
+    with pytest.raises(InputError, match=r"data_info\.ods is the file of a spreadsheet program"):
         load("hume-vb", tmp_path)
 
 

@@ -26,10 +26,11 @@ from exvo.config import FeatureConfig
 from exvo.errors import InputError
 from exvo.features.audio import Audio, read_audio
 from exvo.features.containers import AudioError, open_regular, os_problem
+from exvo.features.conversion import with_conversion
 from exvo.features.log_mel import LogMel
 from exvo.features.shards import Clip
 from exvo.features.store import Store
-from exvo.files import on_disk, with_conversion
+from exvo.files import on_disk
 
 TASK_FILES = 16  # files that a process takes at a time
 SHARD_FILES = 256  # files after which a worker writes a shard: about 12 MB of vocal bursts

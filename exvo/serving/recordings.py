@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from exvo import files, text
 from exvo.errors import InputError
-from exvo.files import UNREAD, expand, folder_conversion, places, why_left_out
+from exvo.features.conversion import UNREAD, folder_conversion, why_left_out
+from exvo.files import expand, places
 from exvo.spreadsheets import WORKBOOKS, decode
 from exvo.tables import MAX_CSV, read_csv_cells, read_flat_parquet
 from exvo.text import listing
@@ -92,7 +93,7 @@ def from_glob(pattern: str) -> list[Path]:
 
 
 def from_folder(folder: str, option: str) -> tuple[list[Path], list[str]]:
-    """The audio beneath a folder, and sentences on what of it is left out (see `paths.why_left_out`).
+    """The audio beneath a folder, and sentences on what of it is left out (see `why_left_out`).
 
     Raises:
         InputError: there is none.
