@@ -253,7 +253,7 @@ def validated_predictions(table: pa.Table, name: str) -> pd.DataFrame:
         (~frame["split"].isin(SPLITS), "has an unknown split"),
     ):
         if wrong_rows.any():
-            raise InputError(f"{name}: row {wrong_rows.idxmax() + 1} {problem}: {remedy}.")
+            raise InputError(f"{name}: row {int(wrong_rows.argmax()) + 1} {problem}: {remedy}.")
     for label in sorted(truths):
         for column in (f"truth.{label}", f"prediction.{label}"):
             if pd.api.types.is_numeric_dtype(frame[column]):
