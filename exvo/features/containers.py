@@ -128,8 +128,8 @@ def read_all(file: io.FileIO | io.BytesIO) -> bytes:
 def read_plain(content: bytes) -> tuple[np.ndarray, int] | None:
     """The samples, int16 (samples, channels), and the rate in Hz of a WAV of 16-bit PCM, whole and in order.
 
-    Reading them directly takes a fifth of the time that libsndfile takes. Any other file gives None, and is for libsndfile
-    to decode or to refuse.
+    Reading them directly takes a fifth of the time that libsndfile takes. Any other file gives None, and libsndfile
+    decodes or refuses it.
     """
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         return None
