@@ -216,17 +216,17 @@ def plain_bytes(column: pa.Array) -> int:
     return int(8 * len(column) + (pc.sum(lengths).as_py() or 0))
 
 
-def validated_predictions(table: pa.Table, name: str) -> pd.DataFrame:
+def validated_predictions(table: pa.Table, name: str, remedy: str = "evaluate the run again") -> pd.DataFrame:
     """A predictions table (see `Task.table`) as a frame, once it has passed all checks.
 
     Args:
         table: as `read_flat_parquet` gives it.
         name: of the table, for sentences.
+        remedy: what to do, for sentences.
 
     Raises:
         InputError: it lacks columns, has a clip twice, or a column has gaps, a wrong type or NaN or infinity.
     """
-    remedy = "evaluate the run again"
     kinds = {field.name: field.type for field in table.schema}
     truths = {column.removeprefix("truth.") for column in kinds if column.startswith("truth.")}
     answers = {column.removeprefix("prediction.") for column in kinds if column.startswith("prediction.")}
