@@ -313,13 +313,11 @@ def main() -> None:
         kind = "MP3 at 48 kHz" if data else "WAV"
         rows: list[Row] = []
 
-        def add(found: Iterator[Row]) -> None:
-            for one in found:
-                rows.append(one)
-                print(
-                    f"{time.perf_counter() - began:4.0f} s  {one['what']}: {one['ratio']:.2f}  {one['also']}",
-                    flush=True,
-                )
+        def add(new_rows: Iterator[Row]) -> None:
+            for new_row in new_rows:
+                rows.append(new_row)
+                figures = f"{new_row['what']}: {new_row['ratio']:.2f}  {new_row['also']}"
+                print(f"{time.perf_counter() - began:4.0f} s  {figures}", flush=True)
 
         add(extraction_rows(corpus.folder, files, scratch, kind))
         store, audio = extraction.extract(corpus.folder, files, scratch / "features", FEATURES)
