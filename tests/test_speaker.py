@@ -192,7 +192,7 @@ def test_the_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     ("options", "sentence"),
     [
         ({"model": "cnn14-bs8"}, "task=speaker trains cnn5, cnn10 or cnn14, not model=cnn14-bs8; choose one of"),
-        ({"protocol": "strict"}, "task=speaker has no enrolment clips, so protocol=strict says nothing;"),
+        ({"protocol": "strict"}, "task=speaker has no enrolment clips, so protocol=strict has no meaning;"),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(
