@@ -47,5 +47,6 @@ def compare(
     pairs = []
     for _ in tqdm(range(REPEATS), what, leave=False, disable=None):
         pairs.append([(before(), seconds(work))[1] for work in (ours, reference)])
-    spent = statistics.median(own for own, _ in pairs)
-    return row(what, against, [other / own for own, other in pairs], target, {"seconds": spent, **(also or {})})
+    ratios = [their_time / our_time for our_time, their_time in pairs]
+    our_median = statistics.median(our_time for our_time, _ in pairs)
+    return row(what, against, ratios, target, {"seconds": our_median, **(also or {})})

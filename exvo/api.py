@@ -27,7 +27,7 @@ from exvo.errors import InputError
 from exvo.evaluation.pairwise import doubts, paired, same_clips
 from exvo.evaluation.scoring import scorable, score
 from exvo.files import expand
-from exvo.tables import check_predictions, compose, plain_schema, read_parquet
+from exvo.tables import compose, plain_schema, read_flat_parquet, validated_predictions
 from exvo.tasks import Task, task_of
 from exvo.text import LONGEST_NAME, listing, nearest, printable, reason, writable
 
@@ -153,8 +153,8 @@ def read_predictions(predictions: Predictions, name: str) -> tuple[pd.DataFrame,
     else:
         path = os.fspath(predictions)
         name = printable(writable(path), LONGEST_NAME)
-        table = read_parquet(Path(expand(path)), name)
-    checked = check_predictions(table, name, "give a predictions table as runs log it")
+        table = read_flat_parquet(Path(expand(path)), name)
+    checked = validated_predictions(table, name, "give a predictions table as runs log it")
     splits = checked["split"].unique()
     if len(splits) > 1:
         raise InputError(f"{name} has clips of several splits, {listing(splits)}; give one split at a time.")

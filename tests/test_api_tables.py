@@ -66,7 +66,7 @@ BAD_TABLES: list[tuple[pd.DataFrame | str, str]] = [
     (TABLE.assign(speaker=1), "the column speaker has gaps or is of int64"),
     (TABLE.assign(speaker=[1, "a"] * 30), r"is no predictions table \("),
     (TABLE.assign(**{"prediction.High": np.nan}), r"the column prediction\.High holds numbers that are not finite"),
-    (TABLE.assign(file="a.wav"), "row 2 is a clip that was there before"),
+    (TABLE.assign(file="a.wav"), "row 2 has the same file as an earlier row"),
     (TABLE.assign(split=["val", "test"] * 30), "has clips of several splits, val, test; give one split at a time"),
     (TABLE.assign(scored=False), r"^0 of the 60 clips are scored and have all their labels; a score needs two\.$"),
     (TABLE.iloc[:0], r"^0 of the 0 clips"),
