@@ -59,44 +59,43 @@ def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
 
 def why_incomparable(a: Scored, b: Scored) -> str | None:
     """Why two runs can't be compared, as a sentence for the user; None where they can."""
-    one, other = a.condition, b.condition
-    options = {"run_id": a.run, "split": one.split, "protocol": other.protocol, "shots": b.shots}
+    options = {"run_id": a.run, "split": a.condition.split, "protocol": b.condition.protocol, "shots": b.shots}
     evaluate = f"evaluate one of them again, as with `{command_line('evaluate', options)}`, and give that run"
-    corpora = [f"{condition.corpus} {condition.digest[:12]}" for condition in (one, other)]
+    corpora = [f"{run.condition.corpus} {run.condition.digest[:12]}" for run in (a, b)]
     shots = [run.shots if run.condition.protocol == "strict" else 0 for run in (a, b)]
     targets = [listing(task_of(run).targets) for run in (a, b)]
     begin = f"The runs {a.run} and {b.run} can't be compared: "
     for what, values, remedy in (
         ("corpora", corpora, "train both on one corpus"),
-        ("tasks", [one.task, other.task], "train both for one task"),
-        ("protocols", [one.protocol, other.protocol], evaluate),
+        ("tasks", [run.condition.task for run in (a, b)], "train both for one task"),
+        ("protocols", [run.condition.protocol for run in (a, b)], evaluate),
         ("shots", shots, evaluate),
         ("targets", targets, "train both on one corpus"),
     ):
         if values[0] != values[1]:
             return f"{begin}their {what} differ, {values[0]} and {values[1]}; {remedy}."
     first, second = (scorable(run.predictions)["file"] for run in (a, b))
-    alone = sorted(set(first) ^ set(second))
-    if alone:
+    unshared = sorted(set(first) ^ set(second))
+    if unshared:
         return (
             f"{begin}they score {len(first)} and {len(second)} clips, of which these are scored by one alone: "
-            f"{listing(alone)}; evaluate both on the same readable clips."
+            f"{listing(unshared)}; evaluate both on the same readable clips."
         )
     if len(first) < 2:
-        return f"{begin}{len(first)} clips of the {one.split} split are scored and have labels; it takes two."
+        return f"{begin}{len(first)} clips of the {a.condition.split} split are scored and have labels; it takes two."
     return None
 
 
 def task_of(run: Scored) -> Task:
     """The task of a predictions table, as far as scoring needs it."""
     name = run.condition.task
-    beside = {"category", *{"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}[name]}
+    no_targets = {"category", *{"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}[name]}
     columns = map(str, run.predictions.columns)
     labels = [column.removeprefix("truth.") for column in columns if column.startswith("truth.")]
     categories = "category" in labels and not pd.api.types.is_numeric_dtype(run.predictions["truth.category"])
     return Task(
         name,
-        tuple(label for label in labels if label not in beside or (label == "category" and not categories)),
+        tuple(label for label in labels if label not in no_targets or (label == "category" and not categories)),
         categories=categories,
     )
 

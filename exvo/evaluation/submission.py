@@ -175,19 +175,19 @@ def name_notes(name: str, task: str) -> list[str]:
 
 def wrong_columns(columns: list[str], task: str) -> list[str]:
     """A problem where the columns are not those of the task in their order."""
-    wanted = list(COLUMNS[task])
-    if columns == wanted:
+    expected = list(COLUMNS[task])
+    if columns == expected:
         return []
-    sentences = [f"The columns of {TITLES[task]} are {listing(wanted, len(wanted))}, in this order."]
-    missing = [name for name in wanted if name not in columns]
-    strange = [printable(name) for name in columns if name not in wanted]
+    sentences = [f"The columns of {TITLES[task]} are {listing(expected, len(expected))}, in this order."]
+    missing = [name for name in expected if name not in columns]
+    strange = [printable(name) for name in columns if name not in expected]
     if missing:
         sentences.append(f"Missing: {listing(missing)}.")
     if strange:
         sentences.append(f"Not among them: {listing(strange)}.")
     if not missing and not strange:
-        index = next(index for index in range(len(wanted)) if columns[index] != wanted[index])
-        sentences.append(f"Column {index + 1} is {columns[index]}, where {wanted[index]} belongs.")
+        index = next(index for index in range(len(expected)) if columns[index] != expected[index])
+        sentences.append(f"Column {index + 1} is {columns[index]}, where {expected[index]} belongs.")
     return [" ".join(sentences)]
 
 
@@ -201,18 +201,18 @@ def wrong_ids(cells: pd.Series[str], ids: Sequence[str]) -> list[str]:
     problems = []
     if len(cells) != len(ids):
         problems.append(f"It has {len(cells):,} rows, the test split {len(ids):,} clips.")
-    wanted = pd.Index(ids)
-    unknown = cells[~cells.isin(wanted)]
-    missing = wanted[~wanted.isin(cells)]
-    repeated = cells[cells.duplicated() & cells.isin(wanted)]
+    expected = pd.Index(ids)
+    unknown = cells[~cells.isin(expected)]
+    missing = expected[~expected.isin(cells)]
+    repeated = cells[cells.duplicated() & cells.isin(expected)]
     if len(unknown):
         problems.append(f"{count_text(unknown, 'File_ID')} of no clip of the test split: {cell_texts(unknown)}.")
     if len(missing):
         problems.append(f"{count_text(missing, 'clip')} missing: {listing(map(printable, missing))}.")
     if len(repeated):
         problems.append(f"{count_text(repeated, 'row')} of a clip that was there before: {cell_texts(repeated)}.")
-    valid = cells[cells.isin(wanted)].drop_duplicates()
-    order = wanted[wanted.isin(valid)]
+    valid = cells[cells.isin(expected)].drop_duplicates()
+    order = expected[expected.isin(valid)]
     moved = np.flatnonzero(valid.to_numpy() != order.to_numpy())
     if len(moved):
         first = moved[0]
