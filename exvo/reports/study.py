@@ -100,12 +100,12 @@ LINES = (
     "axis at its score. The lower the score, the fainter the line; the best trial is thick and orange."
 )
 CONTINUE = (
-    "The first command continues this study where it stopped; `trials` is how many it shall have in all. The second "
-    "opens Optuna's dashboard, which shows the study live."
+    "The first command continues this study where it stopped; the option trials is how many it shall have in all. The "
+    "second opens Optuna's dashboard, which shows the study live."
 )
 CHOSEN = (
-    "It was chosen by its score on the validation split, so that score is too good by an unknown amount, which grows "
-    "with the number of trials. The test split has not been used."
+    "The command repeats it. It was chosen by its score on the validation split, so that score is too good by an "
+    "unknown amount, which grows with the number of trials. The test split has not been used."
 )
 
 
@@ -278,5 +278,5 @@ def trials_section(trials: pd.DataFrame, searched: Sequence[str], metric: str) -
         Column("run", [str(run) for run in rows["run_id"]]),
     ]
     if (rows["problem"] != "").any():
-        table.append(Column("why", [str(problem) for problem in rows["problem"]]))
+        table.append(Column("problem", [str(problem) for problem in rows["problem"]]))
     return Section("Trials", table=table, numbers=trials)
