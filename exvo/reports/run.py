@@ -148,8 +148,9 @@ def scores_section(rows: pd.DataFrame, scores: pd.DataFrame, task: Task, facts: 
     if speakers_are_units(rows, task) and few_speakers(speakers):
         warnings.append(few_speakers_sentence(speakers))
     text = [
-        "Intervals are 95% bootstrap intervals (1,000 resamples, percentiles). Those by clip are what is usually "
-        "published; those by speaker resample whole speakers and hold for new people."
+        "Intervals are 95% bootstrap intervals (1,000 resamples, percentiles). The published ones are by clip; those "
+        "by speaker resample whole speakers, so use them for what new people may expect. n is the number of clips, or "
+        "of the countries or speakers that the score is over."
     ]
     return Section("Scores", text, warnings, table=score_columns(table, "score", "metric"), numbers=table)
 
