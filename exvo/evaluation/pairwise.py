@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from exvo.errors import InputError
@@ -22,7 +23,7 @@ from exvo.evaluation.scoring import (
     statistics,
 )
 from exvo.options import command_line
-from exvo.tasks import Task
+from exvo.tasks import Task, task_of
 from exvo.text import listing
 
 
@@ -42,6 +43,11 @@ class Scored:
     shots: int
     predictions: pd.DataFrame
 
+    @property
+    def task(self) -> Task:
+        """The task, as far as scoring needs it."""
+        return task_of(self.predictions, self.condition.task)
+
 
 def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
     """The scored rows of both predictions tables, of the same clips in the same order, and their task.
@@ -50,54 +56,60 @@ def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
         InputError: corpus, task, protocol, shots under strict, targets or scored clips differ, or fewer than two clips
             are scored; the sentence names both runs and both values.
     """
-    obstacle = why_incomparable(a, b)
-    if obstacle is not None:
-        raise InputError(obstacle)
-    first, second = scorable(a.predictions), scorable(b.predictions)
-    return first, second.set_index("file").loc[first["file"]].reset_index(), task_of(a)
-
-
-def why_incomparable(a: Scored, b: Scored) -> str | None:
-    """Why two runs can't be compared, as a sentence for the user; None where they can."""
     options = {"run_id": a.run, "split": a.condition.split, "protocol": b.condition.protocol, "shots": b.shots}
     evaluate = f"evaluate one of them again, as with `{command_line('evaluate', options)}`, and give that run"
     corpora = [f"{run.condition.corpus} {run.condition.digest[:12]}" for run in (a, b)]
     shots = [run.shots if run.condition.protocol == "strict" else 0 for run in (a, b)]
-    targets = [listing(task_of(run).targets) for run in (a, b)]
     begin = f"The runs {a.run} and {b.run} can't be compared: "
     for what, values, remedy in (
         ("corpora", corpora, "train both on one corpus"),
         ("tasks", [run.condition.task for run in (a, b)], "train both for one task"),
         ("protocols", [run.condition.protocol for run in (a, b)], evaluate),
         ("shots", shots, evaluate),
-        ("targets", targets, "train both on one corpus"),
+        ("targets", [listing(run.task.targets) for run in (a, b)], "train both on one corpus"),
     ):
         if values[0] != values[1]:
-            return f"{begin}their {what} differ, {values[0]} and {values[1]}; {remedy}."
-    first, second = (scorable(run.predictions)["file"] for run in (a, b))
-    unshared = sorted(set(first) ^ set(second))
-    if unshared:
-        return (
-            f"{begin}they score {len(first)} and {len(second)} clips, of which these are scored by one alone: "
-            f"{listing(unshared)}; evaluate both on the same readable clips."
-        )
-    if len(first) < 2:
-        return f"{begin}{len(first)} clips of the {a.condition.split} split are scored and have labels; it takes two."
+            raise InputError(f"{begin}their {what} differ, {values[0]} and {values[1]}; {remedy}.")
+    try:
+        first, second = same_clips(a.predictions, b.predictions)
+    except InputError as error:
+        raise InputError(f"{begin}{error}") from None
+    return first, second, a.task
+
+
+def why_incomparable(a: Scored, b: Scored) -> str | None:
+    """Why two runs can't be compared, as a sentence for the user; None where they can."""
+    try:
+        comparable(a, b)
+    except InputError as error:
+        return str(error)
     return None
 
 
-def task_of(run: Scored) -> Task:
-    """The task of a predictions table, as far as scoring needs it."""
-    name = run.condition.task
-    no_targets = {"category", *{"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}[name]}
-    columns = map(str, run.predictions.columns)
-    labels = [column.removeprefix("truth.") for column in columns if column.startswith("truth.")]
-    categories = "category" in labels and not pd.api.types.is_numeric_dtype(run.predictions["truth.category"])
-    return Task(
-        name,
-        tuple(label for label in labels if label not in no_targets or (label == "category" and not categories)),
-        categories=categories,
-    )
+def same_clips(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The scored rows of two predictions tables with the same targets, of the same clips in the same order.
+
+    Raises:
+        InputError: the scored clips, their speakers or their labels differ, or fewer than two clips are scored; the
+            sentence begins without the names of the tables, for the caller to put them first.
+    """
+    first, second = scorable(a), scorable(b)
+    unshared = sorted(set(first["file"]) ^ set(second["file"]))
+    if unshared:
+        raise InputError(
+            f"they score {len(first)} and {len(second)} clips, of which these are scored by one alone: "
+            f"{listing(unshared)}; evaluate both on the same readable clips."
+        )
+    if len(first) < 2:
+        splits = listing(a["split"].unique())
+        raise InputError(f"{len(first)} clips of the {splits} split are scored and have labels; it takes two.")
+    second = second.set_index("file").loc[first["file"]].reset_index()
+    labels = ["speaker", *(column for column in first if str(column).startswith("truth."))]
+    differing = np.any([first[label].to_numpy() != second[label].to_numpy() for label in labels], axis=0)
+    if differing.any():
+        clips = listing(first["file"][differing])
+        raise InputError(f"their speakers or labels differ for the clips {clips}; evaluate both on one corpus.")
+    return first, second
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, task: Task) -> pd.DataFrame:

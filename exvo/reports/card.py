@@ -11,7 +11,7 @@ import pandas as pd
 from exvo.config import SPLITS
 from exvo.evaluation.enrolment_curve import SHOTS
 from exvo.evaluation.groups import group_scores
-from exvo.evaluation.pairwise import Scored, task_of
+from exvo.evaluation.pairwise import Scored
 from exvo.evaluation.results import TRAINING
 from exvo.evaluation.scoring import LOWEST_DECILE, MEAN_CCC, WORST_COUNTRY, few_speakers, scorable, statistics
 from exvo.reports.enrolment_curve import curve_conclusion, enrolment_conclusion
@@ -112,7 +112,7 @@ def personalised(facts: CardFacts) -> bool:
 
 def purpose(facts: CardFacts) -> list[str]:
     """What the model is for, and what it is not for."""
-    corpus, targets = facts.validation.condition.corpus, task_of(facts.validation).targets
+    corpus, targets = facts.validation.condition.corpus, facts.validation.task.targets
     shots = facts.validation.shots
     adapts = f" It adapts to a speaker from {shots} unlabelled clips." if personalised(facts) else ""
     synthetic = [f"**{SYNTHETIC}**"] if facts.audit["synthetic"] else []
@@ -188,7 +188,7 @@ def scores(facts: CardFacts) -> list[str]:
 
 def worst(facts: CardFacts, rows: pd.DataFrame) -> list[str]:
     """Sentences that name the worst country and the worst emotion on the validation split."""
-    task = task_of(facts.validation)
+    task = facts.validation.task
     sentences = []
     if "country" in rows and (rows["country"] != "").all():
         countries = group_scores(statistics(rows, task), rows["country"], MEAN_CCC)["value"].dropna()
