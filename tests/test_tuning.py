@@ -19,9 +19,10 @@ from exvo.passwords import has_password
 from exvo.reports.study import StudyFacts, study_page
 from exvo.tuning import storage as storage_module
 from exvo.tuning import study as study_module
+from exvo.tuning.processes import this_process
 from exvo.tuning.space import SPACE, parse_search, study_name, training_options
 from exvo.tuning.storage import open_storage, printable_storage
-from exvo.tuning.study import Pruned, Replaced, Study, _this_process, best
+from exvo.tuning.study import Pruned, Replaced, Study, best
 
 from helpers.servers import free_port
 from helpers.studies import SEARCH, begin, memory_study
@@ -185,7 +186,7 @@ def test_trials_of_dead_workers_are_ended_those_of_living_ones_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = memory_study(tmp_path)
-    here, now = _this_process(), time.time()
+    here, now = this_process(), time.time()
     gone = os.posix_spawn("/bin/true", ["true"], os.environ)
     os.waitpid(gone, 0)
     zombie = os.posix_spawn("/bin/true", ["true"], os.environ)
@@ -201,7 +202,7 @@ def test_trials_of_dead_workers_are_ended_those_of_living_ones_are_not(
     ]
     trials = []
     for worker, alive, _ in workers:
-        monkeypatch.setattr(study_module, "_this_process", lambda worker=worker: worker)
+        monkeypatch.setattr(study_module, "this_process", lambda worker=worker: worker)
         trials.append(begin(study))
         trials[-1].note(f"run{trials[-1].number}")
         if alive is not None:

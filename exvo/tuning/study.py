@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import platform
 import threading
 import time
@@ -21,12 +20,12 @@ from typing import Any, Literal
 
 import optuna
 import pandas as pd
-import psutil
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from exvo.tuning.processes import Process, runs_here, this_process
 from exvo.tuning.space import SPACE, training_options
 
 RANDOM_TRIALS = 5
@@ -90,21 +89,6 @@ class DeadTrial:
 
     number: int
     run_id: str
-
-
-@dataclass(frozen=True)
-class Process:
-    """The process that runs a trial, as the study's storage holds it.
-
-    Attributes:
-        host: name of its machine.
-        pid: of the process.
-        began: seconds from the machine's start to its own.
-    """
-
-    host: str
-    pid: int
-    began: float
 
 
 class Trial:
@@ -260,7 +244,7 @@ class Study:
         if self.count("running", "pruned", "finished") >= total:
             return None
         trial = self._study.ask()
-        trial.set_user_attr("worker", asdict(_this_process()))
+        trial.set_user_attr("worker", asdict(this_process()))
         earlier = [other for other in self._trials() if other.number < trial.number and other.state in COUNTED]
         if len(earlier) >= total:
             _end(self._study, trial, "killed", "Not begun: another worker had taken the last trial.")
@@ -347,24 +331,10 @@ def _state(trial: FrozenTrial) -> str:
     return STATES.get(trial.state) or str(trial.user_attrs.get("state", "failed"))
 
 
-def _this_process() -> Process:
-    """The present process."""
-    return Process(platform.node(), os.getpid(), _since_boot(psutil.Process()))
-
-
-def _since_boot(process: psutil.Process) -> float:
-    """Seconds from the machine's start to the process' start, which do not change when the clock is set."""
-    return process.create_time() - psutil.boot_time()
-
-
 def _is_dead(trial: FrozenTrial) -> bool:
     """Whether the process of a running trial is gone: by its pid on this machine, by its signs of life on others."""
     worker = Process(**trial.user_attrs["worker"]) if "worker" in trial.user_attrs else None
     if worker is not None and worker.host == platform.node():
-        try:
-            process = psutil.Process(worker.pid)
-            return process.status() == psutil.STATUS_ZOMBIE or abs(_since_boot(process) - worker.began) > 1.0
-        except psutil.NoSuchProcess:
-            return True
+        return not runs_here(worker)
     began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
     return time.time() - float(trial.user_attrs.get("alive", began)) > DEAD_AFTER
