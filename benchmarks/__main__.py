@@ -44,7 +44,7 @@ from exvo.features.store import Store
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import predict
 from exvo.networks.network import Network
-from exvo.reports.run import About, report
+from exvo.reports.run import RunFacts, report_page
 from exvo.serving.model import answer
 from exvo.tasks import Task
 from exvo.tracking.provenance import processor
@@ -233,11 +233,11 @@ def interval_rows(clips: int) -> Iterator[Row]:
     result = compare("intervals by speaker, and per country by clip and by speaker", by_group, loop_by_speaker, against)
     yield result | {"met": result["also"]["seconds"] < 2, "target": "2 s"}  # type: ignore[index]
     settings = {"model": "cnn14", "protocol": "published"}
-    about = About("cnn14", "table", True, "test", "none", "none", [], settings, "", pd.DataFrame())
+    about = RunFacts("cnn14", "table", True, "test", "none", "none", [], settings, "", pd.DataFrame())
     against = "a loop for the interval by clip alone"
     yield compare(
         f"the whole report of {clips:,} clips",
-        lambda: report(table, score(table, TASK), TASK, about).html(),
+        lambda: report_page(table, score(table, TASK), TASK, about).html(),
         loop,
         against,
     )

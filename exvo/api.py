@@ -27,6 +27,7 @@ from exvo.errors import InputError
 from exvo.evaluation.pairwise import doubts, paired, same_clips
 from exvo.evaluation.scoring import scorable, score
 from exvo.files import expand
+from exvo.reports.sentences import doubt_sentences
 from exvo.tables import compose, plain_schema, read_flat_parquet, validated_predictions
 from exvo.tasks import Task, task_of
 from exvo.text import LONGEST_NAME, listing, nearest, printable, reason, writable
@@ -163,5 +164,5 @@ def read_predictions(predictions: Predictions, name: str) -> tuple[pd.DataFrame,
 
 def warn(rows: list[tuple[str, pd.DataFrame]], task: Task) -> None:
     """Warns the caller of the library of what `doubts` says of scored rows, each with the name of their table."""
-    for sentence in doubts(rows, task):
+    for sentence in doubt_sentences(doubts(rows, task)):
         warnings.warn(sentence, stacklevel=3)

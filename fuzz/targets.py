@@ -252,7 +252,7 @@ class Submissions(Target):
     def read(self) -> None:
         """All problems in sentences; none where the file is right."""
         path = self.folder / "ExVo-Few_team_1.csv"
-        checked = submission.check(path, tables.IDS)
+        checked = submission.check_file(path, tables.IDS)
         for sentence in [*checked.problems, *checked.notes]:
             check_sentence(sentence)
         right = not checked.problems

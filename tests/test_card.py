@@ -23,13 +23,13 @@ OPTIONS |= {"optimizer": "sgd", "precision": "float32"}
 
 def facts(
     table: pd.DataFrame, task: Task = TASK, corpus: str = "emogator", encoder: str = "none", **different: Any
-) -> card.Facts:
+) -> card.CardFacts:
     """What is known of a run on a corpus, under the strict protocol."""
     about = Scored("run", Condition(corpus, "a1" * 32, "fewshot", "strict", "val"), 2, table)
     settings = {"options": OPTIONS, "system": {"enrolment": encoder}}
     lineage = {"exvo.system": "cnn14-random-init", "git.commit": "c" * 40}
     scores = {"val": scoring.score(table, task)}
-    every = card.Facts("run (id)", "train", lineage, settings, AUDIT, {"torch": "2.11.0"}, 2, about, scores, None)
+    every = card.CardFacts("run (id)", "train", lineage, settings, AUDIT, {"torch": "2.11.0"}, 2, about, scores, None)
     return dataclasses.replace(every, **different)
 
 
@@ -43,7 +43,7 @@ def test_the_figures_are_those_of_the_score_table() -> None:
     cells = {
         tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines() if line.startswith("|")
     }
-    for metric, title in card.SCORES.items():
+    for metric, title in card.CARD_SCORES.items():
         row = scores.loc[metric]
         by_clip = "" if metric.endswith("_decile") else f"[{row['lo']:.3f}, {row['hi']:.3f}]"
         by_speaker = f"[{row['lo_by_speaker']:.3f}, {row['hi_by_speaker']:.3f}]"

@@ -15,6 +15,7 @@ from mlflow.entities import Run
 
 from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import bootstrap, interval
+from exvo.reports.sentences import few_speakers_sentence
 from exvo.tasks import Task
 from exvo.tracking import runs
 
@@ -183,7 +184,7 @@ def test_two_runs_are_compared_on_the_same_clips(
     assert table["metric"].tolist() == ["emotion_ccc", "high_ccc", "loud_ccc", "emotion_mae"]
     assert table.loc[0, "wins"] == 1.0
     assert artifact("results/comparison.md").read_text(encoding="utf-8") in told
-    assert scoring.few_speakers(8) in told
+    assert few_speakers_sentence(8) in told
     pd.testing.assert_frame_equal(pd.read_parquet(artifact("results/comparison/scores.parquet")), table)
     assert artifact("results/comparison/emotion_ccc.png").stat().st_size > 1000
     html = artifact("results/comparison.html").read_text(encoding="utf-8")

@@ -12,8 +12,9 @@ from exvo.errors import InputError
 from exvo.evaluation.metrics import ccc, mae, s_mtl, uar
 from exvo.evaluation.pairwise import Scored, comparable, doubts, paired
 from exvo.evaluation.results import TRAINING
-from exvo.evaluation.scoring import FEW_SPEAKERS, few_speakers
-from exvo.reports.comparison import comparison_text, conclusion
+from exvo.evaluation.scoring import FEW_SPEAKERS
+from exvo.reports.comparison import comparison_conclusion, comparison_text
+from exvo.reports.sentences import doubt_sentences, few_speakers_sentence
 from exvo.tasks import Task
 
 from helpers.tables import CONDITION, predictions
@@ -75,7 +76,7 @@ def test_paired_is_the_plain_loop(multitask: bool) -> None:
 def test_a_run_compared_with_itself_shows_nothing() -> None:
     table = paired(predictions(0.4, 2), predictions(0.4, 2), Task("fewshot", ("High", "Loud")))
     assert (table[["value", "lo", "hi", "wins", "lo_by_speaker", "wins_by_speaker"]] == 0).all(axis=None)
-    assert "includes zero: no difference is shown" in conclusion(table)
+    assert "includes zero: no difference is shown" in comparison_conclusion(table)
 
 
 def test_an_undefined_score_is_undefined_and_the_others_are_not() -> None:
@@ -87,7 +88,10 @@ def test_an_undefined_score_is_undefined_and_the_others_are_not() -> None:
     table = paired(a, b, Task("fewshot", ("High", "Loud"))).set_index("metric")
     assert table.loc[["loud_ccc", "emotion_ccc"], ["value", "lo", "hi", "wins", "lo_by_speaker"]].isna().all(axis=None)
     assert table.loc["high_ccc"].notna().all()
-    assert conclusion(table.reset_index()) == "The difference of emotion_ccc is undefined: no difference is shown."
+    assert (
+        comparison_conclusion(table.reset_index())
+        == "The difference of emotion_ccc is undefined: no difference is shown."
+    )
 
 
 def test_constant_predictions_have_no_difference() -> None:
@@ -98,8 +102,8 @@ def test_constant_predictions_have_no_difference() -> None:
     rows = table.set_index("metric")
     assert rows.loc[["loud_ccc", "emotion_ccc"], ["b", "value", "lo", "hi", "wins"]].isna().all(axis=None)
     assert rows.loc["high_ccc"].notna().all()
-    few, constant = doubts([("a", a), ("b", b)], task)
-    assert few == few_speakers(10)
+    few, constant = doubt_sentences(doubts([("a", a), ("b", b)], task))
+    assert few == few_speakers_sentence(10)
     assert constant.startswith("b predicts the same for every clip in Loud: the CCC is undefined there")
     runs = pd.DataFrame([dict.fromkeys((*TRAINING, "system", "run"), "x") | {"evaluation": ""}] * 2)
     text = comparison_text(CONDITION, runs, table, a, [few, constant])
@@ -114,10 +118,10 @@ def test_enough_speakers_raise_no_doubt() -> None:
     table = predictions(0.4, 2)
     table["speaker"] = [f"s{clip % FEW_SPEAKERS}" for clip in range(60)]
     task = Task("fewshot", ("High", "Loud"))
-    assert doubts([("a", table)], task) == []
-    assert len(doubts([("a", table.assign(speaker=table["speaker"].replace("s0", "s1")))], task)) == 1
+    assert doubt_sentences(doubts([("a", table)], task)) == []
+    assert len(doubt_sentences(doubts([("a", table.assign(speaker=table["speaker"].replace("s0", "s1")))], task))) == 1
     unknown = table.assign(speaker="")
-    assert doubts([("a", unknown)], task) == []  # nothing is resampled by speaker
+    assert doubt_sentences(doubts([("a", unknown)], task)) == []  # nothing is resampled by speaker
 
 
 def test_unknown_speakers_leave_out_what_is_by_speaker() -> None:
@@ -126,7 +130,7 @@ def test_unknown_speakers_leave_out_what_is_by_speaker() -> None:
     table = paired(a, b, Task("fewshot", ("High", "Loud")))
     assert table["lo"].notna().all()
     assert table[["lo_by_speaker", "hi_by_speaker", "wins_by_speaker"]].isna().all(axis=None)
-    assert conclusion(table).endswith("its 95% interval by speaker is undefined: no difference is shown.")
+    assert comparison_conclusion(table).endswith("its 95% interval by speaker is undefined: no difference is shown.")
 
 
 def test_a_speaker_recogniser_is_compared_by_clip() -> None:
@@ -137,8 +141,8 @@ def test_a_speaker_recogniser_is_compared_by_clip() -> None:
     a["prediction.speaker"] = np.where(rng.random(60) < 0.3, a["speaker"], "s0")
     condition = replace(CONDITION, task="speaker")
     table = paired(*comparable(Scored("one", condition, 2, a), Scored("two", condition, 2, b)))
-    assert conclusion(table).startswith("b beats a by 0.")
-    assert "95% interval by clip [" in conclusion(table)
+    assert comparison_conclusion(table).startswith("b beats a by 0.")
+    assert "95% interval by clip [" in comparison_conclusion(table)
     assert table["lo_by_speaker"].isna().all()
 
 
@@ -204,9 +208,9 @@ def test_the_conclusion_names_the_better_run() -> None:
     task = Task("fewshot", ("High", "Loud"))
     row = paired(poor, good, task).iloc[0]
     said = f"{row['value']:.4f} emotion_ccc, 95% interval by speaker "
-    assert conclusion(paired(poor, good, task)) == (
+    assert comparison_conclusion(paired(poor, good, task)) == (
         f"b beats a by {said}[{row['lo_by_speaker']:.4f}, {row['hi_by_speaker']:.4f}], which excludes zero."
     )
-    assert conclusion(paired(good, poor, task)) == conclusion(paired(poor, good, task)).replace(
+    assert comparison_conclusion(paired(good, poor, task)) == comparison_conclusion(paired(poor, good, task)).replace(
         "b beats a", "a beats b"
     )

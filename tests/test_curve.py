@@ -18,7 +18,7 @@ from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.evaluation.enrolment_curve import curve_clips, draw_others, enrolment_curve
 from exvo.networks.inference import predict, predict_each, predictor
 from exvo.networks.network import Network
-from exvo.reports.enrolment_curve import conclusion
+from exvo.reports.enrolment_curve import curve_conclusion
 from exvo.tasks import Task
 from exvo.tracking.tags import EVALUATED_TAG
 
@@ -129,7 +129,7 @@ def test_speakers_with_a_single_clip_and_unknown_ones_are_left_out() -> None:
 def test_the_sentence(low: float, told: str) -> None:
     row = {"metric": "emotion_ccc", "shots": 2, "enrolment": "right", "right_over_wrong": 0.05}
     curve = pd.DataFrame([row | {"right_over_wrong_lo": low, "right_over_wrong_hi": 0.1}])
-    assert told in conclusion(curve, "emotion_ccc")
+    assert told in curve_conclusion(curve, "emotion_ccc")
 
 
 @pytest.mark.usefixtures("store")

@@ -17,7 +17,7 @@ from exvo.errors import InputError
 from exvo.networks.inference import check_embedding, embed_clips
 from exvo.networks.network import Network
 from exvo.reports import tsne
-from exvo.reports.tsne import colours, draw, embedding_table, pictures, project
+from exvo.reports.tsne import colours, draw, embedding_table, project, tsne_figures
 
 from helpers.commands import run_here
 from helpers.corpora import write_table_corpus
@@ -160,15 +160,15 @@ def test_pictures_by_country_and_speaker(monkeypatch: pytest.MonkeyPatch) -> Non
     rows["speaker"] = [f"s{place % 20}" for place in range(40)]
     table = embedding_table(rows, blobs(40))
     monkeypatch.setattr(tsne, "project", lambda numbers, seed: numbers[:, :2])
-    found = pictures(table, "cnn14", "table, val split", "main")
+    found = tsne_figures(table, "cnn14", "table, val split", "main")
     assert list(found) == ["country", "speaker"]
     assert [len(figure.legends) for figure in found.values()] == [1, 0]  # twenty speakers are too many to name
     title = found["speaker"].axes[0].get_title()
     assert title == "cnn14\ntable, val split, 40 clips\nt-SNE of the main embeddings, colour: speaker (20 of them)"
-    assert list(pictures(table.drop(columns="country"), "", "", "main")) == ["speaker"]
-    assert list(pictures(table.assign(country=""), "", "", "main")) == ["speaker"]
+    assert list(tsne_figures(table.drop(columns="country"), "", "", "main")) == ["speaker"]
+    assert list(tsne_figures(table.assign(country=""), "", "", "main")) == ["speaker"]
     monkeypatch.setattr(tsne, "MOST_DRAWN", 10)
-    fewer = pictures(table, "cnn14", "table, val split", "main")["country"]
+    fewer = tsne_figures(table, "cnn14", "table, val split", "main")["country"]
     assert len(fewer.axes[0].collections[0].get_offsets()) == 10
     assert "10 of 40 clips, at random\n" in fewer.axes[0].get_title()
 

@@ -10,7 +10,8 @@ import pytest
 from sklearn.metrics import recall_score
 
 from exvo.errors import InputError
-from exvo.evaluation.scoring import as_metrics, constant_predictions, score, score_epoch, sentence
+from exvo.evaluation.scoring import as_metrics, constant_predictions, score, score_epoch
+from exvo.reports.sentences import score_sentence
 from exvo.tasks import Task
 
 MULTITASK = Task("multitask", ("Awe", "Fear"), ("Chile", "Kenya"))
@@ -84,7 +85,7 @@ def test_constant_predictions_have_no_ccc_and_no_interval() -> None:
     assert constant_predictions(predictions, FEWSHOT) == ["Awe"]
     assert scores.loc[["awe_ccc", "emotion_ccc"]].isna().all(axis=None)
     pd.testing.assert_series_equal(scores.loc["fear_ccc"], whole.drop(columns="n").loc["fear_ccc"])
-    assert sentence(found, "emotion_ccc") == "emotion_ccc is undefined"
+    assert score_sentence(found, "emotion_ccc") == "emotion_ccc is undefined"
     assert math.isnan(as_metrics(found, "val")["val/awe_ccc"])
 
 
@@ -117,7 +118,7 @@ def test_metrics_and_sentence() -> None:
     assert "val/emotion_ccc_speaker_mean_lo" not in metrics
     assert not any(math.isnan(value) for value in metrics.values())
     expected = f"s_mtl {row['value']:.3f}   95% interval by clip [{row['lo']:.3f}, {row['hi']:.3f}], "
-    assert sentence(scores, "s_mtl").startswith(expected)
+    assert score_sentence(scores, "s_mtl").startswith(expected)
 
 
 def test_clips_that_enrol_are_not_scored() -> None:

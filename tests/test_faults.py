@@ -333,7 +333,7 @@ def test_the_newest_row_of_a_clip_counts_when_the_clock_was_set_back(
         assert reopened(store)[one.content][0, 0] == value
 
 
-def test_a_living_trial_is_not_buried_when_the_clock_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_living_trial_is_not_ended_when_the_clock_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system tells when a process began by the clock as it is now."""
     running = memory_study(tmp_path)
     trial = begin(running)
@@ -342,7 +342,7 @@ def test_a_living_trial_is_not_buried_when_the_clock_is_set(tmp_path: Path, monk
         with monkeypatch.context() as patch:
             patch.setattr(psutil._psplatform, "boot_time", lambda seconds=seconds: booted + seconds)
             assert psutil.Process().create_time() == pytest.approx(began + seconds)
-            assert memory_study(tmp_path).bury() == []
+            assert memory_study(tmp_path).end_dead_trials() == []
     trial.report(1, 0.5)
 
 

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from exvo import corpora
 from exvo.config import EMOTIONS, FeatureConfig
 from exvo.errors import InputError
-from exvo.evaluation.submission import check, file_ids
+from exvo.evaluation.submission import check_file, file_ids
 from exvo.features.audio import read_audio
 from exvo.features.containers import MAX_PARTS, AudioError
 from exvo.networks.header import FORMAT, read_header
@@ -204,7 +204,7 @@ def test_any_cell_of_a_submission_is_right_or_told(
     table.iloc[row, 1:] = cells
     path = tmp_path_factory.mktemp("submission") / "ExVo-Few_team_1.csv"
     table.to_csv(path, index=False)
-    checked = check(path, ids)
+    checked = check_file(path, ids)
     for sentence in [*checked.problems, *checked.notes]:
         check_sentence(sentence)
     if not checked.problems:

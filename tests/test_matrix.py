@@ -12,11 +12,20 @@ import pytest
 
 from exvo.errors import InputError
 from exvo.evaluation.bootstrap import bootstrap, ccc_statistics, interval, join
-from exvo.evaluation.pairwise import Scored, comparable_runs, holm, matrix, p_values, paired, pairs
+from exvo.evaluation.matrix import comparable_runs, difference_matrix, holm, p_values, pairs
+from exvo.evaluation.pairwise import Doubts, Scored, paired
 from exvo.evaluation.results import TRAINING, results_table
-from exvo.evaluation.scoring import few_speakers, statistics
-from exvo.reports.comparison import two_page
-from exvo.reports.matrix import conclusion, explanation, left_out_text, many_page, matrix_columns, matrix_text
+from exvo.evaluation.scoring import statistics
+from exvo.reports.comparison import comparison_page
+from exvo.reports.matrix import (
+    left_out_text,
+    matrix_columns,
+    matrix_conclusion,
+    matrix_explanation,
+    matrix_text,
+    results_page,
+)
+from exvo.reports.sentences import doubt_sentences, few_speakers_sentence
 from exvo.tasks import Task
 
 from helpers.tables import CONDITION, predictions
@@ -59,7 +68,7 @@ def test_undefined_resamples_do_not_count() -> None:
 
 def test_entries_are_those_of_two_runs_and_antisymmetric() -> None:
     given = runs(0.9, 0.3, 0.6)
-    found = matrix(given)
+    found = difference_matrix(given)
     assert found.runs == ["r1", "r2", "r0"]
     assert found.order == [1, 2, 0]
     np.testing.assert_array_equal(found.values, -found.values.T)
@@ -78,7 +87,7 @@ def test_entries_are_those_of_two_runs_and_antisymmetric() -> None:
 
 
 def test_a_mark_is_a_p_value_below_five_percent_after_holm() -> None:
-    found = matrix(
+    found = difference_matrix(
         [Scored(f"r{i}", CONDITION, 2, predictions(n, i, speakers=30)) for i, n in enumerate((0.9, 0.88, 0.3))]
     )
     for row in found.pairs.to_dict("records"):
@@ -98,7 +107,7 @@ def test_a_mark_is_a_p_value_below_five_percent_after_holm() -> None:
 
 
 def test_over_few_speakers_nothing_is_marked() -> None:
-    found = matrix(runs(0.9, 0.88, 0.3))
+    found = difference_matrix(runs(0.9, 0.88, 0.3))
     assert found.pairs["p_holm"].min() < 0.05
     assert not found.marked.any()
     text = matrix_text(found)
@@ -106,12 +115,12 @@ def test_over_few_speakers_nothing_is_marked() -> None:
     assert (
         "3 comparisons of emotion_ccc, corrected for by Holm's method; none is marked, because p values over 10" in text
     )
-    assert few_speakers(10) in text
+    assert few_speakers_sentence(10) in text
 
 
 def test_resamples_suffice_for_the_strictest_bound() -> None:
     """Seven runs, 21 comparisons: the lowest p value times 21 is still below 0.05."""
-    found = matrix(runs(3.0, *[0.01] * 6))
+    found = difference_matrix(runs(3.0, *[0.01] * 6))
     assert found.resamples == 2100
     assert found.pairs["p"].min() == pytest.approx(2 / 2101)
     assert found.pairs["p_holm"].min() == pytest.approx(21 * 2 / 2101)
@@ -121,13 +130,13 @@ def test_resamples_suffice_for_the_strictest_bound() -> None:
 def test_constant_predictions_are_undefined_and_no_comparison() -> None:
     given = runs(0.9, 0.3, 0.6)
     given[1].predictions["prediction.Loud"] = 0.5
-    found = matrix(given)
+    found = difference_matrix(given)
     assert found.runs == ["r2", "r0", "r1"]
     assert found.comparisons == 1
     assert found.pairs[["value", "lo", "hi", "p", "p_holm", "wins"]].isna().all(axis=1).sum() == 2
-    assert conclusion(found).startswith("1 comparison of emotion_ccc")
+    assert matrix_conclusion(found).startswith("1 comparison of emotion_ccc")
     assert dict(matrix_columns(found))["3"] == ["undefined", "undefined", ""]
-    assert any(one.startswith("r1 predicts the same for every clip in Loud") for one in found.warnings)
+    assert any(one.startswith("r1 predicts the same for every clip in Loud") for one in doubt_sentences(found.doubts))
     alone = found.pairs.dropna()["p"]
     assert alone.tolist() == found.pairs.dropna()["p_holm"].tolist()
 
@@ -136,10 +145,10 @@ def test_unknown_speakers_leave_differences_without_p_values() -> None:
     given = runs(0.9, 0.3)
     for one in given:
         one.predictions.loc[5, "speaker"] = ""
-    found = matrix(given)
+    found = difference_matrix(given)
     assert found.comparisons == 0
     assert found.values[0, 1] > 0
-    assert conclusion(found) == "No difference of emotion_ccc has a 95% interval by speaker: none is shown."
+    assert matrix_conclusion(found) == "No difference of emotion_ccc has a 95% interval by speaker: none is shown."
     assert not found.marked.any()
 
 
@@ -152,14 +161,14 @@ def test_speaker_recognisers_are_compared_by_clip() -> None:
         for right in (0.3, 0.9)
     ]
     condition = replace(CONDITION, task="speaker")
-    found = matrix([Scored(f"r{place}", condition, 2, table) for place, table in enumerate(tables)])
+    found = difference_matrix([Scored(f"r{place}", condition, 2, table) for place, table in enumerate(tables)])
     differences = np.subtract(
         *(bootstrap(statistics(table, Task("speaker", ())))["speaker_uar"].to_numpy() for table in tables[::-1])
     )
     assert found.by == "clip"
     assert found.runs == ["r1", "r0"]
     assert found.pairs[["lo", "hi"]].iloc[0].tolist() == pytest.approx(np.percentile(differences, [2.5, 97.5]))
-    assert found.warnings == []
+    assert found.doubts == Doubts(None, [])
 
 
 def test_the_largest_set_is_compared_and_the_others_are_named_with_the_reason() -> None:
@@ -173,7 +182,7 @@ def test_the_largest_set_is_compared_and_the_others_are_named_with_the_reason() 
     assert left_out_text(list(left_out.values())).count("\n- ") == 2
     assert comparable_runs([]) == ([], {})
     with pytest.raises(InputError, match="r0 and r1 can't be compared: their shots differ"):
-        matrix(given)
+        difference_matrix(given)
 
 
 def test_holm_holds_the_family_wise_error_that_bare_p_values_do_not() -> None:
@@ -217,14 +226,14 @@ def about(given: list[Scored]) -> pd.DataFrame:
 def test_the_page_of_many_runs_holds_table_matrix_and_picture() -> None:
     given = runs(0.9, 0.3, 0.6)
     given[2].predictions["prediction.Loud"] = 0.5
-    found = matrix(given)
+    found = difference_matrix(given)
     table = results_table(CONDITION, about(given))
     table["place"] = pd.Series([2, 1, 3], dtype="Int64")
-    page = many_page(CONDITION, table, found, ["r9 <is> odd"], "mlflow run . -e compare")
+    page = results_page(CONDITION, table, found, ["r9 <is> odd"], "mlflow run . -e compare")
     assert page.tiles[1] == ("differences shown", "0 of 1", "too few speakers to mark any")
     html = page.html()
     assert self_contained(html)
-    assert explanation(found) in html.replace("&lt;", "<").replace("&#39;", "'")
+    assert matrix_explanation(found) in html.replace("&lt;", "<").replace("&#39;", "'")
     assert "r9 &lt;is&gt; odd" in html
     assert re.search(r">r1\u2002?\s*1<", html)  # systems repeat, so runs name the rows of the picture
     section = page.sections[1]
@@ -232,7 +241,7 @@ def test_the_page_of_many_runs_holds_table_matrix_and_picture() -> None:
     pd.testing.assert_frame_equal(section.numbers, found.pairs)
     cells = [cell for _, column in section.table[1:] for cell in column if cell]
     assert all(cell in html for cell in cells)
-    assert many_page(CONDITION, table.drop(columns="place"), None, [], "x").tiles == []
+    assert results_page(CONDITION, table.drop(columns="place"), None, [], "x").tiles == []
 
 
 def test_the_page_of_two_runs_concludes_first_and_keeps_years_apart() -> None:
@@ -240,7 +249,7 @@ def test_the_page_of_two_runs_concludes_first_and_keeps_years_apart() -> None:
     b["prediction.Loud"] = 0.5
     table = paired(a, b, Task("multitask", ("High", "Loud")))
     given = about([Scored("ra", CONDITION, 2, a), Scored("rb", CONDITION, 2, b)])
-    page = two_page(CONDITION, given, table, a, ["be careful"], "mlflow run . -e compare -P a=1 -P b=2")
+    page = comparison_page(CONDITION, given, table, a, ["be careful"], "mlflow run . -e compare -P a=1 -P b=2")
     assert page.sections[0].text[0] == "The difference of s_mtl is undefined: no difference is shown."
     assert [value for _, value, _ in page.tiles] == [f"{table.loc[0, 'a']:.4f}", "undefined", "undefined"]
     pictures = [picture.name for section in page.sections for picture in section.pictures]

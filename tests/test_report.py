@@ -16,15 +16,17 @@ from mlflow import MlflowClient
 
 from exvo.config import EMOTIONS
 from exvo.evaluation import scoring
-from exvo.reports.page import WIDE, Page, Section, axes, picture
-from exvo.reports.run import About, bins_of, decile_sentence, means, report
+from exvo.evaluation.groups import Chance
+from exvo.reports.groups import decile_sentence
+from exvo.reports.page import WIDE, Page, Section, axes, make_picture
+from exvo.reports.run import RunFacts, bins_of, means, report_page
 from exvo.tasks import Task
 
 from helpers.commands import run_here
 from helpers.corpora import write_table_corpus
 
 FEWSHOT = Task("fewshot", ("Awe", "Fear"))
-ABOUT = About(
+ABOUT = RunFacts(
     model="cnn14",
     corpus="table",
     synthetic=False,
@@ -52,7 +54,7 @@ def table(clips: int = 240, speakers: int = 12, targets: tuple[str, ...] = ("Awe
 
 
 def made(predictions: pd.DataFrame, task: Task = FEWSHOT, **different: Any) -> Page:
-    return report(predictions, scoring.score(predictions, task), task, replace(ABOUT, **different))
+    return report_page(predictions, scoring.score(predictions, task), task, replace(ABOUT, **different))
 
 
 def section(page: Page, title: str) -> Section:
@@ -148,7 +150,9 @@ def test_a_country_with_one_clip_is_named_not_scored() -> None:
     page = made(predictions)
     countries = section(page, "Countries")
     assert countries.table[0][1] == countries.numbers["country"].head(2).tolist()
-    assert countries.text == ["With fewer than 5 scored clips, and so not scored (clips in brackets): Peru (1)."]
+    assert countries.text == [
+        "Not scored, because there are fewer than 5 scored clips (their number in brackets): Peru (1)."
+    ]
     assert any("stranger (2)" in sentence for sentence in section(page, "Speakers").text)
     assert scoring.score(predictions, FEWSHOT).set_index("metric").loc["emotion_ccc_worst_country", "n"] > 100
     alone = predictions.assign(country=[f"c{i}" for i in range(len(predictions))])
@@ -244,15 +248,18 @@ def test_enrolment_says_whether_the_speaker_matters(noise: float, told: str) -> 
 
 def test_the_decile_sentence() -> None:
     row = {"value": 0.1, "lo_by_speaker": 0.05, "hi_by_speaker": 0.2, "n": 2}
-    assert decile_sentence(row, 20, (0.2, 0.15, 0.25)).endswith("some people are served worse than chance explains.")
-    assert decile_sentence(row, 20, (0.2, 0.05, 0.25)).endswith("no more than chance explains.")
+    worse, no_worse = (decile_sentence(row, 20, Chance(0.2, low, 0.25)) for low in (0.15, 0.05))
+    assert worse.endswith("some people are served worse than chance explains.")
+    assert no_worse.endswith("no more than chance explains.")
 
 
 def test_names_from_data_are_text_in_page_and_picture() -> None:
     evil = '--><b>$x^2$</b> & "é" {{ 7 * 7 }}'
     with axes(WIDE, 1) as shown:
         shown.barh([evil], [1])
-    page = Page(evil, [evil], [], [Section(evil, [evil], [evil], [picture("p", evil, shown)], [(evil, [evil])], evil)])
+    page = Page(
+        evil, [evil], [], [Section(evil, [evil], [evil], [make_picture("p", evil, shown)], [(evil, [evil])], evil)]
+    )
     read = Reader(page.html())
     assert read.text.count(evil) == 11  # one of them in the picture, one its caption
     assert "49" not in read.text

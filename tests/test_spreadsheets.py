@@ -203,12 +203,12 @@ def test_a_submission_that_is_not_plain_csv_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "ExVo-Few_team_1.csv"
     rows = [["File_ID", *EMOTIONS], ["[é]", *["0.5"] * 10]]
     path.write_text(text(rows, ";"))
-    (problem,) = submission.check(path, ["[é]"]).problems
+    (problem,) = submission.check_file(path, ["[é]"]).problems
     assert problem == "It is not plain CSV (UTF-8, commas, decimal points): it has semicolons between cells."
     path.write_text(unicodedata.normalize("NFD", text(rows)))
-    assert submission.check(path, ["[é]"]).problems == []
-    assert "is not there" in submission.check(tmp_path / ("x" * 300), ["[é]"]).problems[0]
-    assert "is a folder, not a file: check=" in submission.check(tmp_path, ["[é]"]).problems[0]
+    assert submission.check_file(path, ["[é]"]).problems == []
+    assert "is not there" in submission.check_file(tmp_path / ("x" * 300), ["[é]"]).problems[0]
+    assert "is a folder, not a file: check=" in submission.check_file(tmp_path, ["[é]"]).problems[0]
 
 
 def test_decimal_commas_without_quotes_are_named(tmp_path: Path) -> None:

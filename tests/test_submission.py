@@ -42,7 +42,7 @@ def put(folder: Path, lines: list[str], name: str = NAME) -> Path:
 
 
 def problems(folder: Path, lines: list[str]) -> list[str]:
-    return submission.check(put(folder, lines), IDS).problems
+    return submission.check_file(put(folder, lines), IDS).problems
 
 
 def test_the_few_shot_file_is_the_one_written_by_hand(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_right_files_pass_with_any_line_ends(tmp_path: Path, lines: list[str], s
     task = "multitask" if lines is MULTI_LINES else "fewshot"
     path = tmp_path / submission.file_name(task, "a_team-2", 0)
     path.write_bytes((start + end.join(lines) + end).encode())
-    assert submission.check(path, IDS) == submission.Checked(task, [], [])
+    assert submission.check_file(path, IDS) == submission.Checked(task, [], [])
 
 
 @pytest.mark.parametrize(
@@ -192,22 +192,22 @@ def test_random_damage_never_passes(tmp_path: Path, kind: str) -> None:
         rows = [[name, *(f"{value:.4f}" for value in rng.random(10))] for name in ids]
         path = tmp_path / NAME
         pd.DataFrame(rows, columns=FEW.split(",")).to_csv(path, index=False)
-        assert submission.check(path, ids).problems == []
+        assert submission.check_file(path, ids).problems == []
         DAMAGE[kind](rows, rng)
         lines = [",".join(f'"{cell}"' for cell in row) for row in rows]
-        assert submission.check(put(tmp_path, [FEW, *lines]), ids).problems
+        assert submission.check_file(put(tmp_path, [FEW, *lines]), ids).problems
 
 
 def test_what_is_strange_but_not_wrong_is_a_note(tmp_path: Path) -> None:
     path = put(tmp_path, [LINES[0], LINES[1].replace("0.5", "-0.2"), *LINES[2:]], "mine.csv")
-    checked = submission.check(path, IDS)
+    checked = submission.check_file(path, IDS)
     assert checked.problems == []
     assert checked.notes == [
         "The challenge wants the name ExVo-Few_<team>_<number>.csv, not mine.csv.",
         "1 number outside 0 to 1 (intensity): line 2 Fear (-0.2).",
     ]
     path = put(tmp_path, [line.replace("31.5", "200") for line in MULTI_LINES], "ExVo-Few_team_1.csv")
-    assert [note.split(":")[0] for note in submission.check(path, IDS).notes] == [
+    assert [note.split(":")[0] for note in submission.check_file(path, IDS).notes] == [
         "The challenge wants the name ExVo-Multi_<team>_<number>.csv, not ExVo-Few_team_1.csv.",
         "3 numbers outside 0 to 130 (age in years)",
     ]
@@ -231,7 +231,7 @@ def test_what_is_strange_but_not_wrong_is_a_note(tmp_path: Path) -> None:
 def test_hostile_files_are_refused_in_printable_words(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / NAME
     path.write_bytes(content)
-    found = submission.check(path, IDS).problems
+    found = submission.check_file(path, IDS).problems
     assert found
     assert all(sentence.isprintable() and len(sentence) < 1500 for sentence in found)
 
@@ -240,7 +240,7 @@ def test_a_file_far_too_large_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / NAME
     with path.open("wb") as stream:
         stream.truncate(10**10)
-    assert submission.check(path, IDS).problems == [
+    assert submission.check_file(path, IDS).problems == [
         "It has 10,000,000,000 bytes, but 3 clips take fewer than 1,003,000."
     ]
 
@@ -248,7 +248,7 @@ def test_a_file_far_too_large_is_not_read(tmp_path: Path) -> None:
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, what in (("", "a folder, not a file"), ("nowhere.csv", "not there"), ("pipe", "no file")):
-        (sentence,) = submission.check(tmp_path / name, IDS).problems
+        (sentence,) = submission.check_file(tmp_path / name, IDS).problems
         assert f"{tmp_path / name} is {what}: check=" in sentence
 
 

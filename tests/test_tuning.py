@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from optuna.trial import TrialState
 
 from exvo.errors import InputError
 from exvo.passwords import has_password
-from exvo.reports.study import About, study_page
+from exvo.reports.study import StudyFacts, study_page
 from exvo.tuning import storage as storage_module
 from exvo.tuning import study as study_module
-from exvo.tuning.space import SPACE, options, parse_search, study_name
-from exvo.tuning.storage import open_storage, shown_storage
-from exvo.tuning.study import Lost, Pruned, Study, _this_worker, best
+from exvo.tuning.processes import this_process
+from exvo.tuning.space import SPACE, parse_search, study_name, training_options
+from exvo.tuning.storage import open_storage, printable_storage
+from exvo.tuning.study import Pruned, Replaced, Study, best
 
 from helpers.servers import free_port
 from helpers.studies import SEARCH, begin, memory_study
@@ -73,12 +75,12 @@ def test_the_name_follows_from_what_must_be_equal() -> None:
 
 
 def test_storages_by_their_text(tmp_path: Path) -> None:
-    assert shown_storage("", tmp_path) == str(tmp_path / "studies.journal")
-    assert shown_storage("mine.journal", tmp_path) == "mine.journal"
-    assert shown_storage("journal:any/file", tmp_path) == "any/file"
-    shown = shown_storage("postgresql://ada:s3cret@db.example:5433/studies", tmp_path)
+    assert printable_storage("", tmp_path) == str(tmp_path / "studies.journal")
+    assert printable_storage("mine.journal", tmp_path) == "mine.journal"
+    assert printable_storage("journal:any/file", tmp_path) == "any/file"
+    shown = printable_storage("postgresql://ada:s3cret@db.example:5433/studies", tmp_path)
     assert shown == "postgresql+psycopg://ada@db.example:5433/studies"
-    shown = shown_storage("postgresql://ada@db.example/studies?sslmode=require&password=s3cret", tmp_path)
+    shown = printable_storage("postgresql://ada@db.example/studies?sslmode=require&password=s3cret", tmp_path)
     assert shown == "postgresql+psycopg://ada@db.example/studies?sslmode=require"
     assert has_password("postgresql://ada:s3cret@db.example/studies")
     assert has_password("postgresql://ada@db.example/studies?password=s3cret")
@@ -180,44 +182,44 @@ def test_a_trial_that_falls_behind_is_pruned_but_not_in_its_last_epoch(tmp_path:
     assert table["epochs"].tolist() == [4, 4, 4, 4, 2, 4, 2]
 
 
-def test_trials_of_dead_workers_are_buried_those_of_living_ones_are_not(
+def test_trials_of_dead_workers_are_ended_those_of_living_ones_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    buried = memory_study(tmp_path)
-    here, now = _this_worker(), time.time()
+    study = memory_study(tmp_path)
+    here, now = this_process(), time.time()
     gone = os.posix_spawn("/bin/true", ["true"], os.environ)
     os.waitpid(gone, 0)
     zombie = os.posix_spawn("/bin/true", ["true"], os.environ)
     time.sleep(0.3)
     workers = [
         (here, None, False),
-        (here | {"pid": gone}, None, True),
-        (here | {"pid": zombie, "began": now}, None, True),
-        (here | {"began": here["began"] - 100}, None, True),  # another process has that number now
-        (here | {"host": "elsewhere"}, now - 60, False),
-        (here | {"host": "elsewhere"}, now - 1000, True),
-        (here | {"host": "elsewhere"}, None, False),  # just begun
+        (replace(here, pid=gone), None, True),
+        (replace(here, pid=zombie, began=now), None, True),
+        (replace(here, began=here.began - 100), None, True),  # another process has that number now
+        (replace(here, host="elsewhere"), now - 60, False),
+        (replace(here, host="elsewhere"), now - 1000, True),
+        (replace(here, host="elsewhere"), None, False),  # just begun
     ]
     trials = []
     for worker, alive, _ in workers:
-        monkeypatch.setattr(study_module, "_this_worker", lambda worker=worker: worker)
-        trials.append(begin(buried))
+        monkeypatch.setattr(study_module, "this_process", lambda worker=worker: worker)
+        trials.append(begin(study))
         trials[-1].note(f"run{trials[-1].number}")
         if alive is not None:
             trials[-1]._trial.set_user_attr("alive", alive)
-    found = memory_study(tmp_path).bury()
+    found = memory_study(tmp_path).end_dead_trials()
     os.waitpid(zombie, 0)
     assert [(one.number, one.run_id) for one in found] == [
         (number, f"run{number}") for number, (_, _, dead) in enumerate(workers) if dead
     ]
-    assert memory_study(tmp_path).bury() == []
-    with pytest.raises(Lost, match="took this trial for dead"):
+    assert memory_study(tmp_path).end_dead_trials() == []
+    with pytest.raises(Replaced, match="took this trial for dead"):
         trials[5].report(1, 0.5)
-    with pytest.raises(Lost):
+    with pytest.raises(Replaced):
         trials[5].finish(0.5)
     trials[5].end("failed", "too late")
     trials[0].report(1, 0.5)
-    table = buried.table()
+    table = study.table()
     assert table["state"].tolist() == ["killed" if dead else "running" for _, _, dead in workers]
     assert table["problem"][5] == "Its worker was killed or lost."
 
@@ -259,7 +261,7 @@ TRIALS = pd.DataFrame(
         "problem": ["", "", "<b>diverged</b>", "", ""],
     }
 )
-ABOUT = About(
+ABOUT = StudyFacts(
     "study-1",
     "studies.journal",
     "cnn14",
@@ -284,11 +286,11 @@ def test_the_page_shows_the_best_finished_trial_and_why_others_ended() -> None:
     assert [section.title for section in page.sections] == [
         "Best trial",
         "History",
-        "Options",
+        "Options one by one",
         "Importances",
-        "Together",
+        "All options at once",
         "Trials",
-        "Go on",
+        "Continue or watch the study",
     ]
     assert page.tiles == [
         ("best val emotion_ccc", "0.3000", "trial 3"),
@@ -318,8 +320,8 @@ def test_the_history_holds_every_score_and_the_best_so_far() -> None:
 def test_few_trials_make_a_page_too(states: list[str]) -> None:
     rows = TRIALS.head(len(states)).assign(state=states)
     rows.loc[~rows["state"].isin(["finished", "pruned"]), "score"] = math.nan
-    html = study_page(rows, About(**{**ABOUT.__dict__, "importances": {}})).html()
-    assert "Nothing can be said yet from the finished trials: four are needed" in html
+    html = study_page(rows, StudyFacts(**{**ABOUT.__dict__, "importances": {}})).html()
+    assert "be computed from the finished trials yet: it takes four" in html
     assert ("No trial has finished yet." in html) == ("finished" not in states)
 
 
@@ -327,9 +329,9 @@ def test_few_trials_make_a_page_too(states: list[str]) -> None:
 def test_every_option_can_be_drawn(name: str) -> None:
     values = ["sgd", "adam", "adamw", "sgd", "adam"] if name == "optimizer" else [0.1, 0.25, 0.5, 0.4, 0.33]
     rows = TRIALS.drop(columns="batch_size").assign(**{name: values})
-    about = About(**{**ABOUT.__dict__, "space": {name: "some", "learning_rate": "some"}})
+    about = StudyFacts(**{**ABOUT.__dict__, "space": {name: "some", "learning_rate": "some"}})
     assert f"Score against {name}" in study_page(rows, about).html()
 
 
 def test_options_that_are_not_searched_stay_away() -> None:
-    assert options({"width": 0.12345}) == {"width": 0.123}
+    assert training_options({"width": 0.12345}) == {"width": 0.123}

@@ -36,7 +36,7 @@ MAX_UNDEFINED = 0.01
 """Largest share of undefined resamples with which an interval is still given."""
 
 ROUNDING = 1e-12
-"""A variance under this share of the mean square that it is computed from has too few digits left."""
+"""A variance below this share of the mean square that it is computed from is lost in rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,9 @@ class Statistics:
         """The statistics of some of the clips, by mask or by index."""
         return replace(self, values=self.values[np.asarray(rows)])
 
-    def derive(self, name: str, function: Callable[..., FloatArray], *of: str) -> Statistics:
-        """Add the score `name`: `function` of the scores named in `of`, each (...)."""
-        columns = [self.names.index(one) for one in of]
+    def derive(self, name: str, function: Callable[..., FloatArray], *arguments: str) -> Statistics:
+        """The statistics with one more score, `name`: `function` of the scores named in `arguments`, each (...)."""
+        columns = [self.names.index(argument) for argument in arguments]
 
         def score(sums: FloatArray) -> FloatArray:
             scores = self.score(sums)
@@ -111,7 +111,15 @@ def ccc_statistics(truth: npt.ArrayLike, prediction: npt.ArrayLike, names: Seque
 
 
 def mae_statistics(truth: npt.ArrayLike, prediction: npt.ArrayLike, name: str) -> Statistics:
-    """The mean absolute error over (clips,). Raises ValueError as `metrics.mae` does."""
+    """The mean absolute error, as `metrics.mae`.
+
+    Args:
+        truth, prediction: (clips,).
+        name: of the score.
+
+    Raises:
+        ValueError: as `metrics.mae`.
+    """
     x, y = paired_numbers(truth, prediction)
     if x.ndim != 1:
         raise ValueError(f"{name} takes truth and prediction of shape (clips,), not {x.shape}")
@@ -120,9 +128,16 @@ def mae_statistics(truth: npt.ArrayLike, prediction: npt.ArrayLike, name: str) -
 
 
 def label_statistics(truth: npt.ArrayLike, prediction: npt.ArrayLike, prefix: str) -> Statistics:
-    """`prefix`_uar, `prefix`_accuracy and `prefix`_macro_f1 of (clips,) labels, as in `metrics`.
+    """`prefix`_uar, `prefix`_accuracy and `prefix`_macro_f1, as in `metrics`.
 
-    As there, the classes are those present in the truth, in each resample anew. Raises ValueError as `metrics.uar`.
+    As there, the classes are those present in the truth: in each resample, in its own truth.
+
+    Args:
+        truth, prediction: (clips,), labels.
+        prefix: of the scores' names.
+
+    Raises:
+        ValueError: as `metrics.uar`.
     """
     x, y = paired_labels(truth, prediction)
     is_class, is_predicted = (labels[:, None] == np.unique(x) for labels in (x, y))
@@ -136,11 +151,14 @@ def label_statistics(truth: npt.ArrayLike, prediction: npt.ArrayLike, prefix: st
         return np.stack([recall, hits.sum(axis=-1) / clips.sum(axis=-1), f1], axis=-1)
 
     values = np.concatenate([is_class, is_predicted, is_class & is_predicted], axis=1, dtype=np.float64)
-    return Statistics(values, score, tuple(f"{prefix}_{one}" for one in ("uar", "accuracy", "macro_f1")))
+    return Statistics(values, score, tuple(f"{prefix}_{score}" for score in ("uar", "accuracy", "macro_f1")))
 
 
 def join(*pieces: Statistics) -> Statistics:
-    """All scores of the pieces, which are of the same clips in the same order.
+    """All scores of the pieces, in one.
+
+    Args:
+        pieces: of the same clips in the same order.
 
     Raises:
         ValueError: numbers of clips that differ, or a name that occurs twice.
@@ -169,11 +187,14 @@ def bootstrap(
     alone, so two systems scored on the same clips in the same order, with one seed, meet the same resamples.
 
     Args:
+        statistics: of all clips.
+        resamples: how many.
+        seed: of the draws.
         groups: (clips,), the group of each clip; None resamples clips. Groups are taken in sorted order.
 
     Returns:
         (resamples, scores), columns named; NaN where a resample leaves a score undefined. All NaN where there is but
-        one clip (or group), which says nothing of the spread.
+        one clip (or group): it shows no spread.
 
     Raises:
         ValueError: fewer than one resample; groups that are missing, or not one a clip.
@@ -190,10 +211,14 @@ def bootstrap(
 def interval(samples: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     """Percentile interval of each score from its resamples, (resamples, scores), with linear interpolation.
 
+    Args:
+        samples: as `bootstrap` gives them, or a difference of two.
+        level: share of the resamples within the interval.
+
     Returns:
         One row a score: ci_low, ci_high, and `undefined`, the share of the resamples in which the score is undefined.
-        The percentiles are over the defined resamples. With more than 1% undefined the bounds are NaN: what is left
-        would be an interval of the well-behaved resamples only.
+        The percentiles are over the defined resamples. With more than 1% undefined (`MAX_UNDEFINED`) the bounds are
+        NaN: an interval of the other resamples alone would be too narrow.
     """
     undefined = samples.isna().mean()
     tail = (1 - level) / 2
@@ -205,15 +230,22 @@ def interval(samples: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
 def grouped(statistics: Statistics, groups: npt.ArrayLike) -> pd.DataFrame:
     """Every score within each group (country, speaker), one row a group in sorted order, NaN where undefined.
 
-    pandas' mean and std leave NaN out: say how many groups did (`.isna().sum()`), and use `std(ddof=0)` as published.
-    Raises ValueError as `bootstrap` does.
+    pandas' mean and std leave NaN out, so report how many groups are undefined (`.isna().sum()`); the published spread
+    is `std(ddof=0)`.
+
+    Args:
+        statistics: of all clips.
+        groups: (clips,), the group of each clip.
+
+    Raises:
+        ValueError: groups that are missing, or not one a clip.
     """
     sums = _sums_within(statistics, groups)
     return pd.DataFrame(statistics.score(sums.to_numpy()), index=sums.index, columns=list(statistics.names))
 
 
 def draws(n: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
-    """The resamples as indices 0 to n - 1, in chunks of (some resamples, n); chunking does not change the draws."""
+    """The resamples as indices 0 to n - 1, in chunks of shape (resamples, n); the size of a chunk changes no draw."""
     generator = np.random.default_rng(seed)
     rows = max(1, CHUNK // n)
     for start in range(0, resamples, rows):

@@ -1,4 +1,4 @@
-"""What enrolment is worth: the scores with no, few and many enrolment clips, right and wrong."""
+"""What enrolment is worth: the scores with 0 to 8 enrolment clips, of the right speaker and of another."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.tasks import Task
 
 SHOTS = (1, 2, 4, 8)
+"""Enrolment clips of a point of the curve."""
 
 Predictor = Callable[[list[np.ndarray]], np.ndarray]
 """The outputs (clips, outputs) as a function of who enrols whom: for each clip the indices of its enrolment clips."""
 
 
 def draw_others(speakers: np.ndarray, shots: int, wrong: bool, generator: np.random.Generator) -> list[np.ndarray]:
-    """For each clip the indices of enrolment clips drawn at random, never the clip itself: all there are if too few.
+    """For each clip the indices of enrolment clips drawn at random, never the clip itself.
 
     Args:
         speakers: (clips,), all known.
-        shots: enrolment clips.
-        wrong: whether the clips are another speaker's, one for all clips of a speaker.
+        shots: enrolment clips; fewer are drawn where the speaker has fewer.
+        wrong: whether the clips are another speaker's, the same one for all clips of a speaker.
         generator: of the draw.
     """
-    own = members(speakers)
-    names = generator.permutation(list(own))
+    clips_of = members(speakers)
+    names = generator.permutation(list(clips_of))
     other = dict(zip(names.tolist(), np.roll(names, 1).tolist(), strict=True))
     drawn = []
     for clip, speaker in enumerate(speakers.tolist()):
-        choice = own[other[speaker]] if wrong else own[speaker][own[speaker] != clip]
+        choice = clips_of[other[speaker]] if wrong else clips_of[speaker][clips_of[speaker] != clip]
         drawn.append(generator.choice(choice, min(shots, len(choice)), replace=False))
     return drawn
 
 
 def curve_clips(speakers: np.ndarray, rows: pd.DataFrame, task: Task) -> np.ndarray:
-    """The indices of the clips that a curve scores: labelled ones of known speakers with two of them or more.
+    """The indices of the clips that a curve scores: the labelled clips of known speakers who have two or more.
 
     Args:
         speakers: (clips,).
@@ -82,29 +83,29 @@ def enrolment_curve(
     """
 
     def resamples(drawn: list[np.ndarray]) -> tuple[pd.Series[float], pd.DataFrame]:
-        every = scoring.statistics(task.table(rows, outputs(drawn)), task)
-        return every.scores(), bootstrap(every, groups=speakers)
+        statistics = scoring.statistics(task.table(rows, outputs(drawn)), task)
+        return statistics.scores(), bootstrap(statistics, groups=speakers)
 
     none = np.zeros(0, np.int64)
-    value, samples = resamples([none] * len(rows))
-    typical = Sampled(pd.DataFrame([value]), samples)
-    found = [_rows("typical", 0, typical, {})]
+    scores, samples = resamples([none] * len(rows))
+    typical = Sampled(pd.DataFrame([scores]), samples)
+    tables = [_rows("typical", 0, typical, {})]
     with tqdm(total=2 * len(SHOTS) * draws, desc="draws", unit="draw", leave=False, disable=None) as bar:
         for shots in SHOTS:
             sampled = {}
             for enrolment in ("right", "wrong"):
-                values, total = [], 0.0 * samples
+                values, total = [], 0.0 * typical.resamples
                 for draw in range(draws):
                     generator = np.random.default_rng([seed, shots, draw, enrolment == "wrong"])
-                    one, drawn = resamples(draw_others(speakers, shots, enrolment == "wrong", generator))
-                    values.append(one)
-                    total = total + drawn
+                    scores, samples = resamples(draw_others(speakers, shots, enrolment == "wrong", generator))
+                    values.append(scores)
+                    total = total + samples
                     bar.update()
                 sampled[enrolment] = Sampled(pd.DataFrame(values), total / draws)
-            against = {"gain": typical, "right_over_wrong": sampled["wrong"]}
-            found.append(_rows("right", shots, sampled["right"], against))
-            found.append(_rows("wrong", shots, sampled["wrong"], {"gain": typical}))
-    return pd.concat(found, ignore_index=True).assign(n=len(rows))
+            others = {"gain": typical, "right_over_wrong": sampled["wrong"]}
+            tables.append(_rows("right", shots, sampled["right"], others))
+            tables.append(_rows("wrong", shots, sampled["wrong"], {"gain": typical}))
+    return pd.concat(tables, ignore_index=True).assign(n=len(rows))
 
 
 class Sampled(NamedTuple):
@@ -114,12 +115,12 @@ class Sampled(NamedTuple):
     resamples: pd.DataFrame
 
 
-def _rows(enrolment: str, shots: int, of: Sampled, against: Mapping[str, Sampled]) -> pd.DataFrame:
-    """The rows of one number of clips, with the differences to the others."""
-    table = pd.DataFrame({"enrolment": enrolment, "shots": shots, "value": of.draws.mean()})
-    table["std_draws"] = of.draws.std(ddof=0)
-    table[["lo", "hi"]] = interval(of.resamples)[["ci_low", "ci_high"]]
-    for name, other in against.items():
-        table[name] = of.draws.mean() - other.draws.mean()
-        table[[f"{name}_lo", f"{name}_hi"]] = interval(of.resamples - other.resamples)[["ci_low", "ci_high"]]
+def _rows(enrolment: str, shots: int, sampled: Sampled, others: Mapping[str, Sampled]) -> pd.DataFrame:
+    """The rows of one number of clips, with the differences to the others, which are named as their columns."""
+    table = pd.DataFrame({"enrolment": enrolment, "shots": shots, "value": sampled.draws.mean()})
+    table["std_draws"] = sampled.draws.std(ddof=0)
+    table[["lo", "hi"]] = interval(sampled.resamples)[["ci_low", "ci_high"]]
+    for name, other in others.items():
+        table[name] = sampled.draws.mean() - other.draws.mean()
+        table[[f"{name}_lo", f"{name}_hi"]] = interval(sampled.resamples - other.resamples)[["ci_low", "ci_high"]]
     return table.rename_axis("metric").reset_index()

@@ -13,8 +13,8 @@ import pandas as pd
 
 FloatArray = npt.NDArray[np.float64]
 
-NAMED = 10
-"""At most so many places are named in an error; the others are counted."""
+MOST_NAMED = 10
+"""Places that an error names; further ones are counted."""
 
 
 def ccc(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float | FloatArray:
@@ -50,7 +50,15 @@ def ccc(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float | FloatArray:
 
 
 def mae(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
-    """Mean absolute error over (clips,), from 0 up, in the unit of the truth. Raises ValueError as `ccc` does.
+    """Mean absolute error: MAE = mean |x - y|, 0 or more, in the unit of the truth; 0 only where x equals y.
+
+    It is never undefined.
+
+    Args:
+        truth, prediction: (clips,).
+
+    Raises:
+        ValueError: as `ccc`, or more than one dimension.
 
     >>> mae([20.0, 30.0], [22.0, 26.0])
     3.0
@@ -62,8 +70,15 @@ def mae(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
 
 
 def uar(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
-    """Unweighted average recall over (clips,) labels, 0 to 1: the mean, over the classes present in the truth, of the
-    share of each class's clips that are predicted as that class. Raises ValueError as `paired_labels` does.
+    """Unweighted average recall, 0 to 1: the mean over classes of hits of the class / clips of the class.
+
+    The classes are those present in the truth. So it is never undefined, and guessing scores 1 / classes on average.
+
+    Args:
+        truth, prediction: (clips,), labels.
+
+    Raises:
+        ValueError: as `paired_labels`.
 
     >>> uar(["China", "China", "China", "Venezuela"], ["China", "China", "China", "China"])
     0.5
@@ -73,7 +88,13 @@ def uar(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
 
 
 def accuracy(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
-    """Share of the (clips,) labels predicted right, 0 to 1. Raises ValueError as `paired_labels` does.
+    """Share of the labels predicted right: hits / clips, 0 to 1. It is never undefined.
+
+    Args:
+        truth, prediction: (clips,), labels.
+
+    Raises:
+        ValueError: as `paired_labels`.
 
     >>> accuracy([0, 0, 0, 3], [0, 0, 0, 0])
     0.75
@@ -83,10 +104,16 @@ def accuracy(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
 
 
 def macro_f1(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> float:
-    """Mean F1 over (clips,) labels, 0 to 1: F1 = 2 hits / (clips of the class + predictions of the class).
+    """Mean F1 over classes, 0 to 1: F1 = 2 hits / (clips of the class + predictions of the class).
 
-    The mean is over the classes present in the truth. A class that is only predicted has no F1 of its own here; the
-    clips wrongly given to it count as misses of their true classes. Raises ValueError as `paired_labels` does.
+    The classes are those present in the truth, so it is never undefined. A class that is only predicted has no F1 of
+    its own; the clips wrongly given to it count as misses of their true classes.
+
+    Args:
+        truth, prediction: (clips,), labels.
+
+    Raises:
+        ValueError: as `paired_labels`.
 
     >>> round(macro_f1([0, 0, 1, 1], [0, 0, 0, 1]), 6)  # (4/5 + 2/3) / 2
     0.733333
@@ -108,6 +135,9 @@ def s_mtl(ccc: float | FloatArray, uar: float | FloatArray, mae: float | FloatAr
 
     Args:
         ccc, uar, mae: numbers, or arrays of one shape, (...).
+
+    Returns:
+        A float, or an array of that shape.
 
     >>> round(s_mtl(0.4900, 0.5010, 3.9952), 4)
     0.3735
@@ -149,7 +179,14 @@ def paired_labels(truth: npt.ArrayLike, prediction: npt.ArrayLike) -> tuple[npt.
 
 
 def refuse_missing(what: str, missing: npt.NDArray[np.bool_]) -> None:
-    """Raise a ValueError that names the places where `missing`, of any shape, is true.
+    """Refuses values that are missing.
+
+    Args:
+        what: they are, for the error's sentence.
+        missing: of any shape, true where a value is missing.
+
+    Raises:
+        ValueError: one is; their places are named.
 
     >>> refuse_missing("prediction", np.array([False, True, True]))
     Traceback (most recent call last):
@@ -157,8 +194,8 @@ def refuse_missing(what: str, missing: npt.NDArray[np.bool_]) -> None:
     """
     places = np.argwhere(missing).tolist()
     if places:
-        named = ", ".join(str(place[0] if len(place) == 1 else tuple(place)) for place in places[:NAMED])
-        more = f" and {len(places) - NAMED} more" if len(places) > NAMED else ""
+        named = ", ".join(str(place[0] if len(place) == 1 else tuple(place)) for place in places[:MOST_NAMED])
+        more = f" and {len(places) - MOST_NAMED} more" if len(places) > MOST_NAMED else ""
         raise ValueError(f"{what} is missing or not finite at index {named}{more}")
 
 

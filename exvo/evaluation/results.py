@@ -9,6 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from exvo.config import EMOTIONS
+from exvo.evaluation.groups import ENDS
+from exvo.evaluation.scoring import HEADLINES, MEAN_CCC
 from exvo.systems import SYSTEMS
 from exvo.text import slug
 
@@ -16,30 +18,24 @@ PUBLISHED = Path(__file__).with_name("published_results.csv")
 """The figures of arXiv 2206.06680 on HUME-VB: system, task, split, metric, value, ci_low, ci_high."""
 
 SCORES = {
-    "fewshot": {"emotion_ccc": "CCC"},
-    "multitask": {"emotion_ccc": "CCC", "country_uar": "UAR", "age_mae": "MAE", "s_mtl": "S_MTL"},
-    "speaker": {"speaker_uar": "UAR", "speaker_accuracy": "accuracy"},
+    "fewshot": (MEAN_CCC,),
+    "multitask": (MEAN_CCC, "country_uar", "age_mae", "s_mtl"),
+    "speaker": ("speaker_uar", "speaker_accuracy"),
 }
-"""The scores of a table of each task, and their titles."""
+"""The scores of a table of each task."""
 
-SPREAD = {
-    "emotion_ccc_country_mean": "country mean",
-    "emotion_ccc_country_std": "country std",
-    "emotion_ccc_speaker_mean": "speaker mean",
-    "emotion_ccc_speaker_std": "speaker std",
-}
+SPREAD = tuple(f"{MEAN_CCC}_{group}_{name}" for group in ("country", "speaker") for name in ("mean", "std"))
 """Of few-shot tables: the CCC over countries and over speakers."""
 
 TRAINING = ("width", "epochs", "batch_size", "learning_rate", "seed", "shots")
-"""The options without which two scores can't be weighed against each other."""
+"""The training options that a reader needs to judge a score."""
 
-ENDS = ("lo", "hi", "lo_by_speaker", "hi_by_speaker")
 KEYS = ["corpus", "digest", "task", "protocol"]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What scores share that stand in one table."""
+    """What all scores of one table share."""
 
     corpus: str
     digest: str
@@ -51,15 +47,6 @@ class Condition:
     def name(self) -> str:
         """The table's file name, without its ending."""
         return f"{self.corpus}-{self.digest[:8]}-{self.task}-{self.protocol}-{self.split}"
-
-    @property
-    def heading(self) -> str:
-        """The condition in words."""
-        synthetic = " (SYNTHETIC: a program makes its voices, so its scores say nothing about people)"
-        return (
-            f"{self.corpus}{synthetic if self.corpus == 'sample' else ''}, digest {self.digest[:12]}, "
-            f"{self.split} split, task {self.task}, {self.protocol} protocol"
-        )
 
 
 def make_condition(keys: Iterable[object], split: str) -> Condition:
@@ -79,7 +66,8 @@ def newest(runs: pd.DataFrame, split: str) -> pd.DataFrame:
         The rows of these runs; `metrics` holds the scores of the split alone, without its name.
     """
     rows = runs.assign(metrics=runs["metrics"].map(lambda metrics: of_split(metrics, split)))
-    rows = rows[rows["metrics"].map(lambda one: bool(one.keys() & {"emotion_ccc", "speaker_uar"})).astype(bool)]
+    headlines = set(HEADLINES.values())
+    rows = rows[rows["metrics"].map(lambda metrics: not headlines.isdisjoint(metrics)).astype(bool)]
     rows = rows[(rows[[*KEYS, "system"]] != "").all(axis=1)]
     rows = rows.sort_values("start", ascending=False, kind="stable").drop_duplicates([*KEYS, "system"])
     places = {system: place for place, system in enumerate(SYSTEMS)}
@@ -104,30 +92,30 @@ def results_table(condition: Condition, rows: pd.DataFrame) -> pd.DataFrame:
         system, run, evaluation, the scores with their intervals, the CCC of each target, the published figures of the
         same metrics where there are some (`published_<metric>`), and the columns `TRAINING`.
     """
-    every = pd.DataFrame(rows["metrics"].tolist(), index=rows.index)
+    metrics = pd.DataFrame(rows["metrics"].tolist(), index=rows.index)
     scores = [name for score in SCORES[condition.task] for name in (score, *(f"{score}_{end}" for end in ENDS))]
-    spread = [name for name in SPREAD if name in every and condition.task == "fewshot"]
-    figures = every.reindex(columns=[*scores, *spread, *targets(every.columns)])
-    beside = published(condition).reindex(rows["system"]).set_axis(rows.index).dropna(axis="columns", how="all")
+    spread = [name for name in SPREAD if name in metrics and condition.task == "fewshot"]
+    figures = metrics.reindex(columns=[*scores, *spread, *target_metrics(metrics.columns)])
+    references = published(condition).reindex(rows["system"]).set_axis(rows.index).dropna(axis="columns", how="all")
     about = rows[["system", "run", "evaluation"]]
-    return pd.concat([about, figures, beside, rows[list(TRAINING)]], axis=1).reset_index(drop=True)
+    return pd.concat([about, figures, references, rows[list(TRAINING)]], axis=1).reset_index(drop=True)
 
 
-def targets(columns: pd.Index[str]) -> list[str]:
+def target_metrics(columns: pd.Index[str]) -> list[str]:
     """The metrics that are the CCC of one target: the ten emotions in their order, then others by name."""
     order = {f"{slug(emotion)}_ccc": place for place, emotion in enumerate(EMOTIONS)}
-    of_one = columns.str.endswith("_ccc") & ~columns.str.startswith("published_") & (columns != "emotion_ccc")
-    return sorted(columns[of_one], key=lambda name: (order.get(name, len(order)), name))
+    chosen = columns.str.endswith("_ccc") & ~columns.str.startswith("published_") & (columns != MEAN_CCC)
+    return sorted(columns[chosen], key=lambda name: (order.get(name, len(order)), name))
 
 
 def published(condition: Condition) -> pd.DataFrame:
     """The published figures under a condition, (systems, `published_<metric>` with `_lo` and `_hi`), by system.
 
-    There are some only of HUME-VB, whose enrolment clips are scored too (the protocol `published`).
+    There are some only for HUME-VB under the protocol `published`, where enrolment clips are scored too.
     """
     rows = pd.read_csv(PUBLISHED)
-    known = condition.corpus == "hume-vb" and condition.protocol == "published"
-    rows = rows[(rows["task"] == condition.task) & (rows["split"] == condition.split) & known]
+    exist = condition.corpus == "hume-vb" and condition.protocol == "published"
+    rows = rows[(rows["task"] == condition.task) & (rows["split"] == condition.split) & exist]
     ends = {"value": "", "ci_low": "_lo", "ci_high": "_hi"}
     parts = [
         rows.pivot(index="system", columns="metric", values=column).add_suffix(end) for column, end in ends.items()

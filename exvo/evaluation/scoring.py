@@ -19,10 +19,18 @@ from exvo.evaluation.bootstrap import (
     label_statistics,
     mae_statistics,
 )
-from exvo.evaluation.groups import ENDS, group_scores, lowest_decile, with_intervals
+from exvo.evaluation.groups import ENDS, SPEAKER, group_scores, lowest_decile, with_intervals
 from exvo.evaluation.metrics import s_mtl
 from exvo.tasks import Task
 from exvo.text import slug
+
+MEAN_CCC = "emotion_ccc"
+"""The mean of the CCC over the emotions. NaN where the CCC of one of them is."""
+
+WORST_COUNTRY, LOWEST_DECILE = f"{MEAN_CCC}_worst_country", f"{MEAN_CCC}_lowest_speaker_decile"
+
+HEADLINES = {"fewshot": MEAN_CCC, "multitask": "s_mtl", "speaker": "speaker_uar"}
+"""The headline score of each task."""
 
 FEW_SPEAKERS = 30
 """With fewer, intervals by speaker are too narrow: in simulation, 95% ones hold the truth 75% of the time over five
@@ -30,8 +38,8 @@ speakers and 90% over twenty (tests/test_bootstrap.py)."""
 
 
 def headline(task: Task) -> str:
-    """The score that chooses the best epoch: emotion_ccc, s_mtl for multitask, speaker_uar for speaker."""
-    return {"multitask": "s_mtl", "speaker": "speaker_uar"}.get(task.name, "emotion_ccc")
+    """The score by which epochs, trials and runs of a task are compared."""
+    return HEADLINES[task.name]
 
 
 def scorable(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -43,8 +51,8 @@ def scorable(predictions: pd.DataFrame) -> pd.DataFrame:
 def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
     """Every score of a task as a function of sums over clips: CCC per emotion and their mean, MAE, UAR, S_MTL.
 
-    The CCC of an emotion whose predictions are all the same is undefined here, and so are the means that it is part of:
-    the formula's 0 would look like a measurement, and its interval like a sure one.
+    The CCC of an emotion whose predictions are all the same is undefined here, and so is the mean over the emotions:
+    the formula's 0 would look like a measurement, and its interval, [0, 0], like a certain one.
 
     Args:
         predictions: the predictions table, all rows labelled.
@@ -56,18 +64,18 @@ def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
         predictions[[f"{side}.{target}" for target in task.targets]].to_numpy(np.float64)
         for side in ("truth", "prediction")
     )
-    ccc = ccc_statistics(truth, prediction, [f"{slug(target)}_ccc" for target in task.targets], "emotion_ccc")
+    ccc = ccc_statistics(truth, prediction, [f"{slug(target)}_ccc" for target in task.targets], MEAN_CCC)
     constant = np.ptp(prediction, axis=0) == 0
     if constant.any():
-        hidden = np.append(constant, True)
-        of_sums = ccc.score
-        ccc = replace(ccc, score=lambda sums: np.where(hidden, math.nan, of_sums(sums)))
+        undefined = np.append(constant, True)  # the last is the mean
+        formula = ccc.score
+        ccc = replace(ccc, score=lambda sums: np.where(undefined, math.nan, formula(sums)))
     pieces = [ccc]
     pieces.append(mae_statistics(np.zeros(len(truth)), np.abs(truth - prediction).mean(axis=1), "emotion_mae"))
     if task.name == "multitask":
         pieces.append(label_statistics(predictions["truth.country"], predictions["prediction.country"], "country"))
         pieces.append(mae_statistics(predictions["truth.age"], predictions["prediction.age"], "age_mae"))
-        return join(*pieces).derive("s_mtl", s_mtl, "emotion_ccc", "country_uar", "age_mae")
+        return join(*pieces).derive("s_mtl", s_mtl, MEAN_CCC, "country_uar", "age_mae")
     if task.categories:
         pieces.append(label_statistics(predictions["truth.category"], predictions["prediction.category"], "category"))
     return join(*pieces)
@@ -83,14 +91,9 @@ def speakers_are_units(rows: pd.DataFrame, task: Task) -> bool:
     return task.name != "speaker" and bool((rows["speaker"] != "").all())
 
 
-def few_speakers(count: int) -> str:
-    """A warning where there are too few speakers for an interval by speaker to be trusted; else empty."""
-    if count >= FEW_SPEAKERS:
-        return ""
-    return (
-        f"The intervals by speaker resample {count} speakers; over fewer than {FEW_SPEAKERS} they are too narrow, so "
-        "what they exclude may still be chance."
-    )
+def few_speakers(count: int) -> bool:
+    """Whether there are too few speakers for an interval by speaker to be trusted."""
+    return count < FEW_SPEAKERS
 
 
 def constant_predictions(rows: pd.DataFrame, task: Task) -> list[str]:
@@ -126,15 +129,15 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
         raise InputError(
             f"{len(rows)} of the {len(predictions)} clips are scored and have all their labels; a score needs two."
         )
-    every = statistics(rows, task)
-    by_clip = interval(bootstrap(every))
+    clips = statistics(rows, task)
+    by_clip = interval(bootstrap(clips))
     speakers = rows["speaker"].to_numpy()
-    by_speaker = interval(bootstrap(every, groups=speakers))
+    by_speaker = interval(bootstrap(clips, groups=speakers))
     if not speakers_are_units(rows, task):
         by_speaker[:] = math.nan
     table = pd.DataFrame(
         {
-            "value": every.scores(),
+            "value": clips.scores(),
             "lo": by_clip["ci_low"],
             "hi": by_clip["ci_high"],
             "lo_by_speaker": by_speaker["ci_low"],
@@ -142,54 +145,42 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
             "n": len(rows),
         }
     )
-    if "emotion_ccc" in every.names:
-        for name, row in _over_groups(rows, every, task).items():
+    if MEAN_CCC in clips.names:
+        for name, row in _over_groups(rows, clips, task).items():
             table.loc[name, list(row)] = list(row.values())
     return table.astype({"n": int}).rename_axis("metric").reset_index()
 
 
-def _over_groups(rows: pd.DataFrame, every: Statistics, task: Task) -> dict[str, dict[str, float]]:
-    """The rows of a score table that are over countries and over speakers, each as columns and values."""
-    found: dict[str, dict[str, float]] = {}
-    known = [group for group in ("country", "speaker") if group in rows and (rows[group] != "").all()]
-    for group in known:
-        each = grouped(every, rows[group].to_numpy())["emotion_ccc"].dropna()
-        for name, value in (("mean", each.mean()), ("std", each.std(ddof=0))):
-            found[f"emotion_ccc_{group}_{name}"] = {"value": value, "n": len(each)}
+def _over_groups(rows: pd.DataFrame, clips: Statistics, task: Task) -> dict[str, dict[str, float]]:
+    """The rows of a score table that are over countries and over speakers: by metric, values by column."""
+    table: dict[str, dict[str, float]] = {}
+    units = [unit for unit in ("country", "speaker") if unit in rows and (rows[unit] != "").all()]
+    for unit in units:
+        defined = grouped(clips, rows[unit].to_numpy())[MEAN_CCC].dropna()
+        for name, value in (("mean", defined.mean()), ("std", defined.std(ddof=0))):
+            table[f"{MEAN_CCC}_{unit}_{name}"] = {"value": value, "n": len(defined)}
     speakers = rows["speaker"].to_numpy()
-    if "country" in known:
-        worst = group_scores(every, rows["country"], "emotion_ccc").iloc[:1]
-        units = speakers if speakers_are_units(rows, task) else None
-        for row in with_intervals(worst.dropna(), every, rows["country"], "emotion_ccc", units).to_dict("records"):
-            found["emotion_ccc_worst_country"] = {name: row[name] for name in ("value", "n", *ENDS)}
-    if "speaker" in known:
-        values = group_scores(every, speakers, "emotion_ccc")["value"].dropna()
+    if "country" in units:
+        worst = group_scores(clips, rows["country"], MEAN_CCC).iloc[:1]
+        resampled = speakers if speakers_are_units(rows, task) else None
+        for row in with_intervals(worst.dropna(), clips, rows["country"], MEAN_CCC, resampled).to_dict("records"):
+            table[WORST_COUNTRY] = {name: row[name] for name in ("value", "n", *ENDS)}
+    if "speaker" in units:
+        values = group_scores(clips, speakers, MEAN_CCC)["value"].dropna()
         if len(values) > 1:
-            value, low, high, count = lowest_decile(values)
-            ends = {"lo_by_speaker": low, "hi_by_speaker": high}
-            found["emotion_ccc_lowest_speaker_decile"] = {"value": value, **ends, "n": count}
-    return found
+            decile = lowest_decile(values)
+            ends = {f"lo{SPEAKER.suffix}": decile.low, f"hi{SPEAKER.suffix}": decile.high}
+            table[LOWEST_DECILE] = {"value": decile.mean, **ends, "n": decile.speakers}
+    return table
 
 
 def as_metrics(scores: pd.DataFrame, split: str) -> dict[str, float]:
-    """A score table as metrics: `<split>/<metric>` with `_lo` and `_hi`, and `_by_speaker` for scores over emotions."""
+    """A score table as metrics: `<split>/<metric>`, and its defined intervals as `<split>/<metric>_<end>` (`ENDS`)."""
     metrics: dict[str, float] = {}
     for row in scores.to_dict("records"):
         name = f"{split}/{row['metric']}"
         metrics[name] = row["value"]
-        for end in ("lo", "hi", "lo_by_speaker", "hi_by_speaker"):
+        for end in ENDS:
             if not math.isnan(row[end]):
                 metrics[f"{name}_{end}"] = row[end]
     return metrics
-
-
-def sentence(scores: pd.DataFrame, metric: str) -> str:
-    """A score with its intervals, for the terminal."""
-    row = scores[scores["metric"] == metric].iloc[0].to_dict()
-    if math.isnan(row["value"]):
-        return f"{metric} is undefined"
-    by_clip, by_speaker = (
-        f"[{row[f'lo{end}']:.3f}, {row[f'hi{end}']:.3f}]" if not math.isnan(row[f"lo{end}"]) else "undefined"
-        for end in ("", "_by_speaker")
-    )
-    return f"{metric} {row['value']:.3f}   95% interval by clip {by_clip}, by speaker {by_speaker}"

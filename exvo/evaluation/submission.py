@@ -1,4 +1,4 @@
-"""Submission files of ExVo 2022: made from predictions, and checked, whoever made them.
+"""Submission files of ExVo 2022: made from predictions; checked, also those that other programs made.
 
 The format is that of the challenge's own instructions (github.com/HumeAI/competitions): `Country` is a number, 0-3.
 """
@@ -24,18 +24,19 @@ TITLES = {"fewshot": "ExVo-Few", "multitask": "ExVo-Multi"}
 COLUMNS = {"fewshot": ("File_ID", *EMOTIONS), "multitask": ("File_ID", "Country", "Age", *EMOTIONS)}
 COUNTRIES = 4
 LAYOUT = "check=<file> is the submission to look at"
+"""What the option takes, for the error where the file can't be read."""
 
 ROW_BYTES = 1_000
-"""A row takes fewer; a file of more bytes for each clip is refused unread."""
+"""More than a row takes; a file with more bytes a clip is refused without reading it."""
 
 
 class Checked(NamedTuple):
-    """What was found in a submission file.
+    """The result of a check.
 
     Attributes:
         task: fewshot or multitask, by its columns.
-        problems: sentences; without any the file is right.
-        notes: what is strange but not wrong.
+        problems: sentences; where there are none the file is right.
+        notes: sentences on what is unusual but not wrong.
     """
 
     task: str
@@ -69,9 +70,11 @@ def file_ids(files: Sequence[str]) -> list[str]:
     if not len(files):
         raise InputError("The corpus has no test split; there is nothing to hand in.")
     ids = pd.Series([f"[{PurePosixPath(file).stem}]" for file in files])
-    twice = ids[ids.duplicated()].unique()
-    if len(twice):
-        raise InputError(f"Several test clips have the same File_ID: {listing(twice)}; give the files different names.")
+    repeated = ids[ids.duplicated()].unique()
+    if len(repeated):
+        raise InputError(
+            f"Several test clips have the same File_ID: {listing(repeated)}; give the files different names."
+        )
     return ids.tolist()
 
 
@@ -113,7 +116,7 @@ def submission(predictions: pd.DataFrame, task: str, countries: Mapping[str, int
 
 
 def write(table: pd.DataFrame, path: Path, ids: Sequence[str]) -> Checked:
-    """Writes a submission file once it has passed `check`; a refused one leaves nothing behind.
+    """Writes a submission file if it passes `check_file`; if it does not, nothing is written.
 
     Args:
         table: as `submission` gives it.
@@ -127,7 +130,7 @@ def write(table: pd.DataFrame, path: Path, ids: Sequence[str]) -> Checked:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = Path(folder) / path.name
         table.to_csv(draft, index=False, float_format="%.6f", lineterminator="\n")
-        checked = check(draft, ids)
+        checked = check_file(draft, ids)
         if checked.problems:
             raise InputError(f"{path.name} is not written, because it would be wrong: {' '.join(checked.problems)}")
         if path.exists() and path.read_bytes() != draft.read_bytes():
@@ -136,8 +139,8 @@ def write(table: pd.DataFrame, path: Path, ids: Sequence[str]) -> Checked:
     return checked
 
 
-def check(path: Path, ids: Sequence[str]) -> Checked:
-    """Whether a file is a submission for these clips, in this order. Nothing in it is trusted.
+def check_file(path: Path, ids: Sequence[str]) -> Checked:
+    """Whether a file is a submission for these clips, in this order, whatever it holds.
 
     Args:
         path: a CSV file in UTF-8, with or without a byte order mark, with any line ends.
@@ -153,15 +156,14 @@ def check(path: Path, ids: Sequence[str]) -> Checked:
         return Checked("fewshot", [printable(str(error), 1_000)], [])
     task = "multitask" if {"Country", "Age"} & set(rows.columns) else "fewshot"
     notes = name_notes(path.name, task)
-    columns = wrong_columns(list(rows.columns), task)
-    if columns:
-        return Checked(task, [columns], notes)
-    problems = []
+    problems = wrong_columns(list(rows.columns), task)
+    if problems:
+        return Checked(task, problems, notes)
     if rows.attrs["notes"]:
         problems.append(f"It is not plain CSV (UTF-8, commas, decimal points): it has {listing(rows.attrs['notes'])}.")
     problems += wrong_ids(rows["File_ID"], ids)
-    numbers, unusual = wrong_numbers(rows[list(COLUMNS[task][1:])])
-    return Checked(task, problems + numbers, notes + unusual)
+    wrong, unusual = wrong_numbers(rows[list(COLUMNS[task][1:])])
+    return Checked(task, problems + wrong, notes + unusual)
 
 
 def name_notes(name: str, task: str) -> list[str]:
@@ -171,52 +173,52 @@ def name_notes(name: str, task: str) -> list[str]:
     return [f"The challenge wants the name {TITLES[task]}_<team>_<number>.csv, not {printable(name)}."]
 
 
-def wrong_columns(columns: list[str], task: str) -> str:
-    """A sentence where the columns are not those of the task in their order; else empty."""
-    wanted = list(COLUMNS[task])
-    if columns == wanted:
-        return ""
-    told = [f"The columns of {TITLES[task]} are {listing(wanted, len(wanted))}, in this order."]
-    missing = [name for name in wanted if name not in columns]
-    strange = [printable(name) for name in columns if name not in wanted]
+def wrong_columns(columns: list[str], task: str) -> list[str]:
+    """A problem where the columns are not those of the task in their order."""
+    expected = list(COLUMNS[task])
+    if columns == expected:
+        return []
+    sentences = [f"The columns of {TITLES[task]} are {listing(expected, len(expected))}, in this order."]
+    missing = [name for name in expected if name not in columns]
+    strange = [printable(name) for name in columns if name not in expected]
     if missing:
-        told.append(f"Missing: {listing(missing)}.")
+        sentences.append(f"Missing: {listing(missing)}.")
     if strange:
-        told.append(f"Not among them: {listing(strange)}.")
+        sentences.append(f"Not among them: {listing(strange)}.")
     if not missing and not strange:
-        place = next(at for at, (name, own) in enumerate(zip(columns, wanted, strict=True)) if name != own)
-        told.append(f"Column {place + 1} is {columns[place]}, where {wanted[place]} belongs.")
-    return " ".join(told)
+        index = next(index for index in range(len(expected)) if columns[index] != expected[index])
+        sentences.append(f"Column {index + 1} is {columns[index]}, where {expected[index]} belongs.")
+    return [" ".join(sentences)]
 
 
-def wrong_ids(found: pd.Series[str], ids: Sequence[str]) -> list[str]:
+def wrong_ids(cells: pd.Series[str], ids: Sequence[str]) -> list[str]:
     """Sentences on the `File_ID` column: number of rows, unknown, missing and repeated clips, their order.
 
     Args:
-        found: indexed by `line N`.
+        cells: of the column, indexed by `line N`.
         ids: the right ones in their order.
     """
     problems = []
-    if len(found) != len(ids):
-        problems.append(f"It has {len(found):,} rows, the test split {len(ids):,} clips.")
-    wanted = pd.Index(ids)
-    unknown = found[~found.isin(wanted)]
-    missing = wanted[~wanted.isin(found)]
-    again = found[found.duplicated() & found.isin(wanted)]
+    if len(cells) != len(ids):
+        problems.append(f"It has {len(cells):,} rows, the test split {len(ids):,} clips.")
+    expected = pd.Index(ids)
+    unknown = cells[~cells.isin(expected)]
+    missing = expected[~expected.isin(cells)]
+    repeated = cells[cells.duplicated() & cells.isin(expected)]
     if len(unknown):
-        problems.append(f"{count(unknown, 'File_ID')} of no clip of the test split: {places(unknown)}.")
+        problems.append(f"{count_text(unknown, 'File_ID')} of no clip of the test split: {cell_texts(unknown)}.")
     if len(missing):
-        problems.append(f"{count(missing, 'clip')} missing: {listing(map(printable, missing))}.")
-    if len(again):
-        problems.append(f"{count(again, 'row')} of a clip that was there before: {places(again)}.")
-    known = found[found.isin(wanted)].drop_duplicates()
-    order = wanted[wanted.isin(known)]
-    moved = np.flatnonzero(known.to_numpy() != order.to_numpy())
+        problems.append(f"{count_text(missing, 'clip')} missing: {listing(map(printable, missing))}.")
+    if len(repeated):
+        problems.append(f"{count_text(repeated, 'row')} of a clip that was there before: {cell_texts(repeated)}.")
+    valid = cells[cells.isin(expected)].drop_duplicates()
+    order = expected[expected.isin(valid)]
+    moved = np.flatnonzero(valid.to_numpy() != order.to_numpy())
     if len(moved):
-        line, own = known.index[moved[0]], known.iloc[moved[0]]
+        first = moved[0]
         problems.append(
-            f"The order is not the corpus': {len(moved):,} clips are out of place; {line} has {printable(own)}, where "
-            f"{printable(order[moved[0]])} belongs."
+            f"The order is not the corpus': {len(moved):,} clips are out of place; {valid.index[first]} has "
+            f"{printable(valid.iloc[first])}, where {printable(order[first])} belongs."
         )
     return problems
 
@@ -227,8 +229,8 @@ def wrong_numbers(cells: pd.DataFrame) -> tuple[list[str], list[str]]:
     Args:
         cells: text, (clips, columns), indexed by `line N`.
     """
-    where = [f"{line} {column}" for line in cells.index for column in cells.columns]
-    text = pd.Series(cells.to_numpy().ravel(), index=where, dtype=str)
+    labels = [f"{line} {column}" for line in cells.index for column in cells.columns]
+    text = pd.Series(cells.to_numpy().ravel(), index=labels, dtype=str)
     numbers = pd.to_numeric(text, errors="coerce").astype(float)
     empty = text == ""
     undefined = text.str.lower().isin({"nan", "na", "n/a", "null", "none"})
@@ -236,39 +238,42 @@ def wrong_numbers(cells: pd.DataFrame) -> tuple[list[str], list[str]]:
     other = numbers.isna() & ~empty & ~undefined
     column = np.tile(cells.columns.to_numpy(), len(cells))
     finite = numbers.notna() & ~infinite
-    strange = finite & (column == "Country") & ~numbers.isin(range(COUNTRIES))
+    no_country = finite & (column == "Country") & ~numbers.isin(range(COUNTRIES))
     problems = [
-        f"{count(text[wrong], 'cell')} {what}: {places(text[wrong])}."
+        f"{count_text(text[wrong], 'cell')} {what}: {cell_texts(text[wrong])}."
         for what, wrong in (
             ("without a number", empty),
             ("with NaN", undefined),
             ("with an infinite number", infinite),
             ("with something that is no number", other),
-            (f"of Country that are none of 0 to {COUNTRIES - 1}", strange),
+            (f"of Country that are none of 0 to {COUNTRIES - 1}", no_country),
         )
         if wrong.any()
     ]
     emotion = ~np.isin(column, ("Country", "Age"))
     notes = [
-        f"{count(text[wrong], 'number')} outside {low} to {high} ({what}): {places(text[wrong], 3)}."
-        for what, of, low, high in (("intensity", emotion, 0, 1), ("age in years", column == "Age", 0, 130))
-        if (wrong := finite & of & ~numbers.between(low, high)).any()
+        f"{count_text(text[outside], 'number')} outside {low} to {high} ({what}): {cell_texts(text[outside], 3)}."
+        for what, chosen, low, high in (
+            ("intensity", emotion, 0, 1),
+            ("age in years", column == "Age", 0, 130),
+        )
+        if (outside := finite & chosen & ~numbers.between(low, high)).any()
     ]
     return problems, notes
 
 
-def count(items: Sequence[object] | pd.Series[str] | pd.Index[str], what: str) -> str:
+def count_text(items: Sequence[object] | pd.Series[str] | pd.Index[str], what: str) -> str:
     """How many, with the plural.
 
-    >>> count(["a"], "row"), count(["a", "b"], "row")
+    >>> count_text(["a"], "row"), count_text(["a", "b"], "row")
     ('1 row', '2 rows')
     """
     return f"{len(items):,} {what}{'s' if len(items) > 1 else ''}"
 
 
-def places(cells: pd.Series[str], limit: int = 10) -> str:
-    """Where each cell stands and what it holds."""
-    return listing((f"{where} ({printable(text)})" if text else str(where) for where, text in cells.items()), limit)
+def cell_texts(cells: pd.Series[str], limit: int = 10) -> str:
+    """Where each cell is and what it holds, at most `limit` of them."""
+    return listing((f"{label} ({printable(text)})" if text else str(label) for label, text in cells.items()), limit)
 
 
 def problems_text(name: str, problems: Sequence[str]) -> str:

@@ -17,10 +17,12 @@ import pandas as pd
 from exvo.config import CompareSettings
 from exvo.errors import InputError
 from exvo.evaluation import pairwise, results, scoring
-from exvo.evaluation.pairwise import Matrix, Scored
+from exvo.evaluation.matrix import Matrix, comparable_runs, difference_matrix
+from exvo.evaluation.pairwise import Scored
 from exvo.evaluation.results import Condition
 from exvo.options import command_line
 from exvo.reports import comparison, matrix, tables
+from exvo.reports.sentences import doubt_sentences
 from exvo.text import writable
 from exvo.tracking import lookup, names, runs, server
 from exvo.tracking.lookup import Run
@@ -91,7 +93,7 @@ def compare_chosen(settings: CompareSettings) -> None:
     runs = [one for one, _ in found]
     again = [one.run for one, known in zip(runs, twice, strict=True) if known]
     refuse(f"runs names the run {name} twice; name each run once." for name in again)
-    refuse(pairwise.comparable_runs(runs)[1].values())
+    refuse(comparable_runs(runs)[1].values())
     with start_run("compare") as run_id:
         log_settings(asdict(settings), {"runs": rows["run_id"].tolist()})
         show(runs[0].condition, rows, runs)
@@ -156,7 +158,7 @@ def show(condition: Condition, rows: pd.DataFrame, runs: Sequence[Scored | None]
     print(text)
     log_text(f"results/{condition.name}.md", text)
     log_table(table, f"results/{condition.name}.csv")
-    page = matrix.many_page(condition, table, compared, left_out, command_line("compare", again))
+    page = matrix.results_page(condition, table, compared, left_out, command_line("compare", again))
     log_page(f"results/{condition.name}", page)
 
 
@@ -167,12 +169,12 @@ def differences(
     known = {place: one for place, one in enumerate(runs) if one is not None}
     silent = [row for row, one in zip(rows.to_dict("records"), runs, strict=True) if one is None]
     left_out = [f"The run {row['run']} {no_predictions(row, split)}" for row in silent]
-    chosen, reasons = pairwise.comparable_runs(list(known.values()))
+    chosen, reasons = comparable_runs(list(known.values()))
     left_out += reasons.values()
     if len(chosen) < 2:
         return None, [], left_out
     places = [list(known)[one] for one in chosen]
-    compared = pairwise.matrix([known[place] for place in places])
+    compared = difference_matrix([known[place] for place in places])
     return compared, [places[place] for place in compared.order], left_out
 
 
@@ -193,13 +195,13 @@ def compare_two(settings: CompareSettings) -> None:
         about = runs[["run_id", "system", "run", "evaluation", *results.TRAINING]].to_dict("records")
         log_settings(asdict(settings), dict(zip("ab", about, strict=True)))
         table = pairwise.paired(first, second, task)
-        warnings = pairwise.doubts([("a", first), ("b", second)], task)
+        warnings = doubt_sentences(pairwise.doubts([("a", first), ("b", second)], task))
         text = comparison.comparison_text(a.condition, runs, table, first, warnings)
         print(text)
         log_text("results/comparison.md", text)
         log_table(table, "results/comparison.csv")
         log_metrics(scoring.as_metrics(table, "difference"))
         again = command_line("compare", ids | {"split": settings.split})
-        page = comparison.two_page(a.condition, runs, table, first, warnings, again)
+        page = comparison.comparison_page(a.condition, runs, table, first, warnings, again)
         log_page("results/comparison", page)
         print(where_to_look(run_id))

@@ -62,7 +62,7 @@ def embed(checkpoint: Checkpoint, ready: Ready, settings: EmbedSettings, options
     print(f"{len(table)} embeddings of {found.shape[1]} numbers; drawing {drawn} of them with t-SNE", flush=True)
     about = f"{ready.name}, {settings.split} split"
     model = f"{options['model']} (task={options['task']})"
-    pictures = tsne.pictures(table, model, about, settings.embedding)
+    pictures = tsne.tsne_figures(table, model, about, settings.embedding)
     for group, figure in pictures.items():
         runs.log_figure(figure, f"{name}-by-{group}.png")
     told = [f"{name}.parquet", *(f"{name}-by-{group}.png" for group in pictures)]

@@ -16,7 +16,7 @@ from exvo.evaluation import scoring
 from exvo.evaluation.enrolment_curve import curve_clips, enrolment_curve
 from exvo.experiments.corpus import reopen
 from exvo.networks.inference import predictor
-from exvo.reports.enrolment_curve import conclusion, page
+from exvo.reports.enrolment_curve import curve_conclusion, curve_page
 from exvo.tracking import artifacts, lookup, models, runs
 from exvo.tracking.runs import log_page
 
@@ -53,9 +53,9 @@ def run(settings: CurveSettings) -> None:
             for row in shown.to_dict("records"):
                 runs.log_metrics({f"enrolment/{row['enrolment']}_{name}": row["value"]}, row["shots"])
             print(f"\n{shown.drop(columns=['metric', 'n']).round(3).to_string(index=False, na_rep='')}")
-            print(conclusion(found, name))
+            print(curve_conclusion(found, name))
         about = (
             f"run {source.info.run_name} ({source.info.run_id}); {found['n'].iloc[0]:,} clips, {settings.draws} draws"
         )
-        log_page("enrolment", page(found, metrics, f"Enrolment: {title}", about))
+        log_page("enrolment", curve_page(found, metrics, f"Enrolment: {title}", about))
         print(runs.where_to_look(run_id))

@@ -21,7 +21,8 @@ from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reope
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import predict_each
 from exvo.options import command_line
-from exvo.reports.run import About, report
+from exvo.reports.run import RunFacts, report_page
+from exvo.reports.sentences import score_sentence
 from exvo.tasks import Task
 from exvo.tracking import artifacts, lookup, models, runs
 from exvo.tracking.artifacts import Trained
@@ -51,7 +52,7 @@ def log_scores(
     scores = scoring.score(predictions, task)
     runs.log_table(scores, f"scores/{split}.csv")
     runs.log_metrics(scoring.as_metrics(scores, split))
-    print(scoring.sentence(scores, scoring.headline(task)))
+    print(score_sentence(scores, scoring.headline(task)))
     return predictions, scores
 
 
@@ -132,7 +133,7 @@ def write_report(
 ) -> None:
     """Logs the report of a split and prints where it is."""
     split = predictions["split"].iloc[0]
-    about = About(
+    about = RunFacts(
         model=options["model"],
         corpus=ready.corpus.name,
         synthetic=ready.corpus.synthetic,
@@ -145,7 +146,7 @@ def write_report(
         epochs=trained.epochs,
         enrolled=enrolled,
     )
-    log_page(f"report/{split}", report(predictions, scores, checkpoint.task, about))
+    log_page(f"report/{split}", report_page(predictions, scores, checkpoint.task, about))
     print(f"report of the run: the artifact report/{split}.html")
 
 

@@ -20,8 +20,9 @@ from exvo.evaluation.pairwise import Scored
 from exvo.evaluation.results import Condition
 from exvo.options import command_line
 from exvo.reports import card
-from exvo.reports.card import Facts
-from exvo.reports.tables import intervals, numbers
+from exvo.reports.card import CardFacts
+from exvo.reports.sentences import doubt_sentences
+from exvo.reports.tables import interval_texts, number_texts
 from exvo.text import listing
 from exvo.tracking import artifacts, lookup, registry, runs, scored
 from exvo.tracking.lookup import Run
@@ -36,7 +37,7 @@ def run(settings: RegisterSettings) -> None:
     with runs.start_run("register") as run_id:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, challenger.condition.protocol)
-        (score,) = numbers([registry.score(source)])
+        (score,) = number_texts([registry.score(source)])
         print(f"candidate   {source.info.run_name} ({source.info.run_id}), {registry.SCORE} {score}")
         champion = registry.champion()
         already = champion is not None and champion.run_id == source.info.run_id
@@ -164,7 +165,7 @@ def weigh(gate: str, champion: ModelVersion, challenger: Scored) -> tuple[bool, 
     runs.log_table(table, "results/comparison.csv")
     runs.log_metrics(scoring.as_metrics(table, "difference"))
     print(f"difference  {difference(table)}, over {len(first)} clips of {first['speaker'].nunique()} speakers")
-    for doubt in pairwise.doubts([("the champion", first), ("the run", second)], task):
+    for doubt in doubt_sentences(pairwise.doubts([("the champion", first), ("the run", second)], task)):
         print(f"note        {doubt}")
     row = table.iloc[0]
     return registry.decide(gate, row["value"], row["lo_by_speaker"], row["hi_by_speaker"])
@@ -182,11 +183,11 @@ def difference(table: pd.DataFrame) -> str:
     row = table.iloc[0]
     if math.isnan(row["value"]):
         return f"{row['metric']}, candidate - champion: undefined"
-    (bounds,) = intervals([row["lo_by_speaker"]], [row["hi_by_speaker"]])
+    (bounds,) = interval_texts([row["lo_by_speaker"]], [row["hi_by_speaker"]])
     return f"{row['value']:+.4f} {row['metric']}, candidate - champion; 95% interval by speaker {bounds}"
 
 
-def facts(source: Run, challenger: Scored) -> Facts:
+def facts(source: Run, challenger: Scored) -> CardFacts:
     """What the card says, from the run and its evaluations."""
     every = {"val": artifacts.scores(source, "val")}
     evaluated = scored.evaluations(source, "test")
@@ -199,7 +200,7 @@ def facts(source: Run, challenger: Scored) -> Facts:
     )
     libraries = artifacts.load_json(source, "environment.json").get("libraries", {})
     looked = scored.looks(source, "evaluate") if every["test"] is None else []
-    return card.Facts(
+    return CardFacts(
         run=f"{card.text(source.info.run_name)} ({source.info.run_id})",
         entry_point=source.data.tags[ENTRY_TAG],
         lineage=registry.lineage(source),

@@ -62,7 +62,7 @@ def check(path: Path, files: list[str]) -> None:
     Raises:
         InputError: it is not; all its problems are said.
     """
-    checked = submission.check(path, submission.file_ids(files))
+    checked = submission.check_file(path, submission.file_ids(files))
     for note in checked.notes:
         print(f"note: {note}")
     if checked.problems:

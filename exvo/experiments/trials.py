@@ -21,7 +21,7 @@ from exvo.text import default_text, first_line
 from exvo.tracking import runs, server
 from exvo.tracking.tags import STUDY_TAG, TRIAL_STATE_TAG, TRIAL_TAG
 from exvo.training.states import Epoch
-from exvo.tuning.study import Lost, Pruned, Study, Trial, best
+from exvo.tuning.study import Pruned, Replaced, Study, Trial, best
 
 WORKER = "EXVO_TUNE_WORKER"
 """The variable that makes the command a worker of another one: JSON of `Worker`. A password in it stays out of `ps`."""
@@ -81,7 +81,7 @@ def do_trials(work: Work) -> None:
     study, shown, waits = work.study, ended(work.study), False
     while os.getpid() == work.worker.pid or os.getppid() == work.worker.pid:
         await_server()
-        bury(study)
+        end_dead_trials(study)
         give_up(work)
         trial = study.begin(work.given.trials)
         if trial is not None:
@@ -140,9 +140,9 @@ def tell(work: Work, shown: set[int]) -> set[int]:
     return set(over["number"])
 
 
-def bury(study: Study) -> None:
+def end_dead_trials(study: Study) -> None:
     """Ends the trials whose worker is gone, in the study and on the tracking server."""
-    for trial in study.bury():
+    for trial in study.end_dead_trials():
         runs.bury_run(trial.run_id)
 
 
@@ -198,7 +198,7 @@ def end_trial(trial: Trial, error: BaseException, checkpoints: Path) -> None:
     if isinstance(error, Pruned):
         state, problem = "pruned", ""
     elif isinstance(error, Exception):
-        state, problem = "killed" if isinstance(error, Lost) else "failed", first_line(error)
+        state, problem = "killed" if isinstance(error, Replaced) else "failed", first_line(error)
     else:
         state, problem = "killed", "Stopped."
     if state == "failed" and not isinstance(error, TrainingError | InputError):

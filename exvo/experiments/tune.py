@@ -27,14 +27,14 @@ from exvo.experiments.trials import POLL, WORKER, Work, Worker, do_trials
 from exvo.experiments.workers import run_trials
 from exvo.options import command_line
 from exvo.passwords import has_password
-from exvo.reports.study import About, states, study_page
+from exvo.reports.study import StudyFacts, states_text, study_page
 from exvo.tasks import make_task
 from exvo.text import default_text
 from exvo.tracking import lookup, runs
 from exvo.tracking.runs import log_page
 from exvo.tracking.tags import STUDY_TAG
-from exvo.tuning.space import described, parse_search, study_name
-from exvo.tuning.storage import kept_in, open_storage, shown_storage
+from exvo.tuning.space import parse_search, study_name, values_text
+from exvo.tuning.storage import naming_storage_errors, open_storage, printable_storage
 from exvo.tuning.study import Study, best, counts
 
 
@@ -44,8 +44,8 @@ def run(given: TuneSettings) -> None:
     given = TuneSettings(**told["settings"]) if told else given
     base, search = check(given)
     settings, system = resolve(base)
-    shown = shown_storage(given.storage, Path(given.output))
-    with contextlib.nullcontext() if told else hold("tune", given.output), kept_in(shown):
+    shown = printable_storage(given.storage, Path(given.output))
+    with contextlib.nullcontext() if told else hold("tune", given.output), naming_storage_errors(shown):
         if not told:
             deliver_journals(given.output)
             folder_id(Path(given.output))
@@ -158,7 +158,7 @@ def log_start(
     given: TuneSettings, settings: TrainSettings, system: SystemConfig, ready: Ready, study: Study, shown: str
 ) -> None:
     """Logs what is searched and what all trials share in the study's run."""
-    space = {name: described(name) for name in study.search}
+    space = {name: values_text(name) for name in study.search}
     options = asdict(given) | {**asdict(settings), "workers": given.workers} | space | {"storage": shown}
     runs.log_settings(options, {"study": study.name, "system": asdict(system), "features": asdict(FEATURES)})
     runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
@@ -182,14 +182,14 @@ def conclude(work: Work, settings: TrainSettings, system: SystemConfig, shown: s
     chosen = {} if top is None else {name: top[name] for name in study.search}
     repeat = "" if top is None else command_line("train", options | chosen)
     assert settings.epochs is not None
-    about = About(
+    about = StudyFacts(
         study.name,
         shown,
         settings.model,
         corpus.name,
         corpus.synthetic,
         scoring.headline(task),
-        {name: described(name) for name in study.search},
+        {name: values_text(name) for name in study.search},
         given.trials,
         settings.epochs,
         repeat,
@@ -201,7 +201,7 @@ def conclude(work: Work, settings: TrainSettings, system: SystemConfig, shown: s
     runs.log_metrics({f"study/{state}": number for state, number in told.items()})
     runs.log_table(trials, "study/trials.csv")
     log_page("study", study_page(trials, about))
-    print(f"\n{states(told)}; live: {about.dashboard}")
+    print(f"\n{states_text(told)}; live: {about.dashboard}")
     if top is None:
         print("no trial has finished, so there is no best one")
         return

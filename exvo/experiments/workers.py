@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from exvo.errors import InputError, TrainingError
-from exvo.experiments.trials import POLL, WORKER, Work, bury, do_trials, ended, tell
+from exvo.experiments.trials import POLL, WORKER, Work, do_trials, end_dead_trials, ended, tell
 from exvo.options import LAUNCHER, by_mlflow
 from exvo.tracking import server
 
@@ -30,7 +30,7 @@ def run_trials(work: Work) -> None:
     Raises:
         InputError, TrainingError: as `run_trial` and `give_up` do.
     """
-    bury(work.study)
+    end_dead_trials(work.study)
     lacking = work.given.trials - work.study.count("finished", "pruned")
     if lacking > 0 and work.given.workers == 1:
         do_trials(work)
@@ -55,7 +55,7 @@ def supervise(work: Work, workers: int) -> None:
         while running:
             time.sleep(POLL)
             over = {log: process.returncode for log, process in running.items() if process.poll() is not None}
-            bury(work.study)
+            end_dead_trials(work.study)
             shown = tell(work, shown)
             for log, status in over.items():
                 del running[log]
@@ -71,7 +71,7 @@ def supervise(work: Work, workers: int) -> None:
                     running[log] = start_worker(work, log)
     finally:
         stop(list(running.values()))
-        bury(work.study)
+        end_dead_trials(work.study)
         tell(work, shown)
 
 

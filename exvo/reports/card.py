@@ -1,4 +1,4 @@
-"""The model card of a registered run, in Markdown: what it is for and not for, data, scores, whom it serves worst."""
+"""The model card of a registered run, in Markdown: purpose, data, scores, whom it serves worst, origin."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from exvo.evaluation.enrolment_curve import SHOTS
 from exvo.evaluation.groups import group_scores
 from exvo.evaluation.pairwise import Scored
 from exvo.evaluation.results import TRAINING
-from exvo.evaluation.scoring import few_speakers, scorable, statistics
-from exvo.reports.enrolment_curve import conclusion, sentence
-from exvo.reports.tables import Columns, intervals, markdown, numbers
+from exvo.evaluation.scoring import LOWEST_DECILE, MEAN_CCC, WORST_COUNTRY, few_speakers, scorable, statistics
+from exvo.reports.enrolment_curve import curve_conclusion, enrolment_conclusion
+from exvo.reports.sentences import few_speakers_sentence
+from exvo.reports.tables import Column, interval_texts, markdown, number_texts
 from exvo.text import SYNTHETIC, default_text, listing, slug
 
 LONGEST = 5_000
@@ -36,36 +37,34 @@ LABELS = {
     "table": "the labels of your own corpus",
 }
 
-SCORES = {
-    "emotion_ccc": "CCC, mean over the emotions",
+CARD_SCORES = {
+    MEAN_CCC: "CCC, mean over the emotions",
     "emotion_mae": "mean absolute error",
-    "emotion_ccc_worst_country": "CCC of the worst country",
-    "emotion_ccc_lowest_speaker_decile": "CCC of the lowest tenth of speakers",
+    WORST_COUNTRY: "CCC of the worst country",
+    LOWEST_DECILE: "CCC of the lowest tenth of speakers",
 }
-"""The scores of a card and their titles."""
-
-
-OWN_CLIPS = "emotion_ccc with the speaker's own clips"
+"""The scores that a card shows, and what it calls them."""
 
 _PLAIN = str.maketrans("<>[]`|", "()()'/")
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardFacts:
     """What a card says.
 
     Attributes:
         run: the training run's name and id.
-        entry_point: that made it.
+        entry_point: which trained it: train, main or tune.
         lineage: as `registry.lineage` gives it.
         settings: the run's settings.json.
         audit: of its corpus.
         libraries: versions.
         best_epoch: whose weights these are.
         validation: its predictions of val.
-        scores: by split, as `evaluation.score` gives them; test where the run was evaluated on it.
-        enrolment: the split and the table of what enrolment is worth (`curve.enrolment_section`), where measured.
-        curve: the same of the newest `enrolment-curve` (`curve.enrolment_curve`).
+        scores: by split, as `scoring.score` gives them; test where the run was evaluated on it.
+        enrolment: the split and the table of what enrolment is worth (`enrolment_curve.enrolment_section`), if there is
+            one.
+        curve: the same of the newest `enrolment-curve` (`evaluation.enrolment_curve`).
         tested_otherwise: whether test was scored, but only under another protocol or number of enrolment clips.
     """
 
@@ -83,7 +82,7 @@ class Facts:
     tested_otherwise: bool = False
 
 
-def card(facts: Facts) -> str:
+def card(facts: CardFacts) -> str:
     """The model card, of at most `LONGEST` characters however long the names are."""
     parts = [
         f"# Model card: {text(facts.settings['options']['model'])}",
@@ -97,7 +96,7 @@ def card(facts: Facts) -> str:
 
 
 def text(value: object, limit: int = 80) -> str:
-    """A name from data within Markdown: short, on one line, and nothing in it that is markup.
+    """A name from data, for Markdown: short, on one line, without markup.
 
     >>> text("a|b <script>"), text("x" * 100, limit=5)
     ('a/b (script)', 'xxxxx...')
@@ -106,12 +105,12 @@ def text(value: object, limit: int = 80) -> str:
     return plain[:limit] + "..." * (len(plain) > limit)
 
 
-def personalised(facts: Facts) -> bool:
+def personalised(facts: CardFacts) -> bool:
     """Whether the system adapts to a speaker."""
     return bool(facts.settings["system"]["enrolment"] != "none")
 
 
-def purpose(facts: Facts) -> list[str]:
+def purpose(facts: CardFacts) -> list[str]:
     """What the model is for, and what it is not for."""
     corpus, targets = facts.validation.condition.corpus, facts.validation.task.targets
     shots = facts.validation.shots
@@ -130,115 +129,110 @@ def purpose(facts: Facts) -> list[str]:
     ]
 
 
-def data(facts: Facts) -> list[str]:
+def data(facts: CardFacts) -> list[str]:
     """The corpus and its licence."""
-    of = facts.validation.condition
+    condition = facts.validation.condition
     parts = [(split, facts.audit["splits"][split]) for split in SPLITS if facts.audit["splits"][split]["clips"]]
-    table: Columns = [
-        ("split", [split for split, _ in parts]),
-        ("clips", [f"{part['clips']:,}" for _, part in parts]),
-        ("speakers", [f"{part['speakers']:,}" for _, part in parts]),
-        ("hours", [f"{part['hours']:.2f}" for _, part in parts]),
+    table = [
+        Column("split", [split for split, _ in parts]),
+        Column("clips", [f"{part['clips']:,}" for _, part in parts]),
+        Column("speakers", [f"{part['speakers']:,}" for _, part in parts]),
+        Column("hours", [f"{part['hours']:.2f}" for _, part in parts]),
     ]
     countries = [text(name, 40) for name in facts.audit["countries"] or {} if name]
-    where = f"Countries: {listing(countries)}." if countries else "Where the speakers come from is not known."
+    origins = f"Countries: {listing(countries)}." if countries else "Where the speakers come from is not known."
     ages = facts.audit["ages"]
     if ages and ages["min"] is not None:
-        where += f" Ages {ages['min']:.0f} to {ages['max']:.0f} years."
+        origins += f" Ages {ages['min']:.0f} to {ages['max']:.0f} years."
     return [
         "## Data",
         markdown(spaced(table)),
-        f"Corpus {of.corpus}, digest `{of.digest}`. {where} Licence: {LICENCES[of.corpus]}.",
+        f"Corpus {condition.corpus}, digest `{condition.digest}`. {origins} Licence: {LICENCES[condition.corpus]}.",
     ]
 
 
-def spaced(columns: Columns) -> Columns:
-    """The columns with space after them, of which MLflow's page leaves none."""
-    return [(f"{title}\N{NO-BREAK SPACE}", [f"{cell}\N{NO-BREAK SPACE}" for cell in cells]) for title, cells in columns]
+def spaced(columns: list[Column]) -> list[Column]:
+    """The columns with a space after each text: MLflow's page sets columns side by side without one."""
+    space = "\N{NO-BREAK SPACE}"
+    return [Column(f"{title}{space}", [f"{cell}{space}" for cell in cells]) for title, cells in columns]
 
 
-def scores(facts: Facts) -> list[str]:
+def scores(facts: CardFacts) -> list[str]:
     """The scores with their intervals, and whom and what it serves worst."""
     rows = scorable(facts.validation.predictions)
-    shown = [
-        {"split": split, **row}
-        for split, table in facts.scores.items()
-        for row in table[table["metric"].isin(list(SCORES))].to_dict("records")
+    table = pd.concat([table.assign(split=split) for split, table in facts.scores.items()])
+    table = table[table["metric"].isin(list(CARD_SCORES))]
+    deciles, by_clip = table["metric"] == LOWEST_DECILE, interval_texts(table["lo"], table["hi"], 3)
+    columns = [
+        Column("split", table["split"].tolist()),
+        Column("score", table["metric"].map(CARD_SCORES).tolist()),
+        Column("value", number_texts(table["value"], 3)),
+        Column("95% by clip", ["" if decile else cell for decile, cell in zip(deciles, by_clip, strict=True)]),
+        Column("95% by speaker", interval_texts(table["lo_by_speaker"], table["hi_by_speaker"], 3)),
+        Column("n", [f"{n:,}" for n in table["n"]]),
     ]
-    table = pd.DataFrame(shown)
-    deciles, by_clip = table["metric"].str.endswith("_decile"), intervals(table["lo"], table["hi"], 3)
-    columns: Columns = [
-        ("split", table["split"].tolist()),
-        ("score", table["metric"].map(SCORES).tolist()),
-        ("value", numbers(table["value"], 3)),
-        ("95% by clip", ["" if decile else cell for decile, cell in zip(deciles, by_clip, strict=True)]),
-        ("95% by speaker", intervals(table["lo_by_speaker"], table["hi_by_speaker"], 3)),
-        ("n", [f"{n:,}" for n in table["n"]]),
-    ]
-    told = (
+    explanation = (
         "n: scored clips, or the speakers of the tenth. The validation split (val) chose this epoch and this run, so "
         "its scores are a little too good"
     )
     if "test" in facts.scores:
-        told += "."
+        explanation += "."
     elif facts.tested_otherwise:
-        told += "; the test split has been scored only under another protocol or number of enrolment clips."
+        explanation += "; the test split has been scored only under another protocol or number of enrolment clips."
     else:
-        told += "; the test split has not been scored: run `evaluate`, then `register`."
-    return [
-        "## Scores",
-        markdown(spaced(columns)),
-        " ".join([told, *worst(facts, rows), few_speakers(rows["speaker"].nunique())]),
-    ]
+        explanation += "; the test split has not been scored: run `evaluate`, then `register`."
+    speakers = rows["speaker"].nunique()
+    few = [few_speakers_sentence(speakers)] if few_speakers(speakers) else []
+    return ["## Scores", markdown(spaced(columns)), " ".join([explanation, *worst(facts, rows), *few])]
 
 
-def worst(facts: Facts, rows: pd.DataFrame) -> list[str]:
+def worst(facts: CardFacts, rows: pd.DataFrame) -> list[str]:
     """Sentences that name the worst country and the worst emotion on the validation split."""
     task = facts.validation.task
-    told = []
+    sentences = []
     if "country" in rows and (rows["country"] != "").all():
-        of = group_scores(statistics(rows, task), rows["country"], "emotion_ccc")["value"].dropna()
-        if len(of):
-            told.append(f"Worst country on val: {text(of.index[0])} ({of.iloc[0]:.3f}).")
+        countries = group_scores(statistics(rows, task), rows["country"], MEAN_CCC)["value"].dropna()
+        if len(countries):
+            sentences.append(f"Worst country on val: {text(countries.index[0])} ({countries.iloc[0]:.3f}).")
     names = {f"{slug(target)}_ccc": target for target in task.targets}
     table = facts.scores["val"]
     emotions = table[table["metric"].isin(names)].dropna(subset="value").sort_values("value", kind="stable")
     if len(emotions):
-        low, high = (emotions.iloc[place] for place in (0, -1))
-        told.append(
+        low, high = (emotions.iloc[index] for index in (0, -1))
+        sentences.append(
             f"Worst label on val: {text(names[low['metric']])} ({low['value']:.3f}); best: "
             f"{text(names[high['metric']])} ({high['value']:.3f})."
         )
-    return told
+    return sentences
 
 
-def enrolment(facts: Facts) -> list[str]:
+def enrolment(facts: CardFacts) -> list[str]:
     """Which clips enrol, and whether it is the speaker that helps."""
-    of = facts.validation.condition
+    protocol, shots = facts.validation.condition.protocol, facts.validation.shots
     rules = {
         "published": "a speaker's first clips in file order enrol and are scored too",
         "strict": "a speaker's first clips in file order enrol and are not scored; a clip never enrols itself",
     }
     if not personalised(facts):
-        clips = f" ({facts.validation.shots} clips)" if of.protocol == "strict" else ""
-        return ["## Enrolment", f"None: it ignores enrolment clips. Scored under the {of.protocol} protocol{clips}."]
-    told = f"Protocol {of.protocol}, {facts.validation.shots} clips a speaker: {rules[of.protocol]}."
+        clips = f" ({shots} clips)" if protocol == "strict" else ""
+        return ["## Enrolment", f"None: it ignores enrolment clips. Scored under the {protocol} protocol{clips}."]
+    sentences = f"Protocol {protocol}, {shots} clips a speaker: {rules[protocol]}."
     if facts.enrolment is None and facts.curve is not None:
         split, table = facts.curve
-        metric = OWN_CLIPS.split()[0]
-        shots = facts.validation.shots if facts.validation.shots in set(table["shots"]) else SHOTS[1]
-        told += f" On {split}, with clips drawn at random, {conclusion(table, metric, shots)}"
+        measured = shots if shots in set(table["shots"]) else SHOTS[1]
+        sentences += f" On {split}, with clips drawn at random, {curve_conclusion(table, MEAN_CCC, measured)}"
     elif facts.enrolment is None:
-        told += " Whether it is the speaker that helps has not been measured: run `evaluate`, then `register`."
+        sentences += " Whether it is the speaker that helps has not been measured: run `evaluate`, then `register`."
     else:
         split, table = facts.enrolment
         (wrong,) = table[table["enrolment"] == "wrong"].to_dict("records")
-        ends = (wrong[name] for name in ("right_over_it", "lo_difference", "hi_difference"))
-        told += f" On {split}, {sentence(OWN_CLIPS, *ends)}"
-    return ["## Enrolment", told]
+        difference = (wrong[name] for name in ("right_over_it", "lo_difference", "hi_difference"))
+        score = f"{MEAN_CCC} with the speaker's own clips"
+        sentences += f" On {split}, {enrolment_conclusion(score, *difference)}"
+    return ["## Enrolment", sentences]
 
 
-def origin(facts: Facts) -> list[str]:
+def origin(facts: CardFacts) -> list[str]:
     """The run, study, trial and commit that it comes from, and how it was trained."""
     options, tags = facts.settings["options"], facts.lineage
     commit = tags.get("git.commit", "none")
@@ -247,10 +241,10 @@ def origin(facts: Facts) -> list[str]:
         "unknown": f"; uncommitted changes are not known ({text(tags.get('git.problem', ''))})",
     }
     changed = changes.get(tags.get("git.dirty", ""), "")
-    why = text(tags.get("git.problem", "the code lay in no checkout"))
-    told = [
+    no_commit = text(tags.get("git.problem", "the code lay in no checkout"))
+    items = [
         f"- Run: {facts.run}, made by `{facts.entry_point}`",
-        f"- Commit: {f'none, {why}' if commit == 'none' else f'`{commit}`{changed}'}",
+        f"- Commit: {f'none, {no_commit}' if commit == 'none' else f'`{commit}`{changed}'}",
         f"- System: {text(tags.get('exvo.system', options['model']))}; "
         + ", ".join(f"{name} {default_text(options[name])}" for name in (*TRAINING, "optimizer", "precision"))
         + f"; best epoch {facts.best_epoch:.0f}",
@@ -258,5 +252,5 @@ def origin(facts: Facts) -> list[str]:
     ]
     if "exvo.study" in tags:
         study = f"- Study: {text(tags['exvo.study'], 100)}, trial {text(tags.get('exvo.trial', 'unknown'))}"
-        told.insert(1, study + (f", run {tags['exvo.study_run']}" if "exvo.study_run" in tags else ""))
-    return ["## Where it comes from", "\n".join(told)]
+        items.insert(1, study + (f", run {tags['exvo.study_run']}" if "exvo.study_run" in tags else ""))
+    return ["## Where it comes from", "\n".join(items)]

@@ -8,39 +8,51 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from exvo.evaluation import pairwise
-from exvo.evaluation.pairwise import OF_NETWORKS, unit
+from exvo.evaluation.groups import UNITS
+from exvo.evaluation.pairwise import resampled_unit
 from exvo.evaluation.results import Condition
-from exvo.reports.page import BLUE, INK, ORANGE, WIDE, Page, Picture, Section, axes, picture
-from exvo.reports.tables import Columns, intervals, markdown, numbers, training_columns
+from exvo.reports.page import INK, WIDE, Page, Picture, Section, Tile, axes, make_picture
+from exvo.reports.pictures import UNIT_COLOURS
+from exvo.reports.sentences import OTHER_SEEDS
+from exvo.reports.tables import Column, condition_text, interval_texts, markdown, number_texts, training_columns
+
+ROW_INCHES = 0.27
+"""Height of a row of a forest plot."""
 
 
-def about_columns(runs: pd.DataFrame) -> Columns:
-    """What a and b are: rows of `system`, `run`, `evaluation` and the columns `TRAINING`."""
-    columns: Columns = [("", ["a", "b"]), ("system", runs["system"].tolist()), ("run", runs["run"].tolist())]
+def run_columns(runs: pd.DataFrame) -> list[Column]:
+    """What a and b are, from rows of `system`, `run`, `evaluation` and the columns `TRAINING`."""
+    columns = [
+        Column("", ["a", "b"]),
+        Column("system", runs["system"].tolist()),
+        Column("run", runs["run"].tolist()),
+    ]
     if runs["evaluation"].any():
-        columns.append(("evaluation", runs["evaluation"].tolist()))
+        columns.append(Column("evaluation", runs["evaluation"].tolist()))
     return columns + training_columns(runs)
 
 
-def difference_columns(table: pd.DataFrame) -> Columns:
+def difference_columns(table: pd.DataFrame) -> list[Column]:
     """The table that `paired` gives, as text."""
-    columns: Columns = [("score", table["metric"].tolist()), ("a", numbers(table["a"])), ("b", numbers(table["b"]))]
-    columns.append(("b - a", numbers(table["value"])))
-    for title, by in (("clip", ""), ("speaker", "_by_speaker")):
-        columns += [
-            (f"95% by {title}", intervals(table[f"lo{by}"], table[f"hi{by}"])),
-            ("b wins", numbers(table[f"wins{by}"], digits=3)),
-        ]
+    columns = [
+        Column("score", table["metric"].tolist()),
+        Column("a", number_texts(table["a"])),
+        Column("b", number_texts(table["b"])),
+        Column("b - a", number_texts(table["value"])),
+    ]
+    for unit in UNITS:
+        lows, highs, wins = (table[f"{name}{unit.suffix}"] for name in ("lo", "hi", "wins"))
+        columns.append(Column(f"95% by {unit.name}", interval_texts(lows, highs)))
+        columns.append(Column("b wins", number_texts(wins, digits=3)))
     return columns
 
 
-def explanation(clips: pd.DataFrame) -> str:
+def comparison_explanation(clips: pd.DataFrame) -> str:
     """Over which clips two runs are paired, and how to read the table."""
     return (
         f"Paired over {len(clips)} clips of {clips['speaker'].nunique()} speakers; b wins: the share of the resamples "
-        "in which b is the better one (of an MAE, the smaller). The intervals are not corrected for the number of "
-        f"scores: the first score is the test, the others show where a difference lies. {OF_NETWORKS}"
+        "in which b is better (for an MAE: smaller). The intervals are not corrected for the number of scores: the "
+        f"first score is the test, the others show where a difference lies. {OTHER_SEEDS}"
     )
 
 
@@ -51,28 +63,32 @@ def comparison_text(
 
     Args:
         condition: that of both.
-        runs: a and b, as `about_columns` takes them.
+        runs: a and b, as `run_columns` takes them.
         table: as `paired` gives it.
         clips: the scored rows.
-        warnings: as `doubts` gives them.
+        warnings: as `doubt_sentences` gives them.
     """
     parts = [
-        f"## {condition.heading}",
-        markdown(about_columns(runs)),
-        explanation(clips),
+        f"## {condition_text(condition)}",
+        markdown(run_columns(runs)),
+        comparison_explanation(clips),
         markdown(difference_columns(table)),
-        conclusion(table),
+        comparison_conclusion(table),
         *warnings,
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def conclusion(table: pd.DataFrame) -> str:
-    """What the interval of the headline shows, in a sentence: by speaker, of a speaker recogniser by clip."""
+def comparison_conclusion(table: pd.DataFrame) -> str:
+    """What the interval of the headline score shows, in a sentence.
+
+    Args:
+        table: as `paired` gives it.
+    """
     row = table.iloc[0]
     metric, difference = row["metric"], row["value"]
-    by, end = unit(metric)
-    low, high = row[f"lo{end}"], row[f"hi{end}"]
+    by, suffix = resampled_unit(metric)
+    low, high = row[f"lo{suffix}"], row[f"hi{suffix}"]
     if math.isnan(difference):
         return f"The difference of {metric} is undefined: no difference is shown."
     if math.isnan(low):
@@ -86,10 +102,7 @@ def conclusion(table: pd.DataFrame) -> str:
     return f"{better} beats {worse} by {abs(difference):.4f} {metric}, {bounds}, which excludes zero."
 
 
-ROW = 0.27
-
-
-def two_page(
+def comparison_page(
     condition: Condition,
     runs: pd.DataFrame,
     table: pd.DataFrame,
@@ -97,38 +110,38 @@ def two_page(
     warnings: Sequence[str],
     command: str,
 ) -> Page:
-    """The paired difference of two runs.
+    """The page of the paired difference of two runs.
 
     Args:
-        condition, runs, table, clips, warnings: as `comparison.comparison_text` takes them.
-        command: what repeats it.
+        condition, runs, table, clips, warnings: as `comparison_text` takes them.
+        command: which makes the page again.
     """
     head = table.iloc[0]
     metric = head["metric"]
-    by, end = pairwise.unit(metric)
-    bounds = intervals([head[f"lo{end}"]], [head[f"hi{end}"]])[0]
+    by, suffix = resampled_unit(metric)
+    bounds = interval_texts([head[f"lo{suffix}"]], [head[f"hi{suffix}"]])[0]
     tiles = [
-        (f"{side}: {system}", numbers([head[side]])[0], run)
+        Tile(f"{side}: {system}", number_texts([head[side]])[0], run)
         for side, system, run in zip("ab", runs["system"], runs["run"], strict=True)
     ]
-    tiles.append((f"b - a, {metric}", numbers([head["value"]])[0], f"95% by {by} {bounds}"))
+    tiles.append(Tile(f"b - a, {metric}", number_texts([head["value"]])[0], f"95% by {by} {bounds}"))
     errors = table["metric"].str.endswith("_mae")
-    rest = table[~errors].iloc[1:]
-    pictures = [forest("scores", rest)] if len(rest) else []
-    pictures += [forest(table.loc[place, "metric"], table.loc[[place]]) for place in table.index[errors]]
+    others = table[~errors].iloc[1:]
+    pictures = [forest("scores", others)] if len(others) else []
+    pictures += [forest(table.loc[index, "metric"], table.loc[[index]]) for index in table.index[errors]]
     sections = [
         Section(
             "Difference",
-            [conclusion(table), explanation(clips)],
+            [comparison_conclusion(table), comparison_explanation(clips)],
             warnings,
             [forest(metric, table.iloc[:1])],
         ),
         Section("Scores", pictures=pictures, numbers=table),
         Section("Figures", table=difference_columns(table)),
-        Section("Runs", table=about_columns(runs)),
-        Section("Repeat", code=command),
+        Section("Runs", table=run_columns(runs)),
+        Section("Repeat this comparison", code=command),
     ]
-    return Page("Comparison of two runs", [condition.heading], tiles, sections)
+    return Page("Comparison of two runs", [condition_text(condition)], tiles, sections)
 
 
 def forest(name: str, table: pd.DataFrame) -> Picture:
@@ -136,26 +149,26 @@ def forest(name: str, table: pd.DataFrame) -> Picture:
 
     Args:
         name: of the picture.
-        table: rows of `comparison.paired`, of one unit.
+        table: rows of `paired`, all in one unit of measurement.
     """
     places = np.arange(len(table))
-    with axes(WIDE, 1.1 + ROW * len(table)) as shown:
-        shown.axvline(0, color=INK, lw=0.8)
-        for unit, end, colour, shift in (("clip", "", BLUE, -0.13), ("speaker", "_by_speaker", ORANGE, 0.13)):
-            low, high = table[f"lo{end}"], table[f"hi{end}"]
+    with axes(WIDE, 1.1 + ROW_INCHES * len(table)) as ax:
+        ax.axvline(0, color=INK, lw=0.8)
+        for unit, shift in zip(UNITS, (-0.13, 0.13), strict=True):
+            low, high, colour = table[f"lo{unit.suffix}"], table[f"hi{unit.suffix}"], UNIT_COLOURS[unit]
             if low.notna().any():
-                shown.hlines(places + shift, low, high, color=colour, lw=2.2, label=f"95% by {unit}")
-                shown.plot(table["value"].where(low.notna()), places + shift, "o", color=colour, ms=4)
+                ax.hlines(places + shift, low, high, color=colour, lw=2.2, label=f"95% by {unit.name}")
+                ax.plot(table["value"].where(low.notna()), places + shift, "o", color=colour, ms=4)
         for place in places[table["value"].isna()].tolist():
-            shown.text(0, place, " undefined", va="center")
-        shown.set_yticks(places, table["metric"].tolist())
-        shown.set_ylim(len(table) - 0.4, -0.6)
+            ax.text(0, place, " undefined", va="center")
+        ax.set_yticks(places, table["metric"].tolist())
+        ax.set_ylim(len(table) - 0.4, -0.6)
         side = "left" if name.endswith("_mae") else "right"
-        shown.set_xlabel(f"b - a{' in years' if name == 'age_mae' else ''}, {side} of 0: b is better")
-        shown.grid(axis="x")
-        shown.locator_params(axis="x", nbins=5)
-        shown.tick_params(axis="y", length=0)
-        if shown.get_legend_handles_labels()[0]:
-            shown.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderpad=0, borderaxespad=0.2)
+        ax.set_xlabel(f"b - a{' in years' if name == 'age_mae' else ''}, {side} of 0: b is better")
+        ax.grid(axis="x")
+        ax.locator_params(axis="x", nbins=5)
+        ax.tick_params(axis="y", length=0)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderpad=0, borderaxespad=0.2)
     what = name if len(table) == 1 else "each other score"
-    return picture(name, f"The paired difference b - a of {what}, with its 95% intervals.", shown)
+    return make_picture(name, f"The paired difference b - a of {what}, with its 95% intervals.", ax)

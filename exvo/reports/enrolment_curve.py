@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,78 +11,88 @@ import pandas as pd
 from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.evaluation.enrolment_curve import SHOTS
-from exvo.reports.page import BLUE, ORANGE, WIDE, Page, Picture, Section, axes
-from exvo.reports.page import picture as make_picture
-from exvo.reports.tables import Columns, intervals, numbers
+from exvo.evaluation.groups import CLIP, SPEAKER
+from exvo.reports.page import BLUE, ORANGE, WIDE, Page, Picture, Section, axes, make_picture
+from exvo.reports.tables import Column, interval_texts, number_texts
 from exvo.tasks import Task
 
 
-def conclusion(curve: pd.DataFrame, metric: str, shots: int = 2) -> str:
-    """What the curve says, in a sentence: whether the right speaker's clips help more than another's."""
+def curve_conclusion(curve: pd.DataFrame, metric: str, shots: int = 2) -> str:
+    """What the curve shows, in a sentence: whether the right speaker's clips help more than another's.
+
+    Args:
+        curve: as `evaluation.enrolment_curve` gives it.
+        metric: one of its scores.
+        shots: enrolment clips of the point that the sentence is about.
+    """
     row = curve[(curve["metric"] == metric) & (curve["shots"] == shots) & (curve["enrolment"] == "right")].iloc[0]
-    ends = (row[f"right_over_wrong{end}"] for end in ("", "_lo", "_hi"))
-    return sentence(f"{metric} with {shots} clips of the right speaker", *ends)
+    difference = (row[f"right_over_wrong{end}"] for end in ("", "_lo", "_hi"))
+    return enrolment_conclusion(f"{metric} with {shots} clips of the right speaker", *difference)
 
 
-def sentence(score: str, difference: float, low: float, high: float) -> str:
-    """Whether a score is better with the right speaker's clips than with another's, beyond its 95% interval."""
+def enrolment_conclusion(score: str, difference: float, low: float, high: float) -> str:
+    """Whether a score is better with the right speaker's clips than with another's, in a sentence.
+
+    Args:
+        score: what to call it.
+        difference: right - another's.
+        low, high: its 95% interval.
+    """
     if math.isnan(low):
         return f"{score} has no defined difference to another's: nothing is shown about speakers."
-    told = f"{score} is {difference:+.3f} [{low:.3f}, {high:.3f}] over another's"
+    begin = f"{score} is {difference:+.3f} [{low:.3f}, {high:.3f}] over another's"
     if low > 0:
-        return f"{told}: the model uses who is speaking."
-    return f"{told}: nothing shows that the model has learnt anything about speakers."
+        return f"{begin}: the model uses who is speaking."
+    return f"{begin}: nothing shows that the model has learnt anything about speakers."
 
 
 def enrolment_section(
     right: pd.DataFrame, others: Mapping[str, pd.DataFrame], task: Task, speakers: np.ndarray | None
 ) -> Section:
-    """What the clips that enrol are worth on one split, against no clips and against another speaker's.
+    """What enrolment clips are worth on one split: the speaker's own against none and against another speaker's.
 
     Args:
         right: the scored rows of a predictions table.
-        others: the predictions tables of `typical` profiles and of `wrong` speakers, with all these rows.
+        others: predictions tables with all these rows: `typical`, with the typical profile, and `wrong`, with the clips
+            of another speaker.
         task: of all of them.
-        speakers: (rows,), to resample; None: clips are resampled.
+        speakers: (rows,), to resample; None resamples clips.
     """
-    meaning = {
+    meanings = {
         "right": "the speaker's own clips",
         "typical": "none (the typical profile)",
         "wrong": "another speaker's",
     }
     tables = {"right": right} | {name: right[["file"]].merge(table, on="file") for name, table in others.items()}
-    every = {name: scoring.statistics(table, task) for name, table in tables.items()}
-    metric, unit = scoring.headline(task), "clip" if speakers is None else "speaker"
-    samples = {name: bootstrap(one, groups=speakers)[[metric]] for name, one in every.items()}
-    rows = []
-    for name, one in every.items():
-        row: dict[str, Any] = {"enrolment": name, "value": one.scores()[metric]}
-        row["right_over_it"] = every["right"].scores()[metric] - row["value"]
-        for ends, of in (("", samples[name]), ("_difference", samples["right"] - samples[name])):
-            row[f"lo{ends}"], row[f"hi{ends}"] = interval(of)[["ci_low", "ci_high"]].to_numpy()[0]
-        rows.append(row)
-    table = pd.DataFrame(rows)
+    statistics = {name: scoring.statistics(table, task) for name, table in tables.items()}
+    metric, unit = scoring.headline(task), CLIP if speakers is None else SPEAKER
+    values = pd.Series({name: clips.scores()[metric] for name, clips in statistics.items()})
+    samples = {name: bootstrap(clips, groups=speakers)[[metric]] for name, clips in statistics.items()}
+    table = pd.DataFrame({"enrolment": values.index, "value": values.to_numpy()})
+    table["right_over_it"] = values["right"] - table["value"]
+    differences = {name: samples["right"] - sample for name, sample in samples.items()}
+    for suffix, resampled in (("", samples), ("_difference", differences)):
+        bounds = pd.concat([interval(resampled[name])[["ci_low", "ci_high"]] for name in values.index])
+        table[[f"lo{suffix}", f"hi{suffix}"]] = bounds.to_numpy()
     other = table.iloc[1:]
-    columns: Columns = [
-        ("enrolment", table["enrolment"].map(meaning).tolist()),
-        (metric, numbers(table["value"], 3)),
-        (f"95% by {unit}", intervals(table["lo"], table["hi"], 3)),
-        ("own clips better by", ["", *numbers(other["right_over_it"], 3)]),
-        (f"95% by {unit}", ["", *intervals(other["lo_difference"], other["hi_difference"], 3)]),
+    columns = [
+        Column("enrolment", table["enrolment"].map(meanings).tolist()),
+        Column(metric, number_texts(table["value"], 3)),
+        Column(f"95% by {unit.name}", interval_texts(table["lo"], table["hi"], 3)),
+        Column("own clips better by", ["", *number_texts(other["right_over_it"], 3)]),
+        Column(f"95% by {unit.name}", ["", *interval_texts(other["lo_difference"], other["hi_difference"], 3)]),
     ]
     (wrong,) = table[table["enrolment"] == "wrong"].to_dict("records")
-    told = sentence(
-        f"{metric} with the right speaker's clips",
-        *(wrong[name] for name in ("right_over_it", "lo_difference", "hi_difference")),
-    )
-    return Section("Enrolment", [told], table=columns, numbers=table)
+    difference = (wrong[name] for name in ("right_over_it", "lo_difference", "hi_difference"))
+    text = enrolment_conclusion(f"{metric} with the right speaker's clips", *difference)
+    return Section("Enrolment", [text], table=columns, numbers=table)
 
 
-def page(curve: pd.DataFrame, metrics: Sequence[str], title: str, about: str) -> Page:
-    """The curve of each of some metrics: its sentence, picture and table.
+def curve_page(curve: pd.DataFrame, metrics: Sequence[str], title: str, about: str) -> Page:
+    """The page of an enrolment curve: for each metric a sentence, a picture and a table.
 
     Args:
-        curve: as `enrolment_curve` gives it.
+        curve: as `evaluation.enrolment_curve` gives it.
         metrics: the first is the headline.
         title: of the page.
         about: the line under it.
@@ -91,36 +100,35 @@ def page(curve: pd.DataFrame, metrics: Sequence[str], title: str, about: str) ->
     sections = []
     for metric in metrics:
         table = curve[curve["metric"] == metric].drop(columns=["metric", "n"]).reset_index(drop=True)
-        columns: Columns = [
-            ("enrolment clips", [f"{shots} ({who})" for shots, who in table[["shots", "enrolment"]].to_numpy()])
+        columns = [
+            Column("enrolment clips", [f"{shots} ({who})" for shots, who in table[["shots", "enrolment"]].to_numpy()])
         ]
-        for name, told, low, high in (
-            ("value", metric, "lo", "hi"),
-            ("gain", "over none", "gain_lo", "gain_hi"),
-            ("right_over_wrong", "right over wrong", "right_over_wrong_lo", "right_over_wrong_hi"),
+        for name, title_of_column, prefix in (
+            ("value", metric, ""),
+            ("gain", "over none", "gain_"),
+            ("right_over_wrong", "right over wrong", "right_over_wrong_"),
         ):
-            bounds = [*zip(numbers(table[name], 3), intervals(table[low], table[high], 3), strict=True)]
-            columns.append((told, ["" if value == "undefined" else f"{value} {ends}" for value, ends in bounds]))
-        sections.append(
-            Section(
-                metric, [conclusion(curve, metric)], pictures=[picture(curve, metric)], table=columns, numbers=table
-            )
-        )
+            intervals = interval_texts(table[f"{prefix}lo"], table[f"{prefix}hi"], 3)
+            cells = zip(number_texts(table[name], 3), intervals, strict=True)
+            texts = ["" if value == "undefined" else f"{value} {interval_text}" for value, interval_text in cells]
+            columns.append(Column(title_of_column, texts))
+        text, pictures = [curve_conclusion(curve, metric)], [curve_picture(curve, metric)]
+        sections.append(Section(metric, text, pictures=pictures, table=columns, numbers=table))
     return Page(title, [about, "Brackets and shades are 95% intervals over resampled speakers."], [], sections)
 
 
-def picture(curve: pd.DataFrame, metric: str) -> Picture:
+def curve_picture(curve: pd.DataFrame, metric: str) -> Picture:
     """The metric against the number of enrolment clips, right and wrong, with 95% intervals by speaker."""
-    every = curve[curve["metric"] == metric]
-    typical = every[every["enrolment"] == "typical"]
-    with axes(WIDE, 3.2) as shown:
+    points = curve[curve["metric"] == metric]
+    typical = points[points["enrolment"] == "typical"]
+    with axes(WIDE, 3.2) as ax:
         for enrolment, colour in (("right", BLUE), ("wrong", ORANGE)):
-            line = pd.concat([typical, every[every["enrolment"] == enrolment]])
+            line = pd.concat([typical, points[points["enrolment"] == enrolment]])
             places = range(len(line))
-            shown.fill_between(places, line["lo"], line["hi"], color=colour, alpha=0.15, linewidth=0)
-            shown.plot(places, line["value"], "o-", color=colour, ms=4, label=f"{enrolment} speaker's clips")
-        shown.set_xticks(range(len(SHOTS) + 1), ["0", *map(str, SHOTS)])
-        shown.set(xlabel="enrolment clips (0: the typical profile)", ylabel=metric)
-        shown.grid()
-        shown.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0, borderaxespad=0.3)
-    return make_picture(metric, f"{metric} by the number of enrolment clips", shown)
+            ax.fill_between(places, line["lo"], line["hi"], color=colour, alpha=0.15, linewidth=0)
+            ax.plot(places, line["value"], "o-", color=colour, ms=4, label=f"{enrolment} speaker's clips")
+        ax.set_xticks(range(len(SHOTS) + 1), ["0", *map(str, SHOTS)])
+        ax.set(xlabel="enrolment clips (0: the typical profile)", ylabel=metric)
+        ax.grid()
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0, borderaxespad=0.3)
+    return make_picture(metric, f"{metric} by the number of enrolment clips", ax)

@@ -6,8 +6,8 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
@@ -16,14 +16,14 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from exvo.reports.tables import Columns
+from exvo.reports.tables import Column
 from exvo.text import slug
 
 WIDE, SMALL = 4.6, 2.2
 """Widths of a picture in inches: one, or two, fit beside each other on a phone with their text still readable."""
 
 INK, GRID, BLUE, ORANGE = "#222222", "#d9d9d9", "#0072b2", "#d55e00"
-"""Colours of pictures; the page gives each another shade in the dark (Okabe and Ito's blue and vermilion)."""
+"""Colours of pictures (Okabe and Ito's blue and vermilion); on a dark screen the page shows lighter shades of them."""
 
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -59,20 +59,20 @@ class Section:
     """A part of a page.
 
     Attributes:
-        title: its heading; in lower case it names the file of the numbers.
+        title: its heading; `name`, made of it, is that of the file of the numbers.
         text: paragraphs.
         warnings: sentences that must not be overlooked.
         pictures: in the order to show.
-        table: titles and cells; the first column names the rows.
+        table: its columns; the first names the rows.
         code: commands.
-        numbers: what pictures and table show, one row a mark.
+        numbers: what pictures and table show, one row for each point, bar or row.
     """
 
     title: str
     text: Sequence[str] = ()
     warnings: Sequence[str] = ()
     pictures: Sequence[Picture] = ()
-    table: Columns = field(default_factory=list)
+    table: Sequence[Column] = ()
     code: str = ""
     numbers: pd.DataFrame | None = None
 
@@ -82,6 +82,14 @@ class Section:
         return slug(self.title)
 
 
+class Tile(NamedTuple):
+    """A main figure: what it is, its value in large type, and a line of detail."""
+
+    what: str
+    value: str
+    detail: str
+
+
 @dataclass(frozen=True)
 class Page:
     """A report.
@@ -89,17 +97,17 @@ class Page:
     Attributes:
         title: of the window and of the page.
         about: lines under the title.
-        tiles: the main figures, each as (what, value, detail).
+        tiles: the main figures.
         sections: in the order to show.
     """
 
     title: str
     about: Sequence[str]
-    tiles: Sequence[tuple[str, str, str]]
+    tiles: Sequence[Tile]
     sections: Sequence[Section]
 
     def html(self) -> str:
-        """The page. It refers to nothing outside itself, and what comes from data is escaped."""
+        """The page as HTML. It loads nothing from elsewhere, and text from data is escaped."""
         environment = Environment(
             loader=PackageLoader("exvo.reports", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
@@ -110,41 +118,41 @@ class Page:
 
 @contextlib.contextmanager
 def axes(width: float, height: float) -> Iterator[Axes]:
-    """Axes of a figure of their own, (width, height) in inches, in the style of the page while they are drawn on."""
+    """Axes of a new figure of width by height inches, to draw on in the style of the page."""
     with mpl.rc_context(_STYLE):
         yield Figure(figsize=(width, height), layout="constrained").subplots()
 
 
-def picture(name: str, caption: str, of: Axes) -> Picture:
+def make_picture(name: str, caption: str, ax: Axes) -> Picture:
     """The figure of some axes as a picture."""
-    figure = of.get_figure(root=True)
+    figure = ax.get_figure(root=True)
     assert figure is not None
     return Picture(name, caption, figure)
 
 
-def svg(shown: Picture) -> Markup:
+def svg(picture: Picture) -> Markup:
     """A picture as inline SVG, whose colours follow the page's."""
     buffer = io.StringIO()
-    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": shown.name}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": picture.name}
     with mpl.rc_context(style):
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        shown.figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        picture.figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     head, body = text.split(">", 1)
     text = re.sub(r' (xmlns(:xlink)?|width|height|version)="[^"]*"', "", head) + ">" + body
-    for found in ('id="', 'href="#', "url(#"):
-        text = text.replace(found, f"{found}{slug(shown.name)}-")
+    for reference in ('id="', 'href="#', "url(#"):
+        text = text.replace(reference, f"{reference}{slug(picture.name)}-")
     for colour, shade in _SHADES.items():
         text = text.replace(colour, shade)
     return Markup(text)  # matplotlib escapes the text in it
 
 
-def _rows(table: Columns) -> list[tuple[str, ...]]:
+def _rows(table: Sequence[Column]) -> list[tuple[str, ...]]:
     """The cells of a table by row."""
     return list(zip(*(cells for _, cells in table), strict=True))
 
 
-def _numeric(table: Columns) -> list[bool]:
-    """Which columns hold numbers or intervals alone, and so stand flush right."""
+def _numeric(table: Sequence[Column]) -> list[bool]:
+    """Which columns hold numbers or intervals alone: these are aligned right."""
     return [any(cells) and all(_NUMBER.fullmatch(cell) for cell in cells if cell) for _, cells in table]

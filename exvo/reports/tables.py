@@ -3,96 +3,156 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
-from exvo.evaluation.results import ENDS, SCORES, SPREAD, TRAINING, Condition, targets
+from exvo.evaluation.groups import UNITS
+from exvo.evaluation.results import SCORES, SPREAD, TRAINING, Condition, target_metrics
 from exvo.text import default_text
 
-Columns = list[tuple[str, list[str]]]
-"""A table of text: titles (which may repeat) and cells."""
+SCORE_TITLES = {
+    "emotion_ccc": "CCC",
+    "country_uar": "UAR",
+    "age_mae": "MAE",
+    "s_mtl": "S_MTL",
+    "speaker_uar": "UAR",
+    "speaker_accuracy": "accuracy",
+    "emotion_ccc_country_mean": "country mean",
+    "emotion_ccc_country_std": "country std",
+    "emotion_ccc_speaker_mean": "speaker mean",
+    "emotion_ccc_speaker_std": "speaker std",
+}
+"""How a table of results calls the scores."""
+
+
+class Column(NamedTuple):
+    """A column of a table of text: its title (two may share one) and its cells, (rows,)."""
+
+    title: str
+    cells: list[str]
+
+
+def condition_text(condition: Condition) -> str:
+    """A condition in words: corpus, split, task and protocol."""
+    synthetic = " (SYNTHETIC: a program makes its voices, so its scores say nothing about people)"
+    return (
+        f"{condition.corpus}{synthetic if condition.corpus == 'sample' else ''}, digest {condition.digest[:12]}, "
+        f"{condition.split} split, task {condition.task}, {condition.protocol} protocol"
+    )
 
 
 def results_text(condition: Condition, table: pd.DataFrame) -> str:
     """A table of results in Markdown: the scores and how they were trained, then the CCC of each target."""
-    text = f"## {condition.heading}\n\n{markdown(results_columns(condition, table))}\n"
-    if targets(table.columns):
+    text = f"## {condition_text(condition)}\n\n{markdown(results_columns(condition, table))}\n"
+    if target_metrics(table.columns):
         text += f"\nCCC of each target\n\n{markdown(target_columns(table))}\n"
     return text
 
 
-def results_columns(condition: Condition, table: pd.DataFrame) -> Columns:
+def results_columns(condition: Condition, table: pd.DataFrame) -> list[Column]:
     """The scores of a table of results and how the systems were trained; `place` numbers those that were compared."""
-    columns: Columns = [("#", places(table))] if "place" in table else []
-    columns.append(("system", table["system"].tolist()))
-    for score, title in SCORES[condition.task].items():
-        lo, hi, lo_by_speaker, hi_by_speaker = (table[f"{score}_{end}"] for end in ENDS)
-        columns += [(title, numbers(table[score])), ("95% by clip", intervals(lo, hi))]
-        if condition.task == "fewshot":
-            columns.append(("95% by speaker", intervals(lo_by_speaker, hi_by_speaker)))
+    columns = [Column("#", place_texts(table))] if "place" in table else []
+    columns.append(Column("system", table["system"].tolist()))
+    for score in SCORES[condition.task]:
+        columns.append(Column(SCORE_TITLES[score], number_texts(table[score])))
+        for unit in UNITS if condition.task == "fewshot" else UNITS[:1]:
+            lows, highs = (table[f"{score}_{end}{unit.suffix}"] for end in ("lo", "hi"))
+            columns.append(Column(f"95% by {unit.name}", interval_texts(lows, highs)))
         if f"published_{score}" in table:
-            columns.append(("published", published_cells(table, score)))
-    for name, title in SPREAD.items():
-        columns += [(title, numbers(table[name]))] if name in table else []
-        columns += [("published", published_cells(table, name))] if f"published_{name}" in table else []
-    columns.append(("run", table["run"].tolist()))
+            columns.append(Column("published", published_texts(table, score)))
+    for score in SPREAD:
+        if score in table:
+            columns.append(Column(SCORE_TITLES[score], number_texts(table[score])))
+        if f"published_{score}" in table:
+            columns.append(Column("published", published_texts(table, score)))
+    columns.append(Column("run", table["run"].tolist()))
     if table["evaluation"].any():
-        columns.append(("evaluation", table["evaluation"].tolist()))
+        columns.append(Column("evaluation", table["evaluation"].tolist()))
     return columns + training_columns(table)
 
 
-def places(table: pd.DataFrame) -> list[str]:
+def place_texts(table: pd.DataFrame) -> list[str]:
     """The places of a table of results as text; empty where a system was not compared."""
     return ["" if pd.isna(place) else str(place) for place in table["place"]]
 
 
-def target_columns(table: pd.DataFrame) -> Columns:
+def target_columns(table: pd.DataFrame) -> list[Column]:
     """The CCC of each target, a column a target; under a system a row of its published figures, where it has them."""
-    names = targets(table.columns)
-    beside = table.reindex(columns=[f"published_{name}" for name in names]).to_numpy(float)
+    names = target_metrics(table.columns)
+    published = table.reindex(columns=[f"published_{name}" for name in names]).to_numpy(float)
     rows = []
     systems = table["system"].tolist()
     if "place" in table:
-        systems = [f"{place} {system}".strip() for place, system in zip(places(table), systems, strict=True)]
-    for system, ours, theirs in zip(systems, table[names].to_numpy(float), beside, strict=True):
-        rows.append([system, *numbers(ours, digits=3)])
+        systems = [f"{place} {system}".strip() for place, system in zip(place_texts(table), systems, strict=True)]
+    for system, ours, theirs in zip(systems, table[names].to_numpy(float), published, strict=True):
+        rows.append([system, *number_texts(ours, digits=3)])
         if not all(map(math.isnan, theirs)):
             rows.append(["published", *("" if math.isnan(value) else f"{value:.3f}" for value in theirs)])
-    titles = ["system", *(name.removesuffix("_ccc") for name in names)]
-    return [(title, list(cells)) for title, cells in zip(titles, zip(*rows, strict=True), strict=True)]
+    return columns_of(["system", *(name.removesuffix("_ccc") for name in names)], rows)
 
 
-def training_columns(table: pd.DataFrame) -> Columns:
+def columns_of(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Column]:
+    """The columns of a table that is given as rows, one or more.
+
+    >>> columns_of(["system", "CCC"], [["cnn14", "0.64"], ["cnn5", "0.5"]])
+    [Column(title='system', cells=['cnn14', 'cnn5']), Column(title='CCC', cells=['0.64', '0.5'])]
+    """
+    return [Column(title, list(cells)) for title, cells in zip(titles, zip(*rows, strict=True), strict=True)]
+
+
+def score_columns(table: pd.DataFrame, title: str, names: str, digits: int = 3) -> list[Column]:
+    """Scores with their intervals and n as a table of text, without the intervals that are undefined in all rows.
+
+    Args:
+        table: value, n and `groups.ENDS`.
+        title: of the first column.
+        names: the column of the table that names the rows.
+        digits: after the decimal point.
+    """
+    columns = [
+        Column(title, table[names].astype(str).tolist()),
+        Column("value", number_texts(table["value"], digits)),
+    ]
+    for unit in UNITS:
+        lows, highs = (table[f"{end}{unit.suffix}"] for end in ("lo", "hi"))
+        if lows.notna().any():
+            cells = interval_texts(lows, highs, digits)
+            columns.append(Column(f"95% by {unit.name}", ["" if cell == "undefined" else cell for cell in cells]))
+    return [*columns, Column("n", [f"{n:,}" for n in table["n"]])]
+
+
+def training_columns(table: pd.DataFrame) -> list[Column]:
     """How each system was trained."""
-    return [(name, [default_text(value) for value in table[name].tolist()]) for name in TRAINING]
+    return [Column(name, [default_text(value) for value in table[name].tolist()]) for name in TRAINING]
 
 
-def numbers(values: Iterable[float], digits: int = 4) -> list[str]:
+def number_texts(values: Iterable[float], digits: int = 4) -> list[str]:
     """Scores as text; an undefined one says so."""
     return ["undefined" if math.isnan(value) else f"{value:.{digits}f}" for value in values]
 
 
-def intervals(lows: Iterable[float], highs: Iterable[float], digits: int = 4) -> list[str]:
+def interval_texts(lows: Iterable[float], highs: Iterable[float], digits: int = 4) -> list[str]:
     """Intervals as text; an undefined one says so."""
     bounds = zip(lows, highs, strict=True)
     return ["undefined" if math.isnan(low) else f"[{low:.{digits}f}, {high:.{digits}f}]" for low, high in bounds]
 
 
-def published_cells(table: pd.DataFrame, score: str) -> list[str]:
+def published_texts(table: pd.DataFrame, score: str) -> list[str]:
     """The published figures of a score as text, with their intervals where there are some."""
     names = [f"published_{score}{end}" for end in ("", "_lo", "_hi")]
-    cells = []
+    texts = []
     for value, low, high in table.reindex(columns=names).itertuples(index=False):
         bounds = "" if math.isnan(low) else f" [{low:.4f}, {high:.4f}]"
-        cells.append("" if math.isnan(value) else f"{value:.4f}{bounds}")
-    return cells
+        texts.append("" if math.isnan(value) else f"{value:.4f}{bounds}")
+    return texts
 
 
-def markdown(columns: Columns) -> str:
+def markdown(columns: Sequence[Column]) -> str:
     """A Markdown table with aligned columns.
 
-    >>> print(markdown([("system", ["cnn14", "cnn5"]), ("CCC", ["0.64", "0.5"])]))
+    >>> print(markdown([Column("system", ["cnn14", "cnn5"]), Column("CCC", ["0.64", "0.5"])]))
     | system | CCC  |
     | ------ | ---- |
     | cnn14  | 0.64 |

@@ -1,4 +1,4 @@
-"""The embeddings of a split as a table, and as t-SNE pictures coloured by country and by speaker."""
+"""The embeddings of a split as a table, and as t-SNE figures coloured by country and by speaker."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from threadpoolctl import threadpool_limits
 from exvo.errors import InputError
 
 FEWEST_CLIPS = 4
-"""For t-SNE: with fewer, its perplexity of a third of the neighbours would be under 1."""
+"""With fewer, the perplexity of t-SNE, a third of the number of neighbours, would be below 1."""
 
 MOST_DRAWN = 5_000
-"""Clips in a picture: t-SNE of these takes about half a minute of one core."""
+"""Clips in a picture: t-SNE of so many takes about half a minute on one core."""
 
 MOST_NAMED = 12
 """Groups that a legend names."""
 
 UNKNOWN = "#b0b0b0"
+"""The colour of clips whose group is not known."""
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000")
-"""Okabe and Ito's, for all kinds of colour vision, without the yellow, which is faint on white."""
+"""Okabe and Ito's, distinct for all kinds of colour vision, without the yellow, which is faint on white."""
 
 
 def embedding_table(rows: pd.DataFrame, embeddings: np.ndarray) -> pd.DataFrame:
@@ -37,9 +38,9 @@ def embedding_table(rows: pd.DataFrame, embeddings: np.ndarray) -> pd.DataFrame:
         rows: of the corpus' table, (clips,).
         embeddings: (clips, embedding).
     """
-    about = rows[[name for name in ("file", "speaker", "country") if name in rows]].reset_index(drop=True)
-    numbers = pd.DataFrame(embeddings, columns=[f"e{number}" for number in range(embeddings.shape[1])])
-    return pd.concat([about, numbers], axis=1)
+    labels = rows[[name for name in ("file", "speaker", "country") if name in rows]].reset_index(drop=True)
+    values = pd.DataFrame(embeddings, columns=[f"e{index}" for index in range(embeddings.shape[1])])
+    return pd.concat([labels, values], axis=1)
 
 
 def project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -47,10 +48,10 @@ def project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
 
     Args:
         embeddings: (clips, embedding).
-        seed: of the little that is random.
+        seed: of its random choices.
 
     Returns:
-        (clips, 2), no unit: only who is near whom has a meaning.
+        (clips, 2), without a unit: only which clips are near each other has a meaning.
 
     Raises:
         InputError: fewer than four clips, or all embeddings are the same.
@@ -64,29 +65,29 @@ def project(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
         )
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
     tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-    with threadpool_limits(1):  # its threads wait for each other: on busy cores two took five times as long as one
+    with threadpool_limits(1):  # on busy cores two threads, which wait for each other, took five times as long
         points: np.ndarray = tsne.fit_transform(embeddings)
     return points
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each name in sorted order; grey for '', the unknown.
+    """A colour for each name in sorted order, and `UNKNOWN` for ''.
 
     >>> colours(["Kenya", "", "Chile"])
     {'Chile': '#0072b2', 'Kenya': '#e69f00', '': '#b0b0b0'}
     """
-    known = sorted(set(names) - {""})
+    groups = sorted(set(names) - {""})
     chosen = list(COLOURS)
-    if len(known) > len(COLOURS):  # steps of the golden ratio: neighbours in the alphabet are far apart in hue
-        hues = (np.arange(len(known)) * 0.61803398875) % 1
-        lightness = np.resize([0.35, 0.5, 0.65], len(known))
+    if len(groups) > len(COLOURS):  # by the golden ratio: successive names are far apart in hue
+        hues = (np.arange(len(groups)) * 0.61803398875) % 1
+        lightness = np.resize([0.35, 0.5, 0.65], len(groups))
         chosen = [to_hex(colorsys.hls_to_rgb(hue, light, 0.75)) for hue, light in zip(hues, lightness, strict=True)]
-    found = dict(zip(known, chosen, strict=False))
-    return found | ({"": UNKNOWN} if "" in names else {})
+    colour_of = dict(zip(groups, chosen, strict=False))
+    return colour_of | ({"": UNKNOWN} if "" in names else {})
 
 
 def draw(points: np.ndarray, groups: pd.Series[str], title: str, seed: int = 0) -> Figure:
-    """A scatter of clips, coloured by group, with a legend where the groups are few enough to tell apart.
+    """A scatter plot of clips, coloured by group, with a legend where there are few groups (`MOST_NAMED`).
 
     Args:
         points: (clips, 2).
@@ -125,14 +126,14 @@ def draw(points: np.ndarray, groups: pd.Series[str], title: str, seed: int = 0) 
     return figure
 
 
-def pictures(table: pd.DataFrame, model: str, about: str, embedding: str, seed: int = 0) -> dict[str, Figure]:
-    """t-SNE pictures of a table of `embedding_table`, coloured by country (where the corpus has it) and by speaker.
+def tsne_figures(table: pd.DataFrame, model: str, data: str, embedding: str, seed: int = 0) -> dict[str, Figure]:
+    """t-SNE figures of the clips, coloured by country (where the corpus has it) and by speaker.
 
     Args:
-        table: one row a clip; of more than 5,000 as many are drawn at random.
+        table: as `embedding_table` gives it; of more than `MOST_DRAWN` clips as many are drawn at random.
         model: what was trained, the first line of the title.
-        about: what the title says of corpus and split.
-        embedding: main or enrolment.
+        data: corpus and split, for the title.
+        embedding: main or enrolment, for the title.
         seed: of the choice of clips and of t-SNE.
 
     Returns:
@@ -146,13 +147,12 @@ def pictures(table: pd.DataFrame, model: str, about: str, embedding: str, seed: 
         chosen = np.sort(np.random.default_rng(seed).permutation(len(table))[:MOST_DRAWN])
         clips = f"{MOST_DRAWN:,} of {clips}, at random"
         table = table.iloc[chosen]
-    numbers = table.loc[:, "e0":].to_numpy()
-    points = project(numbers, seed)
-    found = {}
+    points = project(table.loc[:, "e0":].to_numpy(), seed)
+    figures = {}
     for name in ("country", "speaker"):
         if name in table and (table[name] != "").any():
             count = table.loc[table[name] != "", name].nunique()
-            told = f"colour: {name}" + (f" ({count:,} of them)" if count > MOST_NAMED else "")
-            title = f"{model}\n{about}, {clips}\nt-SNE of the {embedding} embeddings, {told}"
-            found[name] = draw(points, table[name], title, seed)
-    return found
+            legend = f"colour: {name}" + (f" ({count:,} of them)" if count > MOST_NAMED else "")
+            title = f"{model}\n{data}, {clips}\nt-SNE of the {embedding} embeddings, {legend}"
+            figures[name] = draw(points, table[name], title, seed)
+    return figures

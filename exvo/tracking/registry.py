@@ -12,7 +12,7 @@ from mlflow.entities.model_registry import ModelVersion as ModelVersion
 from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
-from exvo.reports.tables import numbers
+from exvo.reports.tables import number_texts
 from exvo.tracking import artifacts, server
 from exvo.tracking.tags import (
     CORPUS_TAG,
@@ -161,7 +161,7 @@ def lineage(run: Run) -> dict[str, str]:
         {"exvo.run_id": run.info.run_id}
         | tags
         | ({"exvo.study_run": study} if study else {})
-        | {"exvo.val_emotion_ccc": numbers([score(run)], 6)[0]}
+        | {"exvo.val_emotion_ccc": number_texts([score(run)], 6)[0]}
     )
 
 

@@ -1,4 +1,4 @@
-"""What a study searches, and the name that all commands of one study share."""
+"""What a study searches, and the name by which its commands know it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from exvo.errors import InputError
 from exvo.text import nearest
 
 SPACE: dict[str, tuple[str, BaseDistribution]] = {
-    "batch_size": ("log2_batch_size", IntDistribution(2, 6)),  # 4, 8, 16, 32, 64 clips: TPE sees their order
+    "batch_size": (
+        "log2_batch_size",
+        IntDistribution(2, 6),
+    ),  # 4 to 64 clips, as integers so that TPE knows their order
     "learning_rate": ("learning_rate", FloatDistribution(1e-4, 1e-1, log=True)),
     "width": ("width", FloatDistribution(0.1, 1.0)),  # of the paper's channels
     "dropout": ("dropout", FloatDistribution(0.0, 0.5)),  # share of the channels
@@ -25,7 +28,7 @@ SPACE: dict[str, tuple[str, BaseDistribution]] = {
 assert tuple(SPACE) == SEARCHED
 
 DIGITS = 3
-"""Significant digits of a searched number, so that the printed command repeats the trial exactly."""
+"""Significant digits to which a searched number is rounded: the printed command then repeats the trial exactly."""
 
 
 def parse_search(text: str) -> tuple[str, ...]:
@@ -46,40 +49,40 @@ def parse_search(text: str) -> tuple[str, ...]:
     return tuple(name for name in SPACE if name in names)
 
 
-def options(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The training options of a trial from Optuna's params.
+def training_options(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The training options of a trial, from Optuna's params.
 
-    >>> options({"log2_batch_size": 4, "learning_rate": 0.00123456})
+    >>> training_options({"log2_batch_size": 4, "learning_rate": 0.00123456})
     {'batch_size': 16, 'learning_rate': 0.00123}
     """
-    found = {name: params[key] for name, (key, _) in SPACE.items() if key in params}
-    numbers = {name: float(f"{value:.{DIGITS}g}") for name, value in found.items() if isinstance(value, float)}
-    size = {"batch_size": 2 ** found["batch_size"]} if "batch_size" in found else {}
-    return found | numbers | size
+    options = {name: params[key] for name, (key, _) in SPACE.items() if key in params}
+    rounded = {name: float(f"{value:.{DIGITS}g}") for name, value in options.items() if isinstance(value, float)}
+    size = {"batch_size": 2 ** options["batch_size"]} if "batch_size" in options else {}
+    return options | rounded | size
 
 
-def described(name: str) -> str:
-    """The values of a searched option.
+def values_text(name: str) -> str:
+    """The values of a searched option, in words.
 
-    >>> [described(name) for name in SEARCHED]
+    >>> [values_text(name) for name in SEARCHED]
     ['4 to 64', '0.0001 to 0.1, log', '0.1 to 1', '0 to 0.5', 'sgd, adam, adamw']
     """
     distribution = SPACE[name][1]
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(map(str, distribution.choices))
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = (options({SPACE[name][0]: end})[name] for end in (distribution.low, distribution.high))
+    low, high = (training_options({SPACE[name][0]: end})[name] for end in (distribution.low, distribution.high))
     return f"{low:g} to {high:g}{', log' if distribution.log else ''}"
 
 
 def study_name(prefix: Sequence[str], equal: Mapping[str, Any], search: Sequence[str]) -> str:
-    """The name of the study of all commands that agree in `equal` and search the same: a prefix and eight digits.
+    """The name of the study that all commands with the same `equal` and `search` share: a prefix and eight digits.
 
     Args:
-        prefix: words to know it by.
+        prefix: words by which a reader knows it.
         equal: JSON of what its trials must share.
         search: the options that are searched.
     """
-    space = {name: described(name) for name in search}
+    space = {name: values_text(name) for name in search}
     text = json.dumps([dict(equal), space], sort_keys=True)
     return "-".join([*prefix, hashlib.sha256(text.encode()).hexdigest()[:8]])

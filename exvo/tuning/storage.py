@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,19 @@ from exvo.passwords import without_password
 from exvo.text import first_line
 
 LOCK_SECONDS = 30
-"""Seconds after which the lock on a journal file is taken for that of a killed process; it is held for milliseconds."""
+"""Seconds after which a lock on a journal file is taken over: its process was killed, since locks last milliseconds."""
 
 
-def shown_storage(storage: str, output: Path) -> str:
-    """The storage as it may be printed and logged: the journal's path, or the URL without its password."""
+def printable_storage(storage: str, output: Path) -> str:
+    """The storage as it may be printed and logged: the journal's path, or the URL without its password.
+
+    Args:
+        storage: as the option of `tune` says.
+        output: the folder for the journal file where `storage` is empty.
+
+    Raises:
+        InputError: it is neither a journal file nor a URL that can be read.
+    """
     if "://" in storage:
         passwords.remember(storage)
         if passwords.misread(storage):
@@ -42,6 +50,11 @@ def shown_storage(storage: str, output: Path) -> str:
 
 
 def _url(storage: str) -> URL:
+    """The URL of a database, with the driver that we use for PostgreSQL.
+
+    Raises:
+        InputError: it is none.
+    """
     try:
         url = make_url(storage)
     except (ArgumentError, ValueError):
@@ -59,26 +72,27 @@ def open_storage(storage: str, output: Path) -> BaseStorage:
     Raises:
         InputError: it can't be opened; the sentence holds no password.
     """
-    shown = shown_storage(storage, output)
+    name = printable_storage(storage, output)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         if "://" not in storage:
-            Path(shown).parent.mkdir(parents=True, exist_ok=True)
-            # Optuna's default lock is a link; where a killed process left one to a relative path, it waits for ever.
-            return JournalStorage(JournalFileBackend(shown, JournalFileOpenLock(shown, LOCK_SECONDS)))
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            # Optuna's default lock, a link, waits for ever where a killed process left one to a relative path.
+            return JournalStorage(JournalFileBackend(name, JournalFileOpenLock(name, LOCK_SECONDS)))
         url = _url(storage)
-        wait: dict[str, Any] = {"connect_timeout": 10} if url.drivername.startswith("postgresql") else {}  # seconds
-        text = url.render_as_string(hide_password=False)
-        arguments = {"pool_pre_ping": True, "connect_args": wait}
-        # Two first users at once both make the tables; one of them is refused, and finds them there the second time.
-        return _again(lambda: RDBStorage(text, arguments))
+        seconds = {"connect_timeout": 10} if url.drivername.startswith("postgresql") else {}
+        arguments: dict[str, Any] = {"pool_pre_ping": True, "connect_args": seconds}
+        return _open_database(url.render_as_string(hide_password=False), arguments)
     except (OSError, ImportError, SQLAlchemyError, RuntimeError, ValueError) as error:
-        raise InputError(f"storage={shown} can't be used: {first_line(error)}") from None
+        raise InputError(f"storage={name} can't be used: {first_line(error)}") from None
 
 
 @contextlib.contextmanager
-def kept_in(shown: str) -> Iterator[None]:
-    """Says in a sentence that the storage is away or can't be written.
+def naming_storage_errors(name: str) -> Iterator[None]:
+    """Turns errors of a storage that is away or can't be written into a sentence.
+
+    Args:
+        name: as `printable_storage` gives it.
 
     Raises:
         InputError: in place of the storage's own errors.
@@ -88,15 +102,19 @@ def kept_in(shown: str) -> Iterator[None]:
     except (StorageInternalError, SQLAlchemyError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
         raise InputError(
-            f"storage={shown} can't be used any more ({first_line(cause)}); when it is back, the same command goes "
+            f"storage={name} can't be used any more ({first_line(cause)}); when it is back, the same command goes "
             "on where this one was."
         ) from None
 
 
-def _again(action: Callable[[], RDBStorage]) -> RDBStorage:
+def _open_database(url: str, arguments: dict[str, Any]) -> RDBStorage:
+    """Optuna's database, with new tables if it has none.
+
+    Of two processes that make the tables at the same time one is refused; it finds them at its next attempt.
+    """
     for _ in range(3):
         try:
-            return action()
+            return RDBStorage(url, arguments)
         except (IntegrityError, ProgrammingError):
             time.sleep(1.0)
-    return action()
+    return RDBStorage(url, arguments)

@@ -1,7 +1,7 @@
-"""Studies: who runs which trial, and what became of it.
+"""Studies: which process runs which trial, and how each trial ended.
 
-Any number of processes on any number of machines may work on a study: what they know of each other is what they read in
-its storage.
+Any number of processes, on any number of machines, may work on a study. They know of each other only what is in its
+storage.
 """
 
 from __future__ import annotations
@@ -9,25 +9,40 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import platform
 import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 import optuna
 import pandas as pd
-import psutil
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from exvo.tuning.space import SPACE, options
+from exvo.tuning.processes import Process, runs_here, this_process
+from exvo.tuning.space import SPACE, training_options
+
+RANDOM_TRIALS = 5
+"""Trials drawn at random before TPE begins: a quarter of the default 20."""
+
+UNPRUNED = 4
+"""Trials that must finish before any is pruned."""
+
+HEARTBEAT, DEAD_AFTER = 30.0, 300.0
+"""Seconds between a trial's signs of life, and seconds without one after which another machine takes it for killed.
+
+The machines' clocks must agree to a minute or two, and their host names must differ."""
+
+COUNTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+"""States of the trials that count towards a study's total."""
+
+STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.RUNNING: "running"}
 
 
 def best(trials: pd.DataFrame) -> pd.Series | None:
@@ -37,36 +52,21 @@ def best(trials: pd.DataFrame) -> pd.Series | None:
 
 
 def counts(trials: pd.DataFrame) -> dict[str, int]:
-    """How many trials are in each state; finished and pruned are always there."""
-    found = trials["state"].value_counts()
-    return {"finished": 0, "pruned": 0} | {str(state): int(number) for state, number in found.items()}
-
-
-RANDOM_TRIALS = 5
-"""Trials drawn at random before TPE begins: a quarter of the default 20."""
-
-UNPRUNED = 4
-"""Finished trials before any is pruned."""
-
-HEARTBEAT, DEAD_AFTER = 30.0, 300.0
-"""Seconds between a trial's signs of life, and without one until a trial of another machine counts as killed.
-
-The machines' clocks must agree to a minute or two, and their host names must differ."""
-
-LIVE = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
-STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.RUNNING: "running"}
+    """How many trials are in each state, `finished` and `pruned` also where there are none."""
+    numbers = trials["state"].value_counts()
+    return {"finished": 0, "pruned": 0} | {str(state): int(number) for state, number in numbers.items()}
 
 
 class Pruned(Exception):
-    """The trial has fallen behind the others."""
+    """The trial is stopped early: its scores are lower than those of other trials."""
 
 
-class Lost(Exception):
-    """Another worker took the trial for dead and has given its place to another."""
+class Replaced(Exception):
+    """Another worker took the trial for dead and has ended it, so that another trial takes its place."""
 
 
 class Sampler(optuna.samplers.TPESampler):
-    """TPE whose draws depend on the seed and the trial's number, not on which process asks, or when it was started."""
+    """TPE whose draws depend on the seed and the trial's number, not on which process asks or when it started."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed=seed, n_startup_trials=RANDOM_TRIALS)
@@ -74,13 +74,18 @@ class Sampler(optuna.samplers.TPESampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Seeds the draws of this trial."""
-        own = hashlib.sha256(f"{self.seed} {trial.number}".encode()).digest()
-        super().__init__(seed=int.from_bytes(own[:4], "big"), n_startup_trials=RANDOM_TRIALS)
+        digest = hashlib.sha256(f"{self.seed} {trial.number}".encode()).digest()
+        super().__init__(seed=int.from_bytes(digest[:4], "big"), n_startup_trials=RANDOM_TRIALS)
 
 
 @dataclass(frozen=True)
-class Buried:
-    """A trial whose worker is gone: its number, and its run on the tracking server."""
+class DeadTrial:
+    """A trial whose worker is gone.
+
+    Attributes:
+        number: of the trial.
+        run_id: its run on the tracking server; empty where it has none.
+    """
 
     number: int
     run_id: str
@@ -95,22 +100,26 @@ class Trial:
     """
 
     def __init__(self, study: optuna.Study, trial: optuna.Trial, epochs: int) -> None:
-        self.number, self.options = trial.number, options(trial.params)
+        self.number, self.options = trial.number, training_options(trial.params)
         self._study, self._trial, self._epochs = study, trial, epochs
 
     def note(self, run_id: str) -> None:
-        """Keeps the id of its run on the tracking server."""
-        with _told_lost():
+        """Keeps the id of its run on the tracking server.
+
+        Raises:
+            Replaced: another worker has ended the trial.
+        """
+        with _raising_replaced():
             self._trial.set_user_attr("run_id", run_id)
 
     @contextlib.contextmanager
     def alive(self) -> Iterator[None]:
-        """Gives a sign of life every `HEARTBEAT` seconds."""
-        done = threading.Event()
+        """Writes a sign of life into the storage every `HEARTBEAT` seconds."""
+        ended = threading.Event()
 
         def beat() -> None:
-            while not done.wait(HEARTBEAT):
-                with contextlib.suppress(Exception):  # a storage that is away for a while; training goes on
+            while not ended.wait(HEARTBEAT):
+                with contextlib.suppress(Exception):  # the storage may be away for a while; training goes on
                     self._trial.set_user_attr("alive", time.time())
 
         thread = threading.Thread(target=beat, daemon=True)
@@ -118,56 +127,70 @@ class Trial:
         try:
             yield
         finally:
-            done.set()
+            ended.set()
             thread.join()
 
     def report(self, epoch: int, score: float) -> None:
-        """Tells the score of an epoch, 1 the first; an undefined one (NaN) is not told.
+        """Reports the score of an epoch, unless it is undefined.
+
+        Args:
+            epoch: 1 is the first.
+            score: on the validation split; NaN where it is undefined.
 
         Raises:
             Pruned: the best score so far is below the median of the finished trials' at this epoch.
-            Lost: the trial counts as killed.
+            Replaced: another worker has ended the trial.
         """
         if math.isnan(score):
             return
-        with _told_lost():
+        with _raising_replaced():
             self._trial.report(score, epoch)
         if epoch < self._epochs and self._trial.should_prune():
             raise Pruned
 
     def finish(self, score: float) -> None:
-        """Ends with the score of its best epoch. Raises Lost as `report` does."""
-        with _told_lost():
+        """Ends the trial as finished, with the score of its best epoch.
+
+        Raises:
+            Replaced: another worker has ended the trial.
+        """
+        with _raising_replaced():
             self._study.tell(self._trial, score)
 
     def end(self, state: Literal["pruned", "failed", "killed"], problem: str = "") -> None:
-        """Ends in another way; `problem` is a sentence."""
-        with contextlib.suppress(UpdateFinishedTrialError, ValueError):  # another worker has ended it
+        """Ends the trial otherwise; does nothing if another worker has ended it.
+
+        Args:
+            state: in which it ends.
+            problem: why, in a sentence.
+        """
+        with contextlib.suppress(UpdateFinishedTrialError, ValueError):
             _end(self._study, self._trial, state, problem)
 
 
 @contextlib.contextmanager
-def _told_lost() -> Iterator[None]:
-    """Raises Lost where the storage says that the trial has ended."""
+def _raising_replaced() -> Iterator[None]:
+    """Turns Optuna's errors about a trial that has ended already into `Replaced`."""
     try:
         yield
     except (UpdateFinishedTrialError, ValueError):  # Optuna's `tell` raises the latter
-        raise Lost("Another worker took this trial for dead and has given its place to another.") from None
+        raise Replaced("Another worker took this trial for dead, and another trial takes its place.") from None
 
 
 def _end(study: optuna.Study, trial: optuna.Trial | FrozenTrial, state: str, problem: str) -> None:
-    if state != "pruned":  # Optuna knows one kind of failure
+    """Ends a trial. The options of a killed one are tried once more: they may be what kills the process."""
+    if state != "pruned":  # Optuna has one state for failed and killed
         for name, text in (("state", state), ("problem", problem)):
             study._storage.set_trial_user_attr(trial._trial_id, name, text)
     study.tell(trial.number, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
-    cut = study._storage.get_trial(trial._trial_id)
-    wanted = cut.system_attrs.get("fixed_params") or cut.params
-    if state == "killed" and wanted and not cut.user_attrs.get("again"):  # once: they may be what kills the process
-        study.enqueue_trial(wanted, user_attrs={"again": True})
+    ended = study._storage.get_trial(trial._trial_id)
+    params = ended.system_attrs.get("fixed_params") or ended.params
+    if state == "killed" and params and not ended.user_attrs.get("again"):
+        study.enqueue_trial(params, user_attrs={"again": True})
 
 
 class Study:
-    """A study of any number of processes.
+    """A study that any number of processes may share.
 
     Attributes:
         name: of the study.
@@ -179,16 +202,15 @@ class Study:
         self.name, self.search, self._epochs = name, tuple(search), epochs
         self._space = dict(SPACE[option] for option in search)
         warmup = max(2, math.ceil(epochs / 4))  # the scores of the first epochs say little
-        made: dict[str, Any] = {
-            "storage": storage,
-            "sampler": Sampler(seed),
-            "pruner": optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=warmup),
-        }
+        sampler = Sampler(seed)
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=warmup)
         try:
-            self._study = optuna.create_study(study_name=name, direction="maximize", **made)
+            self._study = optuna.create_study(
+                study_name=name, storage=storage, sampler=sampler, pruner=pruner, direction="maximize"
+            )
             self.created = True
         except DuplicatedStudyError:
-            self._study = optuna.load_study(study_name=name, **made)
+            self._study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
             self.created = False
 
     @property
@@ -200,12 +222,12 @@ class Study:
         """Keeps the id of the study's run on the tracking server."""
         self._study.set_user_attr("run_id", run_id)
 
-    def try_first(self, given: Mapping[str, Any]) -> None:
-        """Has the first trial try these options, so that no study ends worse than what it set out to improve."""
-        wanted = {name: given[name] for name in self.search}
-        if "batch_size" in wanted:
-            wanted["batch_size"] = int(math.log2(wanted["batch_size"]))
-        self._study.enqueue_trial({SPACE[name][0]: value for name, value in wanted.items()})
+    def try_first(self, options: Mapping[str, Any]) -> None:
+        """Makes the first trial try these training options, so that the best trial is not worse than they are."""
+        values = {name: options[name] for name in self.search}
+        if "batch_size" in values:
+            values["batch_size"] = int(math.log2(values["batch_size"]))
+        self._study.enqueue_trial({SPACE[name][0]: value for name, value in values.items()})
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -217,36 +239,36 @@ class Study:
     def begin(self, total: int) -> Trial | None:
         """A new trial, unless `total` are running, pruned or finished already.
 
-        Of two processes that ask at the same time for the last one, that with the higher number steps back.
+        Of two processes that ask for the last trial at the same time, the one that got the higher number gives it up.
         """
         if self.count("running", "pruned", "finished") >= total:
             return None
-        asked = self._study.ask()
-        asked.set_user_attr("worker", _this_worker())
-        before = [one for one in self._trials() if one.number < asked.number and one.state in LIVE]
-        if len(before) >= total:
-            _end(self._study, asked, "killed", "Not begun: another worker had taken the last trial.")
+        trial = self._study.ask()
+        trial.set_user_attr("worker", asdict(this_process()))
+        earlier = [other for other in self._trials() if other.number < trial.number and other.state in COUNTED]
+        if len(earlier) >= total:
+            _end(self._study, trial, "killed", "Not begun: another worker had taken the last trial.")
             return None
         for name, distribution in self._space.items():
-            _suggest(asked, name, distribution)
-        return Trial(self._study, asked, self._epochs)
+            _suggest(trial, name, distribution)
+        return Trial(self._study, trial, self._epochs)
 
-    def bury(self) -> list[Buried]:
+    def end_dead_trials(self) -> list[DeadTrial]:
         """Ends the running trials whose worker is gone, so that others can take their place."""
-        buried = []
+        dead = []
         for trial in self._trials():
             if trial.state == TrialState.RUNNING and _is_dead(trial):
                 with contextlib.suppress(UpdateFinishedTrialError, ValueError):  # another process was faster
                     _end(self._study, trial, "killed", "Its worker was killed or lost.")
-                    buried.append(Buried(trial.number, str(trial.user_attrs.get("run_id", ""))))
-        return buried
+                    dead.append(DeadTrial(trial.number, str(trial.user_attrs.get("run_id", ""))))
+        return dead
 
     def table(self) -> pd.DataFrame:
         """The trials in the order of their numbers.
 
         Returns:
-            number, state (running, finished, pruned, failed, killed), score (of the best epoch; of a pruned one the
-            best until then; NaN where there is none), epochs (told), seconds, the searched options, run_id, problem.
+            number, state (running, finished, pruned, failed, killed), score (of the best epoch, of a pruned one the
+            best until then; NaN where there is none), epochs (reported), seconds, searched options, run_id, problem.
         """
         rows = []
         for trial in self._trials():
@@ -256,7 +278,7 @@ class Study:
             score = trial.value if trial.state == TrialState.COMPLETE else max(scores, default=math.nan)
             end = trial.datetime_complete or datetime.now()
             seconds = (end - trial.datetime_start).total_seconds() if trial.datetime_start else math.nan
-            tried = options(trial.params)
+            tried = training_options(trial.params)
             rows.append(
                 {
                     "number": trial.number,
@@ -273,9 +295,13 @@ class Study:
         return pd.DataFrame(rows, columns=columns)
 
     def importances(self, seed: int) -> dict[str, float]:
-        """The share of the scores' variance that each searched option explains, the most important first (fANOVA).
+        """The share of the scores' variance that each searched option explains, the largest first.
 
-        Hutter et al., 2014. Empty where fewer than four trials have finished, or all with the same score.
+        Computed by fANOVA (Hutter et al., ICML 2014). Empty where fewer than four trials have finished, or all with the
+        same score.
+
+        Args:
+            seed: of the random forest.
         """
         scores = [trial.value for trial in self._trials() if trial.state == TrialState.COMPLETE]
         if len(scores) < 4 or len(set(scores)) == 1:
@@ -283,13 +309,13 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
-            found = optuna.importance.get_param_importances(self._study, evaluator=evaluator)
+            shares = optuna.importance.get_param_importances(self._study, evaluator=evaluator)
         names = {key: name for name, (key, _) in SPACE.items()}
-        return {names[key]: float(value) for key, value in found.items()}
+        return {names[key]: float(share) for key, share in shares.items()}
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
-    """Has Optuna draw a value."""
+    """Makes Optuna choose a value for a trial."""
     if isinstance(distribution, CategoricalDistribution):
         trial.suggest_categorical(name, distribution.choices)
     elif isinstance(distribution, IntDistribution):
@@ -299,30 +325,16 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
 
 
 def _state(trial: FrozenTrial) -> str:
-    """running, finished, pruned, failed, killed, or waiting."""
+    """The state in our words: running, finished, pruned, failed, killed or waiting."""
     if trial.state == TrialState.WAITING:
         return "waiting"
     return STATES.get(trial.state) or str(trial.user_attrs.get("state", "failed"))
 
 
-def _this_worker() -> dict[str, Any]:
-    """This process, as others can recognise it."""
-    return {"host": platform.node(), "pid": os.getpid(), "began": _since_boot(psutil.Process())}
-
-
-def _since_boot(process: psutil.Process) -> float:
-    """Seconds from the machine's start to the process': setting the clock changes neither."""
-    return process.create_time() - psutil.boot_time()
-
-
 def _is_dead(trial: FrozenTrial) -> bool:
-    """Whether the process of a running trial is gone: on this machine looked up, elsewhere by its signs of life."""
-    worker = trial.user_attrs.get("worker")
-    if worker is not None and worker["host"] == platform.node():
-        try:
-            process = psutil.Process(worker["pid"])
-            return process.status() == psutil.STATUS_ZOMBIE or abs(_since_boot(process) - worker["began"]) > 1.0
-        except psutil.NoSuchProcess:
-            return True
+    """Whether the process of a running trial is gone: by its pid on this machine, by its signs of life on others."""
+    worker = Process(**trial.user_attrs["worker"]) if "worker" in trial.user_attrs else None
+    if worker is not None and worker.host == platform.node():
+        return not runs_here(worker)
     began = trial.datetime_start.timestamp() if trial.datetime_start else time.time()
     return time.time() - float(trial.user_attrs.get("alive", began)) > DEAD_AFTER
