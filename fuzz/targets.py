@@ -190,7 +190,7 @@ class Checkpoints(Target):
         require(found.temperature is None or 0 < found.temperature < math.inf, "another temperature")
         clip = torch.zeros(1, network.min_frames, FEATURES.bands)
         with torch.inference_mode():
-            require(network(clip).shape == (1, found.task.outputs), "outputs of another shape")
+            require(network.predict(clip).shape == (1, found.task.outputs), "outputs of another shape")
 
 
 class Panns(Target):
