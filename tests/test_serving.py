@@ -241,7 +241,7 @@ def test_any_clip_gives_a_profile_that_is_taken_and_one_far_outside_is_not(syste
 
 def test_outputs_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make("cnn10-relative")
-    monkeypatch.setattr(model, "BEYOND", 1e38)
+    monkeypatch.setattr(model, "MAX_PROFILE_RATIO", 1e38)
     with pytest.raises(InputError, match="The outputs for these clips are not finite"):
         ask(checkpoint, [{"audio": GOOD, "profile": [3e38] * 26}])
 
