@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from exvo.errors import InputError
-from exvo.serving import service
+from exvo.serving import installation, service
 from exvo.serving.request import MAX_BODY, GivenUp, raise_if_given_up
 from exvo.serving.service import Service
 
@@ -315,7 +315,7 @@ def test_a_signal_stops_the_service_and_then_does_what_it_did(monkeypatch: pytes
     plain, pool, heard = fastapi.FastAPI, pa.default_memory_pool(), []
     monkeypatch.setattr(fastapi, "FastAPI", plain)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    service.install(lambda body: "{}", 60.0)
+    installation.install(lambda body: "{}", 60.0)
     app: Any = fastapi.FastAPI()
     assert fastapi.FastAPI is plain
     try:

@@ -23,7 +23,7 @@ from exvo.features.audio import promised, read_audio
 from exvo.features.log_mel import log_mel
 from exvo.networks.build import build_network
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, save_checkpoint
-from exvo.serving import model, request
+from exvo.serving import decoding, model, request
 from exvo.serving.model import BadRequest, VocalBurstModel, answer_body, answer_request, profile_extent
 from exvo.tasks import Task
 from fuzz.targets import check_sentence
@@ -132,7 +132,7 @@ def test_bad_requests_to_enrol(relative: Checkpoint) -> None:
 
 
 def test_limits_hold_before_anything_is_decoded(relative: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "read_audio", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(decoding, "read_audio", lambda *_: pytest.fail("decoded"))
     clips = [text(b"clip %d" % number) for number in range(66)]
     for rows in ([{"audio": one} for one in clips], [{"audio": GOOD, "enrolment": clips[:16]}] * 1000):
         with pytest.raises(InputError, match="rows: send 1 to 64"):
@@ -147,7 +147,7 @@ def test_limits_hold_before_anything_is_decoded(relative: Checkpoint, monkeypatc
 
 
 def test_the_seconds_of_a_request_are_bounded(relative: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "MAX_SECONDS", 1.0)
+    monkeypatch.setattr(decoding, "MAX_SECONDS", 1.0)
     ask(relative, [{"audio": TONES[0]}] * 10)  # the same clip counts once
     with pytest.raises(InputError, match="last longer than 1 s together: send fewer"):
         ask(relative, [{"audio": clip} for clip in TONES])
@@ -177,19 +177,19 @@ def test_samples_times_channels_are_counted_before_anything_is_decoded(
     for clip, size in zip(clips, sizes, strict=True):
         assert promised(clip)[1:] == (channels, rate)
         assert rate * channels * 0.45 < size < rate * channels * 0.8
-    monkeypatch.setattr(request, "MAX_SAMPLES", sum(sizes) - 1)
+    monkeypatch.setattr(decoding, "MAX_SAMPLES", sum(sizes) - 1)
     with pytest.raises(InputError, match="silent"):
         ask(relative, [{"audio": clip} for clip in [*clips[:3], *clips[:3]]])
-    monkeypatch.setattr(request, "read_audio", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(decoding, "read_audio", lambda *_: pytest.fail("decoded"))
     for rows in ([{"audio": clip} for clip in clips], [{"audio": text(clips[0]), "enrolment": clips[1:]}]):
         with pytest.raises(InputError, match=rf"hold {sum(sizes):,} samples over all channels, more than"):
             ask(relative, rows)
 
 
 def test_the_samples_of_a_whole_request_are_those_of_five_minutes_of_stereo() -> None:
-    assert request.MAX_SAMPLES == request.MAX_SECONDS * 2 * 48_000
+    assert decoding.MAX_SAMPLES == decoding.MAX_SECONDS * 2 * 48_000
     header = 59 * 655_350 * 8  # of one such clip: the sum need not be computed to refuse it
-    assert header > 10 * request.MAX_SAMPLES
+    assert header > 10 * decoding.MAX_SAMPLES
 
 
 def test_a_clip_that_promises_too_much_is_named_and_the_others_are_not_counted_with_it(relative: Checkpoint) -> None:

@@ -41,7 +41,8 @@ from exvo.errors import InputError, TrainingError
 from exvo.features.log_mel import log_mel
 from exvo.networks.checkpoint import Checkpoint, load_checkpoint
 from exvo.networks.network import Network
-from exvo.serving import service
+from exvo.serving import installation
+from exvo.serving.decoding import decode_clips
 from exvo.serving.prediction import enrol_recordings, predict_recordings
 from exvo.serving.request import (
     MODES,
@@ -49,7 +50,6 @@ from exvo.serving.request import (
     Payload,
     Row,
     check_body,
-    decode_clips,
     distinct_clips,
     raise_if_given_up,
     read_rows,
@@ -218,7 +218,7 @@ class VocalBurstModel(PythonModel):  # type: ignore[misc]
             encoder.register_forward_pre_hook(lambda *_: raise_if_given_up())
         if scoring_server._SERVER_MODEL_PATH in os.environ:
             seconds = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
-            service.install(functools.partial(answer_body, self.checkpoint), seconds)
+            installation.install(functools.partial(answer_body, self.checkpoint), seconds)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """The answer to a request, see `answer_request`.

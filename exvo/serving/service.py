@@ -9,19 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import logging
-import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
 from typing import Any
-
-import fastapi
-import pyarrow as pa
 
 from exvo.devices import return_freed_memory
 from exvo.errors import InputError
@@ -331,48 +324,3 @@ async def respond(send: Send, status: int, text: str, allow: str = "", more: boo
         headers.append((b"allow", allow.encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-def install(reply: Reply, seconds: float) -> None:
-    """Puts a `Service` in front of the app that MLflow makes next, and makes SIGTERM and Ctrl-C stop it.
-
-    MLflow first loads the model, then makes its app from `fastapi.FastAPI`. When the app starts, uvicorn has set its
-    own signal handlers.
-
-    Args:
-        reply: answers a body.
-        seconds: that a request may take.
-    """
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow, in which pandas holds text, would keep freed memory
-    plain = fastapi.FastAPI
-
-    class App(plain):  # type: ignore[misc, valid-type]
-        """MLflow's app behind a `Service`."""
-
-        def __init__(self, *args: Any, **options: Any) -> None:
-            fastapi.FastAPI = plain  # type: ignore[misc]
-            super().__init__(*args, **options)
-            inner = functools.partial(plain.__call__, self)
-            self.service = Service(inner, reply, seconds)
-
-        async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-            if scope["type"] == "lifespan" and threading.current_thread() is threading.main_thread():
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    stop_first(number, self.service)
-            await self.service(scope, receive, send)
-
-    fastapi.FastAPI = App  # type: ignore[misc]
-
-
-def stop_first(number: signal.Signals, service: Service) -> None:
-    """Makes a signal stop the service before its present handler is called."""
-    present = signal.getsignal(number)
-
-    if callable(present):
-        handler: Callable[[int, FrameType | None], Any] = present
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            service.stop()
-            handler(number, frame)
-
-        signal.signal(number, stop)
