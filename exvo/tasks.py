@@ -13,6 +13,9 @@ from exvo.text import slug
 MAX_TARGET_NAME = 200
 """Characters of a target's name in the name of a metric, for which MLflow takes 250 in all."""
 
+FURTHER_LABELS: dict[str, tuple[str, ...]] = {"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}
+"""The labels of each task beside the targets."""
+
 
 def class_indices(labels: pd.Series[str], classes: tuple[str, ...]) -> np.ndarray:
     """The index of each label among the classes, (clips,); NaN where it is none of them."""
@@ -94,8 +97,7 @@ class Task:
             The labels are the targets, for multitask also age (years) and country, for exclusive categories also the
             category; for speaker the speaker alone.
         """
-        further_labels = {"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}
-        labels = [*self.targets, *further_labels[self.name]]
+        labels = [*self.targets, *FURTHER_LABELS[self.name]]
         answers = self.answers(outputs)
         if self.categories:
             labels.append("category")
@@ -105,6 +107,26 @@ class Task:
         descriptions["scored"] = True if scored is None else scored
         truth = clips[labels].reset_index(drop=True).add_prefix("truth.")
         return pd.concat([descriptions, truth, answers.add_prefix("prediction.")], axis=1)
+
+
+def task_of(predictions: pd.DataFrame, name: str = "") -> Task:
+    """The task of a predictions table, as far as scoring needs it.
+
+    Args:
+        predictions: a row a clip, see `Task.table`.
+        name: fewshot, multitask or speaker; empty: read off the columns.
+    """
+    texts = {
+        column.removeprefix("truth."): not pd.api.types.is_numeric_dtype(predictions[column])
+        for column in map(str, predictions.columns)
+        if column.startswith("truth.")
+    }
+    if not name:
+        multitask = texts.get("country") and texts.get("age") is False
+        name = "speaker" if texts.get("speaker") else "multitask" if multitask else "fewshot"
+    categories = texts.get("category", False)
+    beside = {*FURTHER_LABELS[name], *(("category",) if categories else ())}
+    return Task(name, tuple(label for label in texts if label not in beside), categories=categories)
 
 
 def make_task(

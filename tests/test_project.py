@@ -43,11 +43,12 @@ ORDER = (
     "serving",
     "tracking",
     "experiments",
+    "api",
     "__main__",
 )
 """The homes of `exvo`: a module imports only from its own home and from those before it."""
 
-WITHOUT_TORCH = ("evaluation", "reports", "tuning", "tasks", "enrolment", "systems", "corpora", "options")
+WITHOUT_TORCH = ("evaluation", "reports", "tuning", "tasks", "enrolment", "systems", "corpora", "options", "api")
 """Homes that are imported where PyTorch is not there."""
 
 
