@@ -42,10 +42,10 @@ from exvo.features.audio import read_audio
 from exvo.features.log_mel import log_mel
 from exvo.features.store import Store
 from exvo.networks.checkpoint import Checkpoint
-from exvo.networks.inference import predict
+from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.reports.run import RunFacts, report_page
-from exvo.serving.model import answer
+from exvo.serving.model import answer_request
 from exvo.tasks import Task
 from exvo.tracking.provenance import processor
 
@@ -147,11 +147,11 @@ def evaluation(store: Store, contents: list[str], encoder: str, width: float) ->
     """Whole clips in groups of equal length, against one at a time."""
     network = Network(encoder, 10, width).eval()
     clips = Clips(contents, contents, store, np.zeros((len(contents), 1)), "repeat")
-    difference = np.abs(predict(network, clips, "cpu") - predict(network, clips, "cpu", batch_size=1)).max()
+    difference = np.abs(predict_clips(network, clips, "cpu") - predict_clips(network, clips, "cpu", batch_size=1)).max()
     return compare(
         f"evaluation, {encoder}, width {width:g}, {len(contents):,} clips of {len(set(clips.frames()))} lengths",
-        lambda: predict(network, clips, "cpu"),
-        lambda: predict(network, clips, "cpu", batch_size=1),
+        lambda: predict_clips(network, clips, "cpu"),
+        lambda: predict_clips(network, clips, "cpu", batch_size=1),
         "one clip at a time",
         ">= 1",
         also={"largest difference": float(difference)},
@@ -253,10 +253,10 @@ def serving_row() -> Row:
 
     def bare() -> None:
         with torch.inference_mode():
-            network(log_mel(waveform, FEATURES)[None], network.typical[None])
+            network.predict(log_mel(waveform, FEATURES)[None], network.typical[None])
 
     def ours() -> None:
-        answer(checkpoint, request)
+        answer_request(checkpoint, request)
 
     ours()
     bare()

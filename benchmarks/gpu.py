@@ -25,10 +25,10 @@ import torch
 from benchmarks.gpu_speed import SHOTS, SYSTEMS, Setting, speed
 from exvo.config import FeatureConfig
 from exvo.devices import resolve_device, resolve_precision
-from exvo.enrolment import enrol
+from exvo.enrolment import choose_enrolment
 from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import bootstrap, interval
-from exvo.networks.inference import predict
+from exvo.networks.inference import predict_clips
 from exvo.training.loop import fit
 
 
@@ -39,8 +39,8 @@ def run(setting: Setting, name: str, size: int, epochs: int) -> tuple[dict[str, 
 
     def predictions(split: str) -> pd.DataFrame:
         rows, clips = setting.rows(split), setting.clips(split)
-        enrolment = enrol(clips.speakers, "published", SHOTS)
-        outputs = predict(network, clips, setting.device, enrolment.clips, protocol="published")
+        enrolment = choose_enrolment(clips.speakers, "published", SHOTS)
+        outputs = predict_clips(network, clips, setting.device, enrolment.clips, protocol="published")
         return scoring.scorable(setting.task.table(rows, outputs, enrolment.scored))
 
     began = time.perf_counter()

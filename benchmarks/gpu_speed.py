@@ -26,7 +26,7 @@ from benchmarks.files import Files
 from exvo import systems
 from exvo.batches.clips import Batch, Clips
 from exvo.batches.epoch import training_batches
-from exvo.batches.resident import Resident
+from exvo.batches.resident import ResidentClips
 from exvo.config import FeatureConfig
 from exvo.devices import resolve_precision
 from exvo.enrolment import Draw
@@ -104,7 +104,7 @@ def hasten(setting: Setting, network: Network, mode: str) -> None:
     if mode != "eager":
         options = {"mode": "reduce-overhead"} if mode == "graphs" else {"backend": "inductor"}
         options = {"backend": "aot_eager"} if setting.device == "cpu" else options
-        network.training_outputs = torch.compile(network.training_outputs, dynamic=False, **options)  # type: ignore[method-assign, call-overload]
+        network.compile(dynamic=False, **options)
 
 
 def plain_steps(setting: Setting, name: str, size: int) -> Iterator[int]:
@@ -121,7 +121,7 @@ def plain_steps(setting: Setting, name: str, size: int) -> Iterator[int]:
 def our_steps(setting: Setting, name: str, size: int, mode: str, precision: str) -> Iterator[int]:
     """Steps of ours."""
     network, config = setting.make(name, size, precision)
-    optimizer, resident = make_optimizer(network, config), Resident(setting.clips("train"), setting.device)
+    optimizer, resident = make_optimizer(network, config), ResidentClips(setting.clips("train"), setting.device)
     hasten(setting, network, mode)
     for epoch in count(1):
         for batch in full(resident.batches(size, 0, epoch, config.draw), size):
@@ -133,13 +133,13 @@ def our_steps(setting: Setting, name: str, size: int, mode: str, precision: str)
 def bare_steps(setting: Setting, name: str, size: int, mode: str, precision: str) -> Iterator[int]:
     """Forward and backward alone, on one batch."""
     network, config = setting.make(name, size, precision)
-    batch = next(full(Resident(setting.clips("train"), setting.device).batches(size, 0, 1, config.draw), size))
+    batch = next(full(ResidentClips(setting.clips("train"), setting.device).batches(size, 0, 1, config.draw), size))
     hasten(setting, network, mode)
     factors = dict.fromkeys(config.roles, 1.0)
     while True:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.autocast(setting.device, torch.bfloat16, enabled=precision == "bf16"):
-            outputs = network.training_outputs(batch.log_mel, batch.enrolment, None, factors)
+            outputs = network(batch.log_mel, batch.enrolment, None, factors)
         network.zero_grad(set_to_none=True)
         objectives(outputs, setting.task, batch)["main"].backward()  # type: ignore[no-untyped-call]
         yield size

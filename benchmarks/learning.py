@@ -25,7 +25,7 @@ from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.features.store import Store
 from exvo.networks.build import build_network
-from exvo.networks.inference import predict
+from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.tasks import Task, make_task
 from exvo.training.loop import TrainingConfig, fit, make_optimizer, train_epoch, train_step
@@ -69,7 +69,7 @@ def epoch_and_validation(
 
     def ours() -> None:
         train_epoch(network, TASK, optimizer, clips, config, 1)
-        predict(network, others, "cpu")
+        predict_clips(network, others, "cpu")
 
     arguments = (encoder, folder, training, held_out, clips.labels)
     return ours, elsewhere(plain.loop, *arguments), plain.loop(*arguments)
@@ -129,7 +129,7 @@ def bf16_against_float32(corpus: Corpus, store: Store, audio: pd.DataFrame) -> d
     (_, training), (rows, held_out) = clips("train"), clips("val")
 
     def table(network: Network) -> pd.DataFrame:
-        return task.table(rows, predict(network, held_out, "cpu"), np.ones(len(rows), bool))
+        return task.table(rows, predict_clips(network, held_out, "cpu"), np.ones(len(rows), bool))
 
     def best_predictions(precision: str, seed: int) -> pd.DataFrame:
         network = build_network(system, task, 0.25, seed, "", training.labels, 0)

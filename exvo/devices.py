@@ -12,10 +12,10 @@ from exvo.errors import InputError
 
 
 def resolve_device(device: str) -> str:
-    """`auto` is cuda where there is one.
+    """The device that an option names, cpu or cuda; `auto` is cuda where PyTorch finds a CUDA device.
 
     Raises:
-        InputError: cuda is asked for and there is none.
+        InputError: cuda is asked for and PyTorch finds none.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device=cuda, but PyTorch finds no CUDA device here; use device=cpu or auto.")
@@ -23,7 +23,10 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """`auto` is bf16 where the processor has instructions for it (AVX512-BF16, CUDA from Ampere on), else float32."""
+    """The precision that an option names, float32 or bf16.
+
+    `auto` is bf16 where the processor has instructions for it (AVX512-BF16, CUDA from Ampere on), else float32.
+    """
     if precision != "auto":
         return precision
     if device == "cuda":
@@ -32,26 +35,26 @@ def resolve_precision(precision: str, device: str) -> str:
 
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-LARGEST = 2**31 - 1  # bytes
+MAX_THRESHOLD = 2**31 - 1  # bytes
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Has malloc keep what is freed until the process ends, instead of giving large blocks back to the system at once.
+    """Makes malloc keep freed memory until the process ends, instead of returning large blocks to the system at once.
 
-    Each training step frees and takes the same blocks of up to 100 MB and more, and the system hands out every page of
-    them anew, with zeros. Does nothing where the C library is not glibc.
+    Each training step frees and allocates the same blocks, some of 100 MB and more, and the system fills every page of
+    them with zeros before it gives them out. Does nothing where the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(MMAP_THRESHOLD, LARGEST)
-    mallopt(TRIM_THRESHOLD, LARGEST)
+    mallopt(MMAP_THRESHOLD, MAX_THRESHOLD)
+    mallopt(TRIM_THRESHOLD, MAX_THRESHOLD)
 
 
 def return_freed_memory() -> None:
-    """Has malloc give all that is free back to the system: of large blocks it may keep a gigabyte between requests.
+    """Makes malloc return freed memory to the system; otherwise it may keep a gigabyte between requests.
 
     Does nothing where the C library is not glibc.
     """

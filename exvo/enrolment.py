@@ -1,4 +1,4 @@
-"""Which clips enrol a speaker: the protocols of evaluation, and the draws of training.
+"""Which clips enrol a speaker: by the protocols in evaluation, by random draws in training.
 
 `published` (arXiv 2206.06680): the speaker's first clips in file order enrol, the shorter ones filled with zeros to the
 length of the longest, and are scored too; in training the clip itself may be drawn. `strict`: clips that enrol are as
@@ -15,7 +15,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class EnrolmentSettings:
-    """How a model's speakers are enrolled: what its file says of it.
+    """How a model's speakers are enrolled, as its file says.
 
     Attributes:
         protocol: published or strict.
@@ -49,7 +49,7 @@ class Enrolment:
         clips: for each clip the indices of the clips that enrol its speaker; empty where there are none.
         scored: (clips,), False for clips that enrol and so are not scored.
         short: speakers who enrol with fewer clips than asked for; '' stands for clips of unknown speakers.
-        copies: clips that are not scored because one with the same samples enrols their speaker.
+        copies: number of clips that are not scored because one with the same samples enrols their speaker.
     """
 
     clips: list[np.ndarray]
@@ -58,50 +58,52 @@ class Enrolment:
     copies: int = 0
 
 
-def members(speakers: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
-    """The indices of each speaker's clips, in file order."""
+def clips_by_speaker(speakers: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
+    """The indices of each speaker's clips, in file order; `speakers` is (clips,)."""
     names, codes = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
     order = np.argsort(codes, kind="stable")
     return dict(zip(names.tolist(), np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True))
 
 
-def enrol(
+def choose_enrolment(
     speakers: Sequence[str] | np.ndarray, protocol: str, shots: int, recordings: Sequence[str] | None = None
 ) -> Enrolment:
-    """Each speaker's first `shots` clips enrol.
+    """The enrolment of a split: each speaker's first `shots` clips enrol.
 
-    Under `strict` at least one clip of a speaker is left to score: who has too few enrols with all but the last, and
-    who has a single clip with none, as does an unknown speaker ('') under both: then the typical profile stands in.
-    A copy of a clip that enrols its speaker is not scored either, even where no other is left.
+    Under `strict` at least one clip of a speaker is left to score: a speaker with too few clips enrols with all but the
+    last, and one with a single clip with none. Unknown speakers ('') enrol with none under both protocols. Where none
+    enrols, the typical profile is used. Under `strict` a copy of a clip that enrols its speaker is not scored either,
+    even if it is the last one left.
 
     Args:
         speakers: (clips,), of a split in file order.
         protocol: published or strict.
         shots: enrolment clips.
-        recordings: (clips,), equal for equal samples; None where it isn't known.
+        recordings: (clips,), keys that are equal for clips with equal samples; None: no two clips are equal.
     """
     samples = recordings if recordings is not None else range(len(speakers))
     copies = 0
     clips = [np.zeros(0, np.int64)] * len(speakers)
     scored = np.ones(len(speakers), bool)
     short = []
-    for speaker, own in members(speakers).items():
-        count = 0 if speaker == "" else min(shots, len(own) - (protocol == "strict"))
+    for speaker, members in clips_by_speaker(speakers).items():
+        count = 0 if speaker == "" else min(shots, len(members) - (protocol == "strict"))
+        enrolling = members[:count]
         if count < shots:
             short.append(speaker)
         if protocol == "strict":
-            scored[own[:count]] = False
-            enrolling = {samples[clip] for clip in own[:count]}
-            alike = [clip for clip in own[count:] if samples[clip] in enrolling]
-            scored[alike] = False
-            copies += len(alike)
-        for clip in own:
-            clips[clip] = own[:count] if protocol == "published" else own[:count][own[:count] != clip]
+            scored[enrolling] = False
+            enrolling_samples = {samples[clip] for clip in enrolling}
+            equal = [clip for clip in members[count:] if samples[clip] in enrolling_samples]
+            scored[equal] = False
+            copies += len(equal)
+        for clip in members:
+            clips[clip] = enrolling if protocol == "published" else enrolling[enrolling != clip]
     return Enrolment(clips, scored, short, copies)
 
 
-def swap(enrolment: Enrolment, speakers: Sequence[str] | np.ndarray) -> list[np.ndarray]:
-    """Everyone enrolled by someone else: for each clip the clips that enrol the next speaker who enrols.
+def enrol_wrong_speakers(enrolment: Enrolment, speakers: Sequence[str] | np.ndarray) -> list[np.ndarray]:
+    """For each clip the clips that enrol another speaker: the next of those who enrol.
 
     Args:
         enrolment: of a split, in which two speakers or more enrol.
@@ -110,68 +112,85 @@ def swap(enrolment: Enrolment, speakers: Sequence[str] | np.ndarray) -> list[np.
     Returns:
         For each clip the indices of those clips; empty where its own speaker does not enrol.
     """
-    own = {name: enrolment.clips[clips[-1]] for name, clips in members(speakers).items()}
-    enrolling = [name for name, clips in own.items() if len(clips)]
-    other = dict(zip(enrolling, [*enrolling[1:], *enrolling[:1]], strict=True))
-    return [own[other[name]] if name in other else np.zeros(0, np.int64) for name in map(str, speakers)]
+    enrolling = {name: enrolment.clips[clips[-1]] for name, clips in clips_by_speaker(speakers).items()}
+    names = [name for name, clips in enrolling.items() if len(clips)]
+    others = dict(zip(names, [*names[1:], *names[:1]], strict=True))
+    return [enrolling[others[name]] if name in others else np.zeros(0, np.int64) for name in map(str, speakers)]
 
 
 @dataclass(frozen=True)
-class Encodings:
-    """What is encoded for speakers whose lists of enrolling clips are given: each clip once for each length.
+class EncodingPlan:
+    """Which clips must be encoded for speakers' profiles, and at which length: each pair once.
 
     Attributes:
-        clips: (encodings,), which clip.
-        frames: (encodings,), the length that it is filled to with zeros.
-        own: for each list its encodings, whose mean is the profile.
+        clips: (encodings,), index of the clip.
+        frames: (encodings,), the length to which the clip is filled with zeros.
+        rows: for each speaker the indices of their encodings, whose mean is the profile.
     """
 
     clips: np.ndarray
     frames: np.ndarray
-    own: list[np.ndarray]
+    rows: list[np.ndarray]
 
 
-def encodings(lists: Sequence[np.ndarray], frames: np.ndarray, protocol: str | None) -> Encodings:
-    """What is encoded for lists of enrolling clips. A clip's embedding depends on the clip and on its filled length.
+def plan_encodings(lists: Sequence[np.ndarray], frames: np.ndarray, protocol: str | None) -> EncodingPlan:
+    """The plan for speakers whose enrolling clips are given: an embedding depends on the clip and its filled length.
 
     Args:
-        lists: of the clips that enrol a speaker, their indices; a list may be empty.
+        lists: for each speaker the indices of the clips that enrol them; a list may be empty.
         frames: (clips,), lengths of the clips.
-        protocol: published (each clip is filled with zeros, 0 dB, to the longest of its list), strict, or None, as in
-            model files that name none (both: clips stay as long as they are).
+        protocol: published: each clip is filled with zeros, 0 dB, to the longest of its list. strict, or None for model
+            files that name none: clips stay as long as they are.
 
-    >>> encodings([np.array([0, 1]), np.array([1])], np.array([3, 5]), "published").frames.tolist()
+    >>> plan_encodings([np.array([0, 1]), np.array([1])], np.array([3, 5]), "published").frames.tolist()
     [5, 5]
     """
     none = np.zeros(0, np.int64)
     clips = np.concatenate([none, *lists])
-    ends = np.cumsum([len(own) for own in lists], dtype=np.int64)[:-1]
+    ends = np.cumsum([len(enrolling) for enrolling in lists], dtype=np.int64)[:-1]
     filled = frames[clips] if len(clips) else none
     if protocol == "published":
-        filled = np.concatenate([none, *(np.full(len(own), frames[own].max()) for own in lists if len(own))])
-    pairs, own = np.unique(np.stack([clips, filled], axis=1), axis=0, return_inverse=True)
-    return Encodings(pairs[:, 0], pairs[:, 1], np.split(own.ravel(), ends)[: len(lists)])
+        longest = [np.full(len(enrolling), frames[enrolling].max()) for enrolling in lists if len(enrolling)]
+        filled = np.concatenate([none, *longest])
+    pairs, rows = np.unique(np.stack([clips, filled], axis=1), axis=0, return_inverse=True)
+    return EncodingPlan(pairs[:, 0], pairs[:, 1], np.split(rows.ravel(), ends)[: len(lists)])
 
 
 def draw_clips(speakers: Sequence[str] | np.ndarray, draw: Draw, generator: np.random.Generator) -> np.ndarray:
-    """For each training clip `shots` clips of its speaker, at random without replacement: (clips, shots).
+    """For each training clip the indices of clips of its speaker, at random without replacement.
 
-    Where the speaker has too few, they are drawn again in turn. Unless a clip may enrol itself, each speaker has two.
+    A speaker with too few clips gives the same ones again, in the same order.
+
+    Args:
+        speakers: (clips,); each has two clips or more, unless a clip may enrol itself.
+        draw: how many clips are drawn, and from which.
+        generator: of random numbers.
+
+    Returns:
+        (clips, shots).
     """
-    drawn = np.empty((len(speakers), draw.shots), np.int64)
-    for own in members(speakers).values():
-        assert draw.itself or len(own) > 1
-        for clip in own:
-            drawn[clip] = np.resize(generator.permutation(own if draw.itself else own[own != clip]), draw.shots)
-    return drawn
+    index = np.empty((len(speakers), draw.shots), np.int64)
+    for members in clips_by_speaker(speakers).values():
+        assert draw.itself or len(members) > 1
+        for clip in members:
+            candidates = members if draw.itself else members[members != clip]
+            index[clip] = np.resize(generator.permutation(candidates), draw.shots)
+    return index
 
 
 def draw_groups(speakers: Sequence[str] | np.ndarray, size: int, generator: np.random.Generator) -> list[np.ndarray]:
-    """All clips once, in random order, in groups of `size` or somewhat more clips of one speaker.
+    """All clips once, in random order, in groups of one speaker's clips.
 
-    Who has fewer clips makes one group.
+    Args:
+        speakers: (clips,).
+        size: clips in a group; a group has some more where the speaker's clips can't be divided evenly, and fewer where
+            the speaker has fewer.
+        generator: of random numbers.
+
+    Returns:
+        For each group the indices of its clips.
     """
     groups = []
-    for own in members(speakers).values():
-        groups += np.array_split(generator.permutation(own), max(1, len(own) // size))
+    for members in clips_by_speaker(speakers).values():
+        groups += np.array_split(generator.permutation(members), max(1, len(members) // size))
     return [groups[number] for number in generator.permutation(len(groups))]

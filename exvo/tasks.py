@@ -1,4 +1,4 @@
-"""What a network learns: which labels become targets, and where its outputs lie."""
+"""Tasks: which labels a network learns, and which output is which."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ import pandas as pd
 from exvo.errors import InputError
 from exvo.text import slug
 
-LONGEST = 200
-"""Characters of a target's name in metrics: with what stands around it, MLflow takes 250."""
+MAX_TARGET_NAME = 200
+"""Characters of a target's name in the name of a metric, for which MLflow takes 250 in all."""
 
 FURTHER_LABELS: dict[str, tuple[str, ...]] = {"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}
 """The labels of each task beside the targets."""
 
 
-def indices(labels: pd.Series[str], classes: tuple[str, ...]) -> np.ndarray:
-    """The index of each label (clips,) among the classes; NaN where it is none of them."""
+def class_indices(labels: pd.Series[str], classes: tuple[str, ...]) -> np.ndarray:
+    """The index of each label among the classes, (clips,); NaN where it is none of them."""
     codes = pd.Categorical(labels, categories=list(classes)).codes.astype(np.float64)
     return np.where(codes < 0, np.nan, codes)
 
 
 @dataclass(frozen=True)
 class Task:
-    """The outputs of a network, in this order: one a target (emotion), then for multitask age and one a country.
+    """What a network learns: the meaning of its outputs.
 
-    A speaker recogniser has one output a speaker instead.
+    They are, in this order, one for each target (emotion), then for multitask one for the age and one for each country.
+    A speaker recogniser has one output for each speaker instead.
 
     Attributes:
         name: fewshot (emotions), multitask (emotions, age and country) or speaker.
         targets: names of the emotions; empty for speaker.
         countries: names of the classes of country; empty for fewshot.
-        categories: whether the targets are exclusive categories (the largest prediction is the recognised one).
+        categories: whether the targets are exclusive categories: the one with the largest prediction is recognised.
         objective: of the emotions: ccc or mse.
         speakers: names of the classes of speaker; empty but for speaker.
     """
@@ -47,26 +48,32 @@ class Task:
 
     @property
     def outputs(self) -> int:
-        """Numbers that the network puts out."""
+        """The number of the network's outputs."""
         return len(self.targets) + len(self.speakers) + (1 + len(self.countries) if self.name == "multitask" else 0)
 
     def labels(self, clips: pd.DataFrame) -> np.ndarray:
-        """The labels (clips, targets) or, for multitask, (clips, targets + 2): emotions, age in years, country's index.
+        """The labels of clips; NaN where one is missing, or where training has no such country or speaker.
 
-        For speaker (clips, 1): the speaker's index. A country or speaker that training does not know, or an absent
-        label, is NaN.
+        Returns:
+            (clips, targets): emotions, 0-1; for multitask (clips, targets + 2), with the age in years and the index of
+            the country; for speaker (clips, 1), the index of the speaker.
         """
         if self.name == "speaker":
-            return indices(clips["speaker"], self.speakers)[:, None]
+            return class_indices(clips["speaker"], self.speakers)[:, None]
         columns = [clips[target].to_numpy(np.float64) for target in self.targets]
         if self.name == "multitask":
-            columns += [clips["age"].to_numpy(np.float64), indices(clips["country"], self.countries)]
+            columns += [clips["age"].to_numpy(np.float64), class_indices(clips["country"], self.countries)]
         return np.stack(columns, axis=1)
 
     def answers(self, outputs: np.ndarray) -> pd.DataFrame:
-        """Outputs (clips, outputs) as a table with a column a target; for multitask also age (years) and country.
+        """The outputs as a table with a row for each clip.
 
-        For speaker the one column `speaker`: who of the training speakers it sounds like.
+        Args:
+            outputs: (clips, outputs).
+
+        Returns:
+            A column for each target, for multitask also `age` (years) and `country`; for speaker the one column
+            `speaker`, the training speaker recognised.
         """
         if self.name == "speaker":
             return pd.DataFrame({"speaker": np.array(self.speakers)[outputs.argmax(axis=1)]})
@@ -82,25 +89,24 @@ class Task:
 
         Args:
             clips: rows of the corpus' table.
-            outputs: (clips, outputs).
+            outputs: (clips, outputs), of the network.
             scored: (clips,), False for clips that enrol and so are not scored; None: all are scored.
 
         Returns:
-            file, speaker, split, country (where the corpus has it), scored, `truth.<target>` and `prediction.<target>`;
-            for multitask also of age (years) and country; for exclusive categories also of the category; for speaker
-            of the speaker alone.
+            file, split, speaker, country (where the corpus has it), scored, `truth.<label>` and `prediction.<label>`.
+            The labels are the targets, for multitask also age (years) and country, for exclusive categories also the
+            category; for speaker the speaker alone.
         """
         labels = [*self.targets, *FURTHER_LABELS[self.name]]
         answers = self.answers(outputs)
         if self.categories:
             labels.append("category")
             answers["category"] = np.array(self.targets)[outputs.argmax(axis=1)]
-        about = clips[[name for name in ("file", "split", "speaker", "country") if name in clips]].reset_index(
-            drop=True
-        )
-        about["scored"] = True if scored is None else scored
+        columns = [name for name in ("file", "split", "speaker", "country") if name in clips]
+        descriptions = clips[columns].reset_index(drop=True)
+        descriptions["scored"] = True if scored is None else scored
         truth = clips[labels].reset_index(drop=True).add_prefix("truth.")
-        return pd.concat([about, truth, answers.add_prefix("prediction.")], axis=1)
+        return pd.concat([descriptions, truth, answers.add_prefix("prediction.")], axis=1)
 
 
 def task_of(predictions: pd.DataFrame, name: str = "") -> Task:
@@ -126,9 +132,15 @@ def task_of(predictions: pd.DataFrame, name: str = "") -> Task:
 def make_task(
     name: str, clips: pd.DataFrame, targets: tuple[str, ...], corpus: str, categories: bool, objective: str = "ccc"
 ) -> Task:
-    """The task over a corpus' table; the classes of country, or of speaker, are those of the training split.
+    """The task for a corpus; the classes of country, or of speaker, are those of the training split.
 
-    For speaker `split` is as `speaker_split` has it: of the readable clips to train on it is train.
+    Args:
+        name: fewshot, multitask or speaker.
+        clips: the corpus' table; for speaker the split train holds only the clips to train on, see `speaker_split`.
+        targets: names of the emotions.
+        corpus: its name, for sentences.
+        categories: whether the targets are exclusive categories.
+        objective: of the emotions: ccc or mse.
 
     Raises:
         InputError: multitask without age or country, an age or country missing in train or val, a country of val
@@ -139,32 +151,33 @@ def make_task(
     if slugs.duplicated().any() or (slugs == "").any():
         clash = list(slugs.index[slugs.duplicated(keep=False) | (slugs == "")])
         raise InputError(f"The targets {clash} of the corpus {corpus} share a name without punctuation; rename them.")
-    long = [target for target in targets if len(slug(target)) > LONGEST]
-    if long:
+    too_long = [target for target in targets if len(slug(target)) > MAX_TARGET_NAME]
+    if too_long:
         raise InputError(
-            f"Corpus {corpus} has {len(long)} target names of more than {LONGEST} characters, too long for metrics: "
-            f"shorten them, the first being {long[0][:50]}..."
+            f"Corpus {corpus} has {len(too_long)} target names of more than {MAX_TARGET_NAME} characters, too long for "
+            f"metrics: shorten them, the first being {too_long[0][:50]}..."
         )
     if name == "fewshot":
         return Task(name, targets, categories=categories, objective=objective)
     if name == "speaker":
         return Task(name, (), speakers=speaker_classes(clips, corpus))
-    learnt = clips[clips["split"].isin(["train", "val"])]
+    train_and_val = clips[clips["split"].isin(["train", "val"])]
     for column in ("age", "country"):
         if column not in clips:
             raise InputError(
                 f"task=multitask needs the column {column}, which the corpus {corpus} lacks; use task=fewshot."
             )
-        absent = learnt["file"][learnt[column].isna() | (learnt[column].astype(str) == "")]
-        if len(absent):
+        is_missing = train_and_val[column].isna() | (train_and_val[column].astype(str) == "")
+        missing = train_and_val["file"][is_missing]
+        if len(missing):
             raise InputError(
-                f"task=multitask needs the {column} of each clip; the corpus {corpus} lacks it for {len(absent)} clips "
-                f"of train and val, the first being {absent.iloc[0]}."
+                f"task=multitask needs the {column} of each clip; the corpus {corpus} lacks it for {len(missing)} "
+                f"clips of train and val, the first being {missing.iloc[0]}."
             )
-    countries = tuple(sorted(learnt["country"][learnt["split"] == "train"].unique()))
-    strange = sorted(set(learnt["country"]) - set(countries))
-    if strange:
-        raise InputError(f"The val split of the corpus {corpus} has countries that train lacks: {', '.join(strange)}.")
+    countries = tuple(sorted(train_and_val["country"][train_and_val["split"] == "train"].unique()))
+    unseen = sorted(set(train_and_val["country"]) - set(countries))
+    if unseen:
+        raise InputError(f"The val split of the corpus {corpus} has countries that train lacks: {', '.join(unseen)}.")
     return Task(name, targets, countries, categories, objective)
 
 
@@ -186,8 +199,8 @@ def speaker_classes(clips: pd.DataFrame, corpus: str) -> tuple[str, ...]:
 def speaker_split(clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The training clips and the held-out clips of a speaker recogniser, which is validated on speakers it knows.
 
-    Of each speaker's clips, in the order of the table, the 3rd, 8th, 13th and so on are held out; of two clips the
-    second is. A speaker with a single clip is in neither part.
+    Of each speaker's clips, in the order of the table, the 3rd, 8th, 13th and so on are held out, and the second of
+    two. A speaker with a single clip is in neither part.
 
     Args:
         clips: readable rows of the corpus' train split.
@@ -195,7 +208,7 @@ def speaker_split(clips: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns:
         The rows to train on and the rows held out, each in the order of the table and with its index.
     """
-    place = clips.groupby("speaker").cumcount()
+    number = clips.groupby("speaker").cumcount()
     count = clips.groupby("speaker")["speaker"].transform("size")
-    held_out = (place % 5 == 2) | ((count == 2) & (place == 1))
+    held_out = (number % 5 == 2) | ((count == 2) & (number == 1))
     return clips[~held_out & (count > 1)], clips[held_out]

@@ -25,8 +25,9 @@ from exvo.features.store import Store
 from exvo.networks.build import build_network
 from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
 from exvo.networks.cnn import PANN
+from exvo.networks.header import Notes
 from exvo.networks.panns import load_panns
-from exvo.serving.model import LOGGED_MODEL, reply, signature
+from exvo.serving.model import LOGGED_MODEL, answer_body, signature
 from exvo.serving.service import Service
 from exvo.tasks import Task
 from fuzz.material import HUGE, damage, value
@@ -43,7 +44,7 @@ def write_whole(folder: Path) -> list[bytes]:
     for name, task in MADE:
         network = build_network(systems.find(name), task, 0.02, 3, "", np.random.default_rng(0).random((8, 4)), 3)
         path = folder / "best.safetensors"
-        notes = {"model": name, "run_id": "0" * 32, "epoch": 3, "score": 0.25}
+        notes: Notes = {"model": name, "run_id": "0" * 32, "epoch": 3, "score": 0.25}
         enrolled = EnrolmentSettings("published", 2)
         save_checkpoint(path, network, network.state_dict(), task, FeatureConfig(), "repeat", notes, enrolled)
         load_checkpoint(path)
@@ -244,7 +245,7 @@ def serve(folder: Path) -> Service:
         pip_requirements=[],
     )
     model = mlflow.pyfunc.load_model(str(folder / "model")).unwrap_python_model()
-    return Service(own_pages, functools.partial(reply, model.checkpoint), 60.0)
+    return Service(own_pages, functools.partial(answer_body, model.checkpoint), 60.0)
 
 
 async def own_pages(scope: Any, receive: Any, send: Any) -> None:

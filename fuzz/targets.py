@@ -198,7 +198,7 @@ class Checkpoints(Target):
         require(checkpoint.temperature is None or 0 < checkpoint.temperature < math.inf, "another temperature")
         clip = torch.zeros(1, network.min_frames, FEATURES.bands)
         with torch.inference_mode():
-            require(network(clip).shape == (1, checkpoint.task.outputs), "outputs of another shape")
+            require(network.predict(clip).shape == (1, checkpoint.task.outputs), "outputs of another shape")
 
 
 class Panns(Target):

@@ -214,7 +214,7 @@ def test_a_run_that_was_cut_while_the_server_was_away_goes_on(
     assert "can't be used: Connection refused." in capsys.readouterr().err
     plug.put_back()
     assert run_here("train", options, monkeypatch) == 0
-    assert "epoch 3 is done already" in capsys.readouterr().out
+    assert "training resumes after epoch 3" in capsys.readouterr().out
     check_complete(other_than(whole), whole)
 
 

@@ -85,16 +85,16 @@ def test_enrolment_clips_come_with_their_log_mels_labels_and_speakers(itself: bo
         for batch in batches:
             assert batch.enrolment is not None
             assert batch.enrolment.shape == (len(batch.index), 3, 20, 4)
-            assert batch.drawn.shape == (len(batch.index), 3)
+            assert batch.enrolment_index.shape == (len(batch.index), 3)
             np.testing.assert_array_equal(clip_of(batch.log_mel), batch.index)
-            np.testing.assert_array_equal(clip_of(batch.enrolment), batch.drawn)
-            np.testing.assert_array_equal(batch.enrolment_labels[..., 0], batch.drawn)
+            np.testing.assert_array_equal(clip_of(batch.enrolment), batch.enrolment_index)
+            np.testing.assert_array_equal(batch.enrolment_labels[..., 0], batch.enrolment_index)
             np.testing.assert_array_equal(batch.speakers, ["pq".index("qpqpqpp"[clip]) for clip in batch.index])
-            for clip, own in zip(batch.index, batch.drawn, strict=True):
+            for clip, own in zip(batch.index, batch.enrolment_index, strict=True):
                 assert {"qpqpqpp"[other] for other in own} == {"qpqpqpp"[clip]}
                 assert itself or clip not in own
             assert batch.groups is None
-            firsts |= set((batch.enrolment[batch.drawn == 6][:, 0, 0] + 5000 - 6000).int().tolist())
+            firsts |= set((batch.enrolment[batch.enrolment_index == 6][:, 0, 0] + 5000 - 6000).int().tolist())
     assert min(firsts) < 5 < 65 < max(firsts)  # enrolment clips are cropped at random places too
 
 
@@ -128,13 +128,13 @@ def test_draws_are_a_function_of_seed_and_epoch(draw: Draw) -> None:
         return all((a is None and b is None) or np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
 
     names = ["index", "log_mel", "labels", "speakers"]
-    names += ["groups"] if draw.shared else ["drawn", "enrolment", "enrolment_labels"]
+    names += ["groups"] if draw.shared else ["enrolment_index", "enrolment", "enrolment_labels"]
     first = epoch(0, 1)
     np.random.random(3)  # noqa: NPY002 - the state of the global generator must not matter
     assert all(same(first, epoch(0, 1), name) for name in names)
     for other in (epoch(1, 1), epoch(0, 2)):
         assert not same(first, other, "index")
-        assert draw.shared or not same(first, other, "drawn")
+        assert draw.shared or not same(first, other, "enrolment_index")
 
 
 def test_enrolment_leaves_order_and_crops_as_they_are() -> None:
@@ -143,7 +143,7 @@ def test_enrolment_leaves_order_and_crops_as_they_are() -> None:
     enrolled = list(training_batches(clips, 2, 0, 1, Draw(5, True, False), frames=20))
     for one, other in zip(plain, enrolled, strict=True):
         np.testing.assert_array_equal(one.log_mel, other.log_mel)
-        assert one.drawn is one.enrolment is one.groups is None
+        assert one.enrolment_index is one.enrolment is one.groups is None
 
 
 def test_some_of_the_clips() -> None:

@@ -16,7 +16,7 @@ from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.evaluation.enrolment_curve import curve_clips, draw_others, enrolment_curve
-from exvo.networks.inference import predict, predict_each, predictor
+from exvo.networks.inference import make_predictor, predict_clips, predict_enrolments
 from exvo.networks.network import Network
 from exvo.reports.enrolment_curve import curve_conclusion
 from exvo.tasks import Task
@@ -50,7 +50,7 @@ def curve_of(
     """The curve over the clips that can be scored."""
     kept = curve_clips(np.array(clips.speakers), rows, TASK)
     clips, rows = clips.take(kept), rows.iloc[kept]
-    return enrolment_curve(predictor(network, clips, "cpu", protocol), np.array(clips.speakers), rows, TASK, draws)
+    return enrolment_curve(make_predictor(network, clips, "cpu", protocol), np.array(clips.speakers), rows, TASK, draws)
 
 
 def test_draws_are_of_the_right_or_of_one_wrong_speaker_and_never_the_clip_itself() -> None:
@@ -72,19 +72,19 @@ def test_draws_are_of_the_right_or_of_one_wrong_speaker_and_never_the_clip_itsel
 @pytest.mark.parametrize("fusion", list(FUSIONS))
 def test_kept_embeddings_give_the_numbers_of_predict(fusion: str, protocol: str) -> None:
     network, clips, _ = make(fusion)
-    outputs = predictor(network, clips, "cpu", protocol)
+    outputs = make_predictor(network, clips, "cpu", protocol)
     none = [np.zeros(0, np.int64)] * len(clips)
     for seed in (0, 1, 0):
         drawn = draw_others(np.array(clips.speakers), 2, False, np.random.default_rng(seed))
-        expected = predict(network, clips, "cpu", drawn, protocol=protocol)
+        expected = predict_clips(network, clips, "cpu", drawn, protocol=protocol)
         np.testing.assert_allclose(outputs(drawn), expected, atol=1e-5)
-    other = predict(network, clips, "cpu", drawn, protocol="published" if protocol == "strict" else "strict")
+    other = predict_clips(network, clips, "cpu", drawn, protocol="published" if protocol == "strict" else "strict")
     assert np.abs(expected - other).max() > 1e-6  # its clips have different lengths
-    np.testing.assert_allclose(outputs(none), predict(network, clips, "cpu"), atol=1e-5)
+    np.testing.assert_allclose(outputs(none), predict_clips(network, clips, "cpu"), atol=1e-5)
     assert np.abs(outputs(drawn) - outputs(none)).max() > 1e-3
-    each = predict_each(network, clips, "cpu", [drawn, None])
-    np.testing.assert_array_equal(each[0], predict(network, clips, "cpu", drawn))
-    np.testing.assert_array_equal(each[1], predict(network, clips, "cpu"))
+    each = predict_enrolments(network, clips, "cpu", [drawn, None])
+    np.testing.assert_array_equal(each[0], predict_clips(network, clips, "cpu", drawn))
+    np.testing.assert_array_equal(each[1], predict_clips(network, clips, "cpu"))
 
 
 @pytest.mark.parametrize("protocol", ["strict", "published"])
@@ -98,7 +98,7 @@ def test_the_curve_against_its_own_draws_one_by_one(protocol: str) -> None:
         every = []
         for draw in range(3):
             drawn = draw_others(speakers, 2, wrong, np.random.default_rng([0, 2, draw, wrong]))
-            table = TASK.table(rows, predict(network, clips, "cpu", drawn, protocol=protocol))
+            table = TASK.table(rows, predict_clips(network, clips, "cpu", drawn, protocol=protocol))
             every.append(scoring.statistics(table, TASK))
         found[wrong] = np.mean([one.scores()["emotion_ccc"] for one in every])
         samples[wrong] = sum(bootstrap(one, groups=speakers)["emotion_ccc"] for one in every) / 3
@@ -106,7 +106,7 @@ def test_the_curve_against_its_own_draws_one_by_one(protocol: str) -> None:
     assert of.loc["right", "value"] == pytest.approx(found[False], abs=1e-5)
     assert of.loc["wrong", "value"] == pytest.approx(found[True], abs=1e-5)
     assert of.loc["right", "right_over_wrong"] == pytest.approx(found[False] - found[True], abs=1e-5)
-    typical = scoring.score_epoch(TASK.table(rows, predict(network, clips, "cpu")), TASK)["emotion_ccc"]
+    typical = scoring.score_epoch(TASK.table(rows, predict_clips(network, clips, "cpu")), TASK)["emotion_ccc"]
     assert of.loc["wrong", "gain"] == pytest.approx(found[True] - typical, abs=1e-5)
     bounds = interval((samples[False] - samples[True]).to_frame())
     expected = bounds[["ci_low", "ci_high"]].to_numpy()[0]

@@ -83,7 +83,7 @@ def test_a_conditioned_encoder_hears_the_speakers_profile() -> None:
     network, clips = make_network(**CONDITIONING), make_clips()
     found = embed_clips(network, clips, "cpu", "main", ENROLMENT)
     with torch.no_grad():
-        first, second, fourth = (network.enrol(alone(clips, clip, network.min_frames)) for clip in (0, 1, 3))
+        first, second, fourth = (network.embed_enrolment(alone(clips, clip, network.min_frames)) for clip in (0, 1, 3))
         known = [(first + second) / 2] * 3 + [fourth] * 2 + [network.typical[None]]
         for clip, profile in enumerate(known):
             expected = network.embed(alone(clips, clip, network.min_frames), profile)[0]

@@ -5,18 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from exvo.enrolment import Draw, draw_clips, draw_groups, encodings, enrol, members, swap
+from exvo.enrolment import (
+    Draw,
+    choose_enrolment,
+    clips_by_speaker,
+    draw_clips,
+    draw_groups,
+    enrol_wrong_speakers,
+    plan_encodings,
+)
 
 SPEAKERS = ["a", "b", "a", "c", "b", "a", "", "a", ""]  # four clips, two, one, and two of unknown speakers
 
 
 def told(speakers: list[str], protocol: str, shots: int) -> tuple[list[list[int]], list[bool], list[str]]:
-    found = enrol(speakers, protocol, shots)
+    found = choose_enrolment(speakers, protocol, shots)
     return [own.tolist() for own in found.clips], found.scored.tolist(), found.short
 
 
 def test_members_are_in_file_order() -> None:
-    assert {name: own.tolist() for name, own in members(SPEAKERS).items()} == {
+    assert {name: own.tolist() for name, own in clips_by_speaker(SPEAKERS).items()} == {
         "": [6, 8],
         "a": [0, 2, 5, 7],
         "b": [1, 4],
@@ -44,13 +52,13 @@ def test_strict_protocol_by_hand() -> None:
 def test_copies_of_clips_that_enrol_are_not_scored_under_strict() -> None:
     speakers = ["a", "b", "a", "a", "b", "a", "", ""]
     recordings = ["1", "2", "3", "1", "1", "4", "1", "1"]  # b's second clip is a copy of one that enrols a, not b
-    found = enrol(speakers, "strict", 2, recordings)
+    found = choose_enrolment(speakers, "strict", 2, recordings)
     assert found.scored.tolist() == [False, False, False, False, True, True, True, True]
     assert found.copies == 1
     assert [own.tolist() for own in found.clips] == told(speakers, "strict", 2)[0]
-    published = enrol(speakers, "published", 2, recordings)
+    published = choose_enrolment(speakers, "published", 2, recordings)
     assert (published.scored.all(), published.copies) == (True, 0)
-    alone = enrol(["a", "a"], "strict", 2, ["1", "1"])
+    alone = choose_enrolment(["a", "a"], "strict", 2, ["1", "1"])
     assert (alone.scored.tolist(), alone.copies) == ([False, False], 1)
 
 
@@ -60,7 +68,7 @@ def test_protocols_against_a_plain_loop(protocol: str, shots: int) -> None:
     counts = {"": 4} | {f"s{count:02d}": count for count in range(1, 21)}
     speakers = [name for name, count in counts.items() for _ in range(count)]
     np.random.default_rng(shots).shuffle(speakers)
-    found = enrol(np.array(speakers), protocol, shots)
+    found = choose_enrolment(np.array(speakers), protocol, shots)
     for clip, speaker in enumerate(speakers):
         file_order = [other for other in range(len(speakers)) if speakers[other] == speaker]
         first = file_order[:shots] if speaker else []
@@ -131,7 +139,7 @@ def test_groups_hold_every_clip_once_and_one_speaker_each(size: int) -> None:
 @pytest.mark.parametrize("protocol", ["published", "strict"])
 def test_swap_gives_everyone_the_clips_of_the_next_speaker_who_enrols(protocol: str) -> None:
     speakers = [*SPEAKERS, "d", "d", "d"]
-    found = [own.tolist() for own in swap(enrol(speakers, protocol, 2), speakers)]
+    found = [own.tolist() for own in enrol_wrong_speakers(choose_enrolment(speakers, protocol, 2), speakers)]
     a, b, c, d = [0, 2], [1, 4] if protocol == "published" else [1], [3], [9, 10]
     after_b = c if protocol == "published" else d
     after_c = d if protocol == "published" else []
@@ -147,9 +155,9 @@ def test_encodings_by_hand() -> None:
         ("strict", [(0, 3), (1, 9), (2, 5), (3, 9)], [[0, 1], [], [2, 0], [1, 0], [3]]),
         (None, [(0, 3), (1, 9), (2, 5), (3, 9)], [[0, 1], [], [2, 0], [1, 0], [3]]),
     ):
-        found = encodings(lists, frames, protocol)
+        found = plan_encodings(lists, frames, protocol)
         assert list(zip(found.clips.tolist(), found.frames.tolist(), strict=True)) == pairs
-        assert [one.tolist() for one in found.own] == own
-    nobody = encodings([np.zeros(0, np.int64)] * 2, np.zeros(0), "published")
-    assert (len(nobody.clips), [one.tolist() for one in nobody.own]) == (0, [[], []])
-    assert encodings([], frames, "published").own == []
+        assert [one.tolist() for one in found.rows] == own
+    nobody = plan_encodings([np.zeros(0, np.int64)] * 2, np.zeros(0), "published")
+    assert (len(nobody.clips), [one.tolist() for one in nobody.rows]) == (0, [[], []])
+    assert plan_encodings([], frames, "published").rows == []

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from exvo.batches.clips import Clips
-from exvo.networks.inference import embed_clips, predict, profiles
+from exvo.networks.inference import embed_clips, predict_clips, speaker_profiles
 from exvo.networks.network import Network
 
 HEADS = {"enrolment_emotion": 3, "enrolment_speaker": 5, "main_speaker": 5}
@@ -152,13 +152,13 @@ def test_outputs(kind: str) -> None:
     if network.personalised:
         shots = shots_of(kind, state, enrolment)
         with torch.no_grad():
-            assert difference(network.enrol(enrolment.flatten(0, 1)), shots) < 1e-5
+            assert difference(network.embed_enrolment(enrolment.flatten(0, 1)), shots) < 1e-5
         profile = shots.view(3, 2, -1).mean(dim=1)
     expected, _ = fused(kind, state, main_embedding(kind, state, clips, profile), profile)
     with torch.no_grad():
-        assert difference(network(clips, profile), linear(state, "output", expected)) < 1e-5
+        assert difference(network.predict(clips, profile), linear(state, "output", expected)) < 1e-5
         if profile is not None:  # and it matters who speaks
-            assert difference(network(clips, profile.flip(0)), network(clips, profile)) > 2e-5
+            assert difference(network.predict(clips, profile.flip(0)), network.predict(clips, profile)) > 2e-5
 
 
 @pytest.mark.parametrize("kind", ["cnn10", "cnn14", "attention", "layernorm", "conditioning"])
@@ -167,7 +167,7 @@ def test_heads(kind: str) -> None:
     state, clips, enrolment = network.state_dict(), 20 * torch.randn(3, 71, 64), 20 * torch.randn(3, 2, 45, 64)
     with torch.no_grad():
         given = enrolment if network.personalised else None
-        found = network.training_outputs(clips, given, None, dict.fromkeys(network.heads, 1.0))
+        found = network(clips, given, None, dict.fromkeys(network.heads, 1.0))
     assert set(found) == {"main", *KINDS[kind]["heads"]}
     shots = shots_of(kind, state, enrolment) if network.personalised else torch.zeros(0)
     profile = shots.view(3, 2, -1).mean(dim=1) if network.personalised else None
@@ -210,7 +210,7 @@ def test_training(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = 20 * torch.randn(3, 64, 64, dtype=torch.float64)
     enrolment = 20 * torch.randn(3, 2, 40, 64, dtype=torch.float64) if network.personalised else None
     factors = {name: factor for name, factor in zip(HEADS, (-0.5, 1.0, -0.02), strict=True) if name in network.heads}
-    found = network.training_outputs(clips, enrolment, None, factors)
+    found = network(clips, enrolment, None, factors)
     plain = {"cnn5": ["channels"] * 3, "cnn10": ["numbers"] * 4}.get(kind, ["numbers"] * 6)
     assert [name for name, _, _ in drawn] == ENROLMENT.get(kind, []) + MAIN.get(kind, plain)
 
@@ -274,7 +274,7 @@ def test_the_zero_fill_of_enrolment_clips(kind: str, protocol: str | None, fill:
     encoded: list[tuple[int, int]] = []
     encoder = network.enrolment_encoder or network.encoder
     hook = encoder.register_forward_pre_hook(lambda _, given: encoded.append(tuple(given[0].shape[:2])))
-    found = profiles(network, clips, "cpu", lists, protocol)
+    found = speaker_profiles(network, clips, "cpu", lists, protocol)
     hook.remove()
     expected = [
         profile_by_hand(kind, state, clips, own, protocol, network.min_frames) if own else network.typical
@@ -286,7 +286,7 @@ def test_the_zero_fill_of_enrolment_clips(kind: str, protocol: str | None, fill:
     assert sorted(encoded) == sorted((lengths.count(frames), frames) for frames in set(lengths))
 
     asked = lists[: len(clips)]
-    outputs = torch.from_numpy(predict(network, clips, "cpu", asked, protocol=protocol))
+    outputs = torch.from_numpy(predict_clips(network, clips, "cpu", asked, protocol=protocol))
     with torch.no_grad():
         for clip in (0, 1, 2, 4):
             log_mel = torch.from_numpy(clips.features[str(clip)])[None]

@@ -31,8 +31,8 @@ from exvo.evaluation.submission import check_file, file_ids
 from exvo.features.audio import read_audio
 from exvo.features.containers import MAX_PARTS, AudioError
 from exvo.networks.header import FORMAT, read_header
-from exvo.serving import model, request
-from exvo.serving.model import reply
+from exvo.serving import decoding, model, request
+from exvo.serving.model import answer_body
 from exvo.tables import MAX_CSV, read_flat_parquet, validated_predictions
 from exvo.text import is_name
 from fuzz import __main__ as fuzzer
@@ -257,13 +257,13 @@ def test_requests_that_would_grow_are_refused_before_pandas_sees_them(
         request.check_body(json.dumps(body))
     monkeypatch.setattr(model.scoring_server, "infer_and_parse_data", lambda *_: pytest.fail("read"))
     with pytest.raises(InputError, match=sentence):
-        reply(SimpleNamespace(), bytearray(json.dumps(body).encode()))  # type: ignore[arg-type]
+        answer_body(SimpleNamespace(), bytearray(json.dumps(body).encode()))  # type: ignore[arg-type]
 
 
 def test_words_of_base64_take_no_more_memory_than_one_word() -> None:
     words = "AA " * 2**20
     tracemalloc.start()
-    assert request.from_base64(words) == bytes(2**20 * 3 // 2)
+    assert decoding.from_base64(words) == bytes(2**20 * 3 // 2)
     taken = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert taken < 4 * len(words)

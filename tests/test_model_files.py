@@ -168,7 +168,7 @@ def test_a_former_file_of_a_network_that_has_not_changed(kind: str, tmp_path: Pa
     assert (found.task, found.features, found.fill, found.notes) == (TASK, FeatureConfig(), "repeat", {"epoch": 1})
     assert (found.enrolment, found.protocol, found.temperature) == (None, None, None)
     clip = 20 * torch.randn(2, 60, 64) - 40
-    assert torch.equal(found.network(clip), network(clip))
+    assert torch.equal(found.network.predict(clip), network.predict(clip))
     assert found.network.arguments == network.arguments
 
 

@@ -59,7 +59,7 @@ def test_channels(encoder: str, counts: tuple[int, ...], width: float) -> None:
 def test_film_starts_as_the_identity() -> None:
     film = Network("cnn10", 3, 0.05, enrolment="shared", fusion="film").eval()
     clips = 20 * torch.randn(3, 40, 64)
-    assert torch.equal(film(clips, torch.randn(3, 26)), film.output(film.encoder(clips)))
+    assert torch.equal(film.predict(clips, torch.randn(3, 26)), film.output(film.encoder(clips)))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def gradients(network: Network, name: str, factor: float, tensors: dict[str, Ten
     """Of a head's output, with that factor, in each parameter that it reaches."""
     factors = dict.fromkeys(network.heads, 1.0) | {name: factor}
     network.zero_grad()
-    found = network.training_outputs(tensors["log_mel"], tensors.get("enrolment"), None, factors)
+    found = network(tensors["log_mel"], tensors.get("enrolment"), None, factors)
     functional.cross_entropy(found[name], torch.arange(len(found[name])) % 3).backward()
     return {key: weight.grad.clone() for key, weight in network.named_parameters() if weight.grad is not None}
 
@@ -237,7 +237,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     save_checkpoint(path, network, network.state_dict(), TASK, FeatureConfig(), "floor", {"epoch": 3})
     checkpoint = load_checkpoint(path)
     clip = torch.randn(2, 60, 64)
-    assert torch.equal(checkpoint.network(clip), network(clip))
+    assert torch.equal(checkpoint.network.predict(clip), network.predict(clip))
     assert (checkpoint.task, checkpoint.features) == (TASK, FeatureConfig())
     assert (checkpoint.fill, checkpoint.notes) == ("floor", {"epoch": 3})
     assert [file.name for file in path.parent.iterdir()] == ["best.safetensors"]

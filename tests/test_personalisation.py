@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from exvo.config import FeatureConfig
-from exvo.enrolment import Encodings, EnrolmentSettings, encodings, enrol
+from exvo.enrolment import EncodingPlan, EnrolmentSettings, choose_enrolment, plan_encodings
 from exvo.features.audio import read_audio
 from exvo.features.log_mel import log_mel
 from exvo.networks.network import Network
@@ -116,8 +116,8 @@ def by_hand(network: Network, mels: list[torch.Tensor], who: list[np.ndarray], z
             assert any(len(mels[clip]) < longest for clip in own) or len(own) == 1
             ends = [longest - len(mels[clip]) if zero_fill else 0 for clip in own]
             filled = [functional.pad(mels[clip], (0, 0, 0, end)) for clip, end in zip(own, ends, strict=True)]
-            profile = torch.stack([network.enrol(clip[None])[0] for clip in filled]).mean(dim=0)
-            found.append(network(mel[None], profile[None])[0].numpy())
+            profile = torch.stack([network.embed_enrolment(clip[None])[0] for clip in filled]).mean(dim=0)
+            found.append(network.predict(mel[None], profile[None])[0].numpy())
     return np.stack(found)
 
 
@@ -138,7 +138,7 @@ def test_predictions_are_the_networks_with_the_speakers_profile(
     table = predictions(trained, "val")
     assert table["scored"].all()
     files, mels = table["file"].tolist(), log_mels(tiny_corpus, table["file"].tolist())
-    published = enrol(table["speaker"].tolist(), "published", 2).clips
+    published = choose_enrolment(table["speaker"].tolist(), "published", 2).clips
     np.testing.assert_allclose(numbers(table), by_hand(checkpoint.network, mels, published, True), atol=1e-5)
 
     content = [(tiny_corpus / file).read_bytes() for file in files]
@@ -154,7 +154,7 @@ def test_predictions_are_the_networks_with_the_speakers_profile(
     for protocol in ("strict", "published"):
         chosen = {"run_id": trained.info.run_id, "split": "val", "protocol": protocol, "shots": "3"}
         assert run_here("evaluate", chosen, monkeypatch) == 0
-        who = enrol(table["speaker"].tolist(), protocol, 3).clips
+        who = choose_enrolment(table["speaker"].tolist(), protocol, 3).clips
         filled, unfilled = (by_hand(checkpoint.network, mels, who, fill) for fill in (True, False))
         expected = filled if protocol == "published" else unfilled
         np.testing.assert_allclose(numbers(predictions(runs("evaluate")[0], "val")), expected, atol=1e-5)
@@ -166,11 +166,11 @@ def test_every_entry_point_fills_enrolment_clips_under_the_runs_protocol(
     """What each gives to `encodings`, whose numbers other tests check."""
     given: list[str | None] = []
 
-    def record(lists: list[np.ndarray], frames: np.ndarray, protocol: str | None) -> Encodings:
+    def record(lists: list[np.ndarray], frames: np.ndarray, protocol: str | None) -> EncodingPlan:
         given.append(protocol)
-        return encodings(lists, frames, protocol)
+        return plan_encodings(lists, frames, protocol)
 
-    monkeypatch.setattr("exvo.networks.inference.encodings", record)
+    monkeypatch.setattr("exvo.networks.inference.plan_encodings", record)
     options = OPTIONS | {"data": str(tiny_corpus), "model": "cnn14-random-init-personalisation", "width": "0.02"}
     for protocol in ("published", "strict"):
         assert run_here("train", options | {"protocol": protocol}, monkeypatch) == 0
@@ -209,7 +209,10 @@ def test_a_run_whose_file_names_no_protocol(tiny_corpus: Path, monkeypatch: pyte
         chosen = {"run_id": trained.info.run_id, "split": "val", "protocol": protocol}
         assert run_here("evaluate", chosen, monkeypatch) == 0
         table = predictions(runs("evaluate")[0], "val")
-        mels, who = log_mels(tiny_corpus, table["file"].tolist()), enrol(table["speaker"].tolist(), "published", 2)
+        mels, who = (
+            log_mels(tiny_corpus, table["file"].tolist()),
+            choose_enrolment(table["speaker"].tolist(), "published", 2),
+        )
         filled, unfilled = (by_hand(network, mels, who.clips, fill) for fill in (True, False))
         assert np.abs(filled - unfilled).max() > 1e-3
         np.testing.assert_allclose(numbers(table), unfilled if protocol == "auto" else filled, atol=1e-5)

@@ -12,7 +12,7 @@ from torch import Tensor
 from exvo.batches import resident
 from exvo.batches.clips import Batch, Clips
 from exvo.batches.epoch import training_batches
-from exvo.batches.resident import Resident, make_resident
+from exvo.batches.resident import ResidentClips, make_resident
 from exvo.enrolment import Draw
 from exvo.errors import TrainingError
 from exvo.training import loop
@@ -49,9 +49,9 @@ def assert_equal(one: Batch, other: Batch) -> None:
 def test_batches_are_those_of_the_store_bit_for_bit(
     draw: Draw | None, fill: str, uploaded: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resident, "UPLOADED", uploaded)
+    monkeypatch.setattr(resident, "UPLOAD_FRAMES", uploaded)
     clips = make_clips(fill)
-    on_device = Resident(clips, "cpu")
+    on_device = ResidentClips(clips, "cpu")
     assert len(on_device.log_mels) == sum(map(len, clips.features.values()))  # what two clips share is there once
     for epoch in (1, 2):
         expected = list(training_batches(clips, 4, 7, epoch, draw, frames=20))
@@ -63,11 +63,11 @@ def test_batches_are_those_of_the_store_bit_for_bit(
 def test_without_speakers() -> None:
     clips = make_clips()
     clips = Clips(clips.files, clips.contents, clips.features, clips.labels)
-    for one, other in zip(training_batches(clips, 5, 0, 1), Resident(clips, "cpu").batches(5, 0, 1), strict=True):
+    for one, other in zip(training_batches(clips, 5, 0, 1), ResidentClips(clips, "cpu").batches(5, 0, 1), strict=True):
         assert_equal(one, other)
 
 
-def epoch_of(source: Clips | Resident, draw: Draw | None) -> tuple[float, dict[str, Tensor]]:
+def epoch_of(source: Clips | ResidentClips, draw: Draw | None) -> tuple[float, dict[str, Tensor]]:
     shared = draw is not None and draw.shared
     fusion = "none" if draw is None else "relative" if shared else "attention"
     enrolment = "none" if draw is None else "shared" if shared else "cnn10"
@@ -84,8 +84,8 @@ def test_training_is_the_same_bit_for_bit_however_seldom_the_losses_are_looked_a
     clips = make_clips()
     loss, weights = epoch_of(clips, draw)
     for every in (1, 2, 50):
-        monkeypatch.setitem(loop.LOOK_EVERY, "cpu", every)
-        found = epoch_of(Resident(clips, "cpu"), draw)
+        monkeypatch.setitem(loop.CHECK_EVERY, "cpu", every)
+        found = epoch_of(ResidentClips(clips, "cpu"), draw)
         assert found[0] == loss
         assert all(torch.equal(found[1][name], tensor) for name, tensor in weights.items())
 
@@ -93,9 +93,9 @@ def test_training_is_the_same_bit_for_bit_however_seldom_the_losses_are_looked_a
 def test_fit_trains_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def make(clips: Clips, device: str) -> Resident:
+    def make(clips: Clips, device: str) -> ResidentClips:
         seen.append(device)
-        return Resident(clips, device)
+        return ResidentClips(clips, device)
 
     clips, weights = make_clips(), []
     for change in (False, True):
@@ -115,18 +115,18 @@ def test_a_loss_that_is_not_finite_names_the_first_such_batch(every: int, monkey
     clips = make_clips()
     first = list(training_batches(clips, 4, 0, 1))[1]
     clips.features[clips.contents[first.index[0]]][:] = math.nan  # type: ignore[index]
-    monkeypatch.setitem(loop.LOOK_EVERY, "cpu", every)
+    monkeypatch.setitem(loop.CHECK_EVERY, "cpu", every)
     names = ", ".join(clips.files[clip] for clip in first.index)
     expected = f"The loss is nan in epoch 1 on the batch of {names}. Look at these clips"
     assert clips.contents[first.index[0]] != "c4"  # which is another clip's content too
     with pytest.raises(TrainingError, match=expected):
-        epoch_of(Resident(clips, "cpu"), None)
+        epoch_of(ResidentClips(clips, "cpu"), None)
 
 
 def test_where_the_gpu_has_too_little_memory_a_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     clips, told, made = make_clips(), [], []
     needed = 4 * 64 * sum(map(len, clips.features.values()))
-    monkeypatch.setattr(resident, "Resident", lambda clips, device: made.append(device) or "made")
+    monkeypatch.setattr(resident, "ResidentClips", lambda clips, device: made.append(device) or "made")
     monkeypatch.setattr(resident, "free_memory", lambda device: 2 * needed)
     assert make_resident(clips, "cuda", told.append) == "made"
     monkeypatch.setattr(resident, "free_memory", lambda device: 2 * needed - 1)

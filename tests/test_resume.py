@@ -150,7 +150,7 @@ def test_a_damaged_state_is_told_and_the_one_before_is_used(how: str, tmp_path: 
     if how in ("all", "other settings"):
         assert found is None
         assert [line.startswith(str(path)) for line, path in zip(told[:2], (other, one), strict=True)] == [True, True]
-        assert told[2:] == ["no state of the run is whole, so it begins again with epoch 1"]
+        assert told[2:] == ["no state of the run can be used, so it begins again with epoch 1"]
     else:
         assert found is not None
         assert (found.epoch, found.best.number, len(told)) == (8, 2, 2)
@@ -192,7 +192,7 @@ def test_the_same_command_goes_on_in_the_same_run_and_a_finished_run_never(
     assert run_here("train", options | {"workers": "1"}, monkeypatch) == 0
     said = capsys.readouterr().out
     assert f"goes on with the unfinished run {run.info.run_name} ({run.info.run_id}); resume=false begins anew" in said
-    assert "epoch 2 is done already" in said
+    assert "training resumes after epoch 2" in said
     assert re.findall(r"^epoch +(\d)/4", said, flags=re.MULTILINE) == ["3", "4"]
     check_equal(MlflowClient().get_run(run.info.run_id), whole)
     assert run_here("train", options, monkeypatch) == 0  # the third run
@@ -370,7 +370,7 @@ def killed_until_done(options: dict[str, str], store: str, kills: int, draw: ran
                 if not early:
                     for line in one.stdout:
                         log.write(line)
-                        over = line.startswith((last, f"epoch {options['epochs']} is done already"))
+                        over = line.startswith((last, f"training resumes after epoch {options['epochs']}"))
                         assert at_end or not over, "give it more epochs"
                         lines -= line.startswith("epoch ") and not at_end
                         if over or (lines < 0 and not at_end):

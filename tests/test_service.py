@@ -16,8 +16,8 @@ import pyarrow as pa
 import pytest
 
 from exvo.errors import InputError
-from exvo.serving import service
-from exvo.serving.request import MAX_BODY, GivenUp, still_wanted
+from exvo.serving import installation, service
+from exvo.serving.request import MAX_BODY, GivenUp, raise_if_given_up
 from exvo.serving.service import Service
 
 JSON = (b"content-type", b"application/json")
@@ -219,7 +219,7 @@ class Work:
         self.begun += 1
         try:
             while not self.go_on.wait(0.01):
-                still_wanted.get()()
+                raise_if_given_up()
         except GivenUp:
             self.given_up += 1
             raise
@@ -240,7 +240,7 @@ def test_what_is_worked_on_and_waits_is_bounded(monkeypatch: pytest.MonkeyPatch)
 
     async def attack() -> None:
         tasks = [asyncio.ensure_future(Client(b"{}").ask(one)) for _ in range(4)]
-        await work.until(lambda: one.requests == 4 and work.begun == service.AT_ONCE)
+        await work.until(lambda: one.requests == 4 and work.begun == service.WORKERS)
         assert sentence(await Client(b"{}").ask(one)) == (503, "The server is busy: send the request again later.")
         assert (await Client().ask(one, method="GET", path="/ping"))[0] == 200
         work.go_on.set()
@@ -258,19 +258,19 @@ def test_what_nobody_waits_for_is_not_computed(monkeypatch: pytest.MonkeyPatch) 
     async def leave() -> None:
         clients = [Client(b"{}") for _ in range(6)]
         tasks = [asyncio.ensure_future(client.ask(one)) for client in clients]
-        await work.until(lambda: work.begun == service.AT_ONCE)
+        await work.until(lambda: work.begun == service.WORKERS)
         for client in clients:
             client.gone.set()
         assert await asyncio.gather(*tasks) == [(0, "")] * 6
         await work.until(lambda: one.requests == 0)
-        assert (work.begun, work.given_up, one.held) == (service.AT_ONCE, service.AT_ONCE, 0)
+        assert (work.begun, work.given_up, one.held) == (service.WORKERS, service.WORKERS, 0)
         one.seconds = 0.1
         assert sentence(await Client(b"{}").ask(one)) == (
             503,
             "The request took longer than 0.1 s: send fewer clips, or try later.",
         )
         await work.until(lambda: one.requests == 0)
-        assert work.given_up == service.AT_ONCE + 1
+        assert work.given_up == service.WORKERS + 1
 
     asyncio.run(leave())
 
@@ -283,12 +283,12 @@ def test_a_server_that_ends_gives_up_what_it_does(monkeypatch: pytest.MonkeyPatc
     async def end() -> None:
         asked = [Client(b"{}"), Client(b"{}"), Client(b"{}"), Client(b"x", whole=False)]
         tasks = [asyncio.ensure_future(client.ask(one)) for client in asked]
-        await work.until(lambda: work.begun == service.AT_ONCE)
+        await work.until(lambda: work.begun == service.WORKERS)
         one.stop()
         for answer in await asyncio.gather(*tasks):
             assert sentence(answer) == (503, "The server ends: send the request again later.")
         await work.until(lambda: one.requests == 0)
-        assert work.begun == service.AT_ONCE
+        assert work.begun == service.WORKERS
 
     asyncio.run(end())
 
@@ -315,7 +315,7 @@ def test_a_signal_stops_the_service_and_then_does_what_it_did(monkeypatch: pytes
     plain, pool, heard = fastapi.FastAPI, pa.default_memory_pool(), []
     monkeypatch.setattr(fastapi, "FastAPI", plain)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    service.install(lambda body: "{}", 60.0)
+    installation.install(lambda body: "{}", 60.0)
     app: Any = fastapi.FastAPI()
     assert fastapi.FastAPI is plain
     try:

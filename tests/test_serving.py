@@ -23,8 +23,8 @@ from exvo.features.audio import audio_header, read_audio
 from exvo.features.log_mel import log_mel
 from exvo.networks.build import build_network
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, save_checkpoint
-from exvo.serving import model, request
-from exvo.serving.model import BadRequest, VocalBurstModel, answer, extent, reply
+from exvo.serving import decoding, model, request
+from exvo.serving.model import BadRequest, VocalBurstModel, answer_body, answer_request, profile_extent
 from exvo.tasks import Task
 from fuzz.targets import check_sentence
 
@@ -49,7 +49,7 @@ def relative() -> Checkpoint:
 
 
 def ask(checkpoint: Checkpoint, rows: list[dict[str, Any]], mode: str = "predict") -> pd.DataFrame:
-    return answer(checkpoint, pd.DataFrame(rows), mode)
+    return answer_request(checkpoint, pd.DataFrame(rows), mode)
 
 
 @pytest.mark.parametrize("protocol", ["strict", "published"])
@@ -83,7 +83,7 @@ def test_a_profile_is_the_mean_of_the_embeddings_in_full_precision(relative: Che
     profile = ask(relative, [{"enrolment": TONES[:3]}], "enrol")["profile"][0]
     mels = [log_mel(torch.from_numpy(read_audio(clip, FEATURES).waveform), FEATURES)[None] for clip in TONES[:3]]
     with torch.inference_mode():
-        naive = torch.stack([relative.network.enrol(mel)[0] for mel in mels]).mean(dim=0)
+        naive = torch.stack([relative.network.embed_enrolment(mel)[0] for mel in mels]).mean(dim=0)
     np.testing.assert_allclose(profile, naive, atol=1e-5)
     assert np.array_equal(np.float32(profile), profile)
 
@@ -128,11 +128,11 @@ def test_bad_requests_to_enrol(relative: Checkpoint) -> None:
     with pytest.raises(InputError, match="mode must be predict or enrol"):
         ask(relative, [{"audio": GOOD}], "learn")
     with pytest.raises(InputError, match="The request is no table"):
-        answer(relative, {"audio": GOOD})
+        answer_request(relative, {"audio": GOOD})
 
 
 def test_limits_hold_before_anything_is_decoded(relative: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "read_audio", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(decoding, "read_audio", lambda *_: pytest.fail("decoded"))
     clips = [text(b"clip %d" % number) for number in range(66)]
     for rows in ([{"audio": one} for one in clips], [{"audio": GOOD, "enrolment": clips[:16]}] * 1000):
         with pytest.raises(InputError, match="rows: send 1 to 64"):
@@ -147,7 +147,7 @@ def test_limits_hold_before_anything_is_decoded(relative: Checkpoint, monkeypatc
 
 
 def test_the_seconds_of_a_request_are_bounded(relative: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "MAX_SECONDS", 1.0)
+    monkeypatch.setattr(decoding, "MAX_SECONDS", 1.0)
     ask(relative, [{"audio": TONES[0]}] * 10)  # the same clip counts once
     with pytest.raises(InputError, match="last longer than 1 s together: send fewer"):
         ask(relative, [{"audio": clip} for clip in TONES])
@@ -177,19 +177,19 @@ def test_samples_times_channels_are_counted_before_anything_is_decoded(
     for clip, size in zip(clips, sizes, strict=True):
         assert audio_header(clip)[1:] == (channels, rate)
         assert rate * channels * 0.45 < size < rate * channels * 0.8
-    monkeypatch.setattr(request, "MAX_SAMPLES", sum(sizes) - 1)
+    monkeypatch.setattr(decoding, "MAX_SAMPLES", sum(sizes) - 1)
     with pytest.raises(InputError, match="silent"):
         ask(relative, [{"audio": clip} for clip in [*clips[:3], *clips[:3]]])
-    monkeypatch.setattr(request, "read_audio", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(decoding, "read_audio", lambda *_: pytest.fail("decoded"))
     for rows in ([{"audio": clip} for clip in clips], [{"audio": text(clips[0]), "enrolment": clips[1:]}]):
         with pytest.raises(InputError, match=rf"hold {sum(sizes):,} samples over all channels, more than"):
             ask(relative, rows)
 
 
 def test_the_samples_of_a_whole_request_are_those_of_five_minutes_of_stereo() -> None:
-    assert request.MAX_SAMPLES == request.MAX_SECONDS * 2 * 48_000
+    assert decoding.MAX_SAMPLES == decoding.MAX_SECONDS * 2 * 48_000
     header = 59 * 655_350 * 8  # of one such clip: the sum need not be computed to refuse it
-    assert header > 10 * request.MAX_SAMPLES
+    assert header > 10 * decoding.MAX_SAMPLES
 
 
 def test_a_clip_that_promises_too_much_is_named_and_the_others_are_not_counted_with_it(relative: Checkpoint) -> None:
@@ -232,7 +232,7 @@ def test_any_clip_gives_a_profile_that_is_taken_and_one_far_outside_is_not(syste
     profiles = ask(checkpoint, [{"enrolment": [clip]} for clip in clips], "enrol")["profile"]
     assert len(ask(checkpoint, [{"audio": GOOD, "profile": one} for one in profiles])) == len(clips)
     largest = max(np.abs(one).max() for one in profiles)
-    assert largest < 100 * extent(checkpoint.network, FEATURES)
+    assert largest < 100 * profile_extent(checkpoint.network, FEATURES)
     for factor in (1e18, -1e18, 1e7):
         rows = [{"audio": GOOD}, {"audio": GOOD, "profile": [factor * (1 + largest)] * len(profiles[0])}]
         with pytest.raises(InputError, match=r"row 1: profile holds numbers up to .* send one that mode=enrol"):
@@ -241,7 +241,7 @@ def test_any_clip_gives_a_profile_that_is_taken_and_one_far_outside_is_not(syste
 
 def test_outputs_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = make("cnn10-relative")
-    monkeypatch.setattr(model, "BEYOND", 1e38)
+    monkeypatch.setattr(model, "MAX_PROFILE_RATIO", 1e38)
     with pytest.raises(InputError, match="The outputs for these clips are not finite"):
         ask(checkpoint, [{"audio": GOOD, "profile": [3e38] * 26}])
 
@@ -268,7 +268,7 @@ def test_work_ends_at_the_next_clip_or_batch_when_nobody_wants_it(loaded: Checkp
             raise request.GivenUp
 
     last = -1
-    token = request.still_wanted.set(count)
+    token = request.given_up_check.set(count)
     try:
         ask(loaded, rows)
         steps = asked
@@ -279,7 +279,7 @@ def test_work_ends_at_the_next_clip_or_batch_when_nobody_wants_it(loaded: Checkp
                 ask(loaded, rows)
             assert asked == last
     finally:
-        request.still_wanted.reset(token)
+        request.given_up_check.reset(token)
 
 
 def test_a_reply_is_what_answer_gives(loaded: Checkpoint) -> None:
@@ -287,7 +287,7 @@ def test_a_reply_is_what_answer_gives(loaded: Checkpoint) -> None:
     split = {"columns": ["audio"], "index": ["é"], "data": [[GOOD]]}
     for body in ({"dataframe_records": [{"audio": GOOD}], "params": {"mode": "predict"}}, {"dataframe_split": split}):
         content = bytearray(json.dumps(body).encode())
-        found = json.loads(reply(loaded, content))
+        found = json.loads(answer_body(loaded, content))
         pd.testing.assert_frame_equal(pd.DataFrame(found["predictions"]), expected)
         assert len(content) == 0
 
@@ -307,7 +307,7 @@ def test_a_reply_is_what_answer_gives(loaded: Checkpoint) -> None:
 )
 def test_a_body_that_is_no_request_is_a_sentence(body: Any, sentence: str, loaded: Checkpoint) -> None:
     with pytest.raises(InputError, match=sentence) as caught:
-        reply(loaded, bytearray(json.dumps(body).encode()))
+        answer_body(loaded, bytearray(json.dumps(body).encode()))
     check_sentence(str(caught.value))
     assert len(str(caught.value)) < 300
 
@@ -327,7 +327,7 @@ def test_what_mlflow_raises_becomes_a_sentence(
 
     monkeypatch.setattr(model.scoring_server, "infer_and_parse_data", fails)
     with pytest.raises(InputError, match=sentence) as caught:
-        reply(loaded, bytearray(json.dumps({"dataframe_records": [{}]}).encode()))
+        answer_body(loaded, bytearray(json.dumps({"dataframe_records": [{}]}).encode()))
     assert len(str(caught.value)) < 300
 
 

@@ -22,7 +22,7 @@ from exvo.errors import InputError
 from exvo.evaluation.scoring import as_metrics, headline, score, score_epoch
 from exvo.networks.build import build_network
 from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
-from exvo.networks.inference import predict
+from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.tasks import Task, make_task, speaker_split
 from exvo.training.loop import TrainingConfig, fit
@@ -116,8 +116,8 @@ def test_each_system_and_its_checkpoint(name: str, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(tmp_path / "best.safetensors")
     assert checkpoint.task == TASK
     log_mel = torch.randn(2, 40, 64, generator=torch.Generator().manual_seed(0))
-    assert network(log_mel).shape == (2, 3)
-    assert torch.equal(checkpoint.network(log_mel), network(log_mel))
+    assert network.predict(log_mel).shape == (2, 3)
+    assert torch.equal(checkpoint.network.predict(log_mel), network.predict(log_mel))
 
 
 @pytest.mark.parametrize("name", sorted(set(systems.SYSTEMS) - set(systems.RECOGNISERS)))
@@ -146,7 +146,7 @@ def test_it_learns_who_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_network(systems.find("cnn10"), task, 0.1, 0, "", mine.labels, 4)
 
     def validate(network: Network) -> float:
-        return float(score_epoch(task.table(held_out, predict(network, others, "cpu")), task)["speaker_uar"])
+        return float(score_epoch(task.table(held_out, predict_clips(network, others, "cpu")), task)["speaker_uar"])
 
     config = TrainingConfig(6, 6, 0.02, "sgd", 0, "cpu", "float32")
     best = fit(network, task, mine, config, validate, lambda weights, epoch: None, lambda epoch: None)

@@ -217,14 +217,14 @@ def test_shapes(name: str, task: str) -> None:
     assert network.min_frames == least
     outputs = 3 if task == "fewshot" else 6
     shots = torch.randn(2, 40, 64)
-    profile = network.enrol(shots).mean(dim=0).expand(2, -1) if network.personalised else None
+    profile = network.embed_enrolment(shots).mean(dim=0).expand(2, -1) if network.personalised else None
     for frames in (least, least + 7, 101):
         clips = torch.randn(2, frames, 64)
-        assert network(clips, profile).shape == (2, outputs)
-        assert network(clips).shape == (2, outputs)
+        assert network.predict(clips, profile).shape == (2, outputs)
+        assert network.predict(clips).shape == (2, outputs)
     if least > 1:
         with pytest.raises(RuntimeError):
-            network(torch.randn(2, least - 1, 64), profile)
+            network.predict(torch.randn(2, least - 1, 64), profile)
 
 
 def modules_reached(found: Tensor, network: Network) -> set[str]:
@@ -241,7 +241,7 @@ def test_each_head_reaches_what_lies_beneath_it(name: str, task: str, epoch: int
     """In epoch 11 every head reaches its encoder; in epoch 12 those that forget have a factor of 0 and reach none."""
     system, network, batch = find(name), make(name, task), make_batch(name, task)
     factors = {head: gradient_factor(role, epoch) for head, role in system.roles.items()}
-    found = network.training_outputs(batch.log_mel, batch.enrolment, batch.groups, factors)
+    found = network(batch.log_mel, batch.enrolment, batch.groups, factors)
     assert set(found) == {"main", *system.roles}
     beneath = {"encoder", "output"}
     beneath |= {"enrolment_encoder"} if system.enrolment in ("cnn5", "cnn10") else set()
@@ -286,9 +286,9 @@ def test_save_and_reload(name: str, task: str, tmp_path: Path) -> None:
     )
     checkpoint = load_checkpoint(tmp_path / "best")
     clips = 20 * torch.randn(2, 50, 64) - 40
-    profile = network.enrol(clips) if network.personalised else None
-    assert torch.equal(checkpoint.network(clips, profile), network(clips, profile))
-    assert torch.equal(checkpoint.network(clips), network(clips))  # with the typical profile
+    profile = network.embed_enrolment(clips) if network.personalised else None
+    assert torch.equal(checkpoint.network.predict(clips, profile), network.predict(clips, profile))
+    assert torch.equal(checkpoint.network.predict(clips), network.predict(clips))  # with the typical profile
     assert checkpoint.network.arguments == network.arguments
     assert checkpoint.task == TASKS[task]
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from exvo.batches.clips import Batch, Clips
 from exvo.batches.epoch import training_batches
 from exvo.devices import resolve_device
-from exvo.enrolment import Draw, enrol
+from exvo.enrolment import Draw, choose_enrolment
 from exvo.errors import InputError, TrainingError
 from exvo.evaluation.metrics import ccc
-from exvo.networks.inference import predict
+from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.training.loop import TrainingConfig, fit, make_optimizer, train_step
 from exvo.training.objectives import objectives
@@ -35,7 +35,7 @@ def train(
     given = iter(scores or [])
 
     def validate(network: Network) -> float:
-        return next(given) if scores else -float(np.abs(predict(network, clips, "cpu") - clips.labels).mean())
+        return next(given) if scores else -float(np.abs(predict_clips(network, clips, "cpu") - clips.labels).mean())
 
     def save_best(weights: Mapping[str, Tensor], epoch: Epoch) -> None:
         saved.append(epoch.number)
@@ -101,7 +101,7 @@ def test_an_output_that_is_not_finite_names_the_clips() -> None:
     clips = make_clips(4)
     clips.features["c3"][0, 0] = np.inf  # type: ignore[index]
     with pytest.raises(TrainingError, match=r"not finite for clip3\.wav;"):
-        predict(make_network(), clips, "cpu")
+        predict_clips(make_network(), clips, "cpu")
 
 
 FUSIONS = [
@@ -139,11 +139,11 @@ def by_hand(network: Network, clips: Clips, clip: int, enrolling: list[int]) -> 
     network = copy.deepcopy(network).eval()
     with torch.no_grad():
         if network.fusion == "none":
-            return network(whole(clip))[0].numpy()
+            return network.predict(whole(clip))[0].numpy()
         profile = network.typical
         if enrolling:
-            profile = torch.stack([network.enrol(whole(other))[0] for other in enrolling]).mean(dim=0)
-        return network(whole(clip), profile[None])[0].numpy()
+            profile = torch.stack([network.embed_enrolment(whole(other))[0] for other in enrolling]).mean(dim=0)
+        return network.predict(whole(clip), profile[None])[0].numpy()
 
 
 @every_fusion
@@ -151,12 +151,12 @@ def test_prediction_with_enrolment_by_hand(make: tuple[str, str, str, bool]) -> 
     clips, network = make_clips(9, lengths=(10, 40, 40, 55)), trained(make)
     enrolment = [[0, 3], [4, 1], [], [0, 3], [4, 1, 7], [], [2], [4], [8, 5]]
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    found = predict(network, clips, "cpu", [np.array(own, np.int64) for own in enrolment])
+    found = predict_clips(network, clips, "cpu", [np.array(own, np.int64) for own in enrolment])
     expected = [by_hand(network, clips, clip, own) for clip, own in enumerate(enrolment)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
     typical = [by_hand(network, clips, clip, []) for clip in range(9)]
     for enrolment in (None, [np.zeros(0, np.int64)] * 9):
-        np.testing.assert_allclose(predict(network, clips, "cpu", enrolment), typical, atol=1e-5)
+        np.testing.assert_allclose(predict_clips(network, clips, "cpu", enrolment), typical, atol=1e-5)
     assert np.allclose(found, typical, atol=1e-3) == (network.fusion == "none")  # who enrols matters
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
@@ -164,17 +164,17 @@ def test_prediction_with_enrolment_by_hand(make: tuple[str, str, str, bool]) -> 
 @every_fusion
 def test_prediction_of_a_clip_does_not_depend_on_the_others(make: tuple[str, str, str, bool]) -> None:
     clips, network = make_clips(12, lengths=(10, 40, 40, 55)), trained(make)
-    enrolment = enrol(clips.speakers, "strict", 2).clips
-    together = predict(network, clips, "cpu", enrolment)
+    enrolment = choose_enrolment(clips.speakers, "strict", 2).clips
+    together = predict_clips(network, clips, "cpu", enrolment)
     for batch_size in (1, 3, 64):
-        found = predict(network, clips, "cpu", enrolment, batch_size)
+        found = predict_clips(network, clips, "cpu", enrolment, batch_size)
         np.testing.assert_allclose(found, together, atol=1e-5)
     turned = [own[::-1] for own in enrolment]  # the order of a speaker's enrolment clips
-    np.testing.assert_allclose(predict(network, clips, "cpu", turned), together, atol=1e-5)
+    np.testing.assert_allclose(predict_clips(network, clips, "cpu", turned), together, atol=1e-5)
     for clip in range(12):  # alone with the clips that enrol its speaker
         kept = np.array([clip, *(other for other in enrolment[clip] if other != clip)])
         own = [np.arange(1, len(kept))] * len(kept)
-        found = predict(network, clips.take(kept), "cpu", own)
+        found = predict_clips(network, clips.take(kept), "cpu", own)
         np.testing.assert_allclose(found[0], together[clip], atol=1e-5)
 
 
@@ -186,10 +186,10 @@ def test_training_outputs_with_drawn_clips_by_hand(make: tuple[str, str, str, bo
     network = trained(make, heads).eval()
     clips, enrolment = 15 * torch.randn(3, 40, 64) - 40, 15 * torch.randn(3, 2, 40, 64) - 40
     typical = network.typical.clone()
-    found = network.training_outputs(clips, enrolment, None, dict.fromkeys(heads, 1.0))
-    alone = torch.cat([network.enrol(enrolment[clip, shot][None]) for clip in range(3) for shot in range(2)])
+    found = network(clips, enrolment, None, dict.fromkeys(heads, 1.0))
+    alone = torch.cat([network.embed_enrolment(enrolment[clip, shot][None]) for clip in range(3) for shot in range(2)])
     profiles = torch.stack([(alone[0] + alone[1]) / 2, (alone[2] + alone[3]) / 2, (alone[4] + alone[5]) / 2])
-    expected = {"main": torch.cat([network(clips[i : i + 1], profiles[i : i + 1]) for i in range(3)])}
+    expected = {"main": torch.cat([network.predict(clips[i : i + 1], profiles[i : i + 1]) for i in range(3)])}
     expected |= {head: network.heads[head](alone) for head in ("enrolment_emotion", "enrolment_speaker")}
     if "main_speaker" in heads:
         read = network.attention.before(network.encoder(clips))  # the embedding itself without LayerNorm
@@ -203,11 +203,11 @@ def test_training_outputs_with_drawn_clips_by_hand(make: tuple[str, str, str, bo
 def test_training_outputs_within_the_batch_by_hand(make: tuple[str, str, str, bool]) -> None:
     network = trained(make).eval()
     clips, typical = 15 * torch.randn(5, 40, 64) - 40, network.typical.clone()
-    found = network.training_outputs(clips, None, torch.tensor([0, 0, 0, 1, 1]), {})
-    embeddings = torch.cat([network.enrol(clips[i : i + 1]) for i in range(5)])
+    found = network(clips, None, torch.tensor([0, 0, 0, 1, 1]), {})
+    embeddings = torch.cat([network.embed_enrolment(clips[i : i + 1]) for i in range(5)])
     others = [[1, 2], [0, 2], [0, 1], [4], [3]]
     profiles = torch.stack([sum(embeddings[other] for other in own) / len(own) for own in others])
-    expected = torch.cat([network(clips[i : i + 1], profiles[i : i + 1]) for i in range(5)])
+    expected = torch.cat([network.predict(clips[i : i + 1], profiles[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(found, {"main": expected}, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(network.typical, 0.9 * typical + 0.1 * profiles.mean(dim=0))
 
@@ -234,6 +234,16 @@ def test_objectives_of_the_heads_are_of_each_enrolment_clip() -> None:
     assert parts == pytest.approx(expected, rel=1e-5)
 
 
+def test_training_calls_the_network_itself() -> None:
+    """Hooks fire, and PyTorch's wrappers see the whole step: the loop reaches nothing of the network past `forward`."""
+    network, seen = make_network(), []
+    network.register_forward_pre_hook(lambda _, given: seen.append(("before", given[0].shape[0])))
+    network.register_forward_hook(lambda _, given, outputs: seen.append(("after", len(outputs["main"]))))
+    (batch,) = training_batches(make_clips(6), 6, 0, 1, frames=40)
+    train_step(network, TASK, make_optimizer(network, config()), batch, config(), 1)
+    assert seen == [("before", 6), ("after", 6)]
+
+
 @pytest.mark.parametrize(("epoch", "factor"), [(11, 1.0), (12, 0.0), (37, -0.5)])
 def test_a_step_follows_the_gradient_of_the_whole_objective(epoch: int, factor: float) -> None:
     """Against the objective written out, with the reversed head's part of the encoder's gradient by hand."""
@@ -243,9 +253,7 @@ def test_a_step_follows_the_gradient_of_the_whole_objective(epoch: int, factor: 
     (batch,) = training_batches(make_clips(6), 6, 0, 1, Draw(2, True, False), frames=40)
     roles = {"enrolment_emotion": "forget", "enrolment_speaker": "learn", "main_speaker": "forget"}
     plain = copy.deepcopy(network)
-    parts = objectives(
-        plain.training_outputs(batch.log_mel, batch.enrolment, None, dict.fromkeys(heads, 1.0)), TASK, batch
-    )
+    parts = objectives(plain(batch.log_mel, batch.enrolment, None, dict.fromkeys(heads, 1.0)), TASK, batch)
     weighted = {"main": 1 / 4, "main_speaker": 1 / 4, "enrolment_emotion": 1 / 4, "enrolment_speaker": 1 / 4}
     expected = {name: weight.detach().clone() for name, weight in plain.named_parameters()}
     for head, weight in weighted.items():

@@ -1,4 +1,4 @@
-"""Clips of one split with their features and labels, and the batches that whole clips make."""
+"""The clips of a split with features and labels, and batches of whole clips for evaluation."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Clips:
         contents: key of each clip's log-mel in `features`.
         features: content -> (frames, bands) in dB: the feature store, or a dict.
         labels: (clips, labels), see `Task.labels`.
-        fill: what follows a short clip: zero (0 dB, as published), floor (-100 dB) or repeat (the clip again).
-        speakers: speaker of each clip, '' where unknown; only what enrols needs them.
+        fill: how a short clip is filled: zero (0 dB, as published), floor (-100 dB) or repeat (the clip again).
+        speakers: speaker of each clip, '' where unknown; needed for enrolment alone.
     """
 
     files: Sequence[str]
@@ -37,44 +37,49 @@ class Clips:
         return len(self.contents)
 
     def take(self, index: np.ndarray) -> Clips:
-        """Some of the clips: (clips,) indices."""
+        """The clips at these indices, (clips,)."""
         files, contents = ([names[clip] for clip in index] for names in (self.files, self.contents))
         speakers = [self.speakers[clip] for clip in index] if self.speakers else ()
         return replace(self, files=files, contents=contents, labels=self.labels[index], speakers=speakers)
 
     def frames(self) -> np.ndarray:
-        """Frames of each clip, (clips,)."""
+        """The number of each clip's frames, (clips,)."""
         return np.array([len(self.features[content]) for content in self.contents])
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of a batch.
+    """A batch of clips.
+
+    The three of enrolment clips are there in training where these have an encoder of their own, and `groups` in
+    training where the encoder is shared.
 
     Attributes:
         log_mel: (batch, frames, bands), dB.
-        labels: (batch, labels).
-        index: (batch,), which clips they are.
+        labels: (batch, labels), see `Task.labels`.
+        index: (batch,), indices of the clips.
         speakers: (batch,), numbers of their speakers in sorted order.
-        drawn: (batch, shots), which clips enrol each, in training where a separate encoder takes them.
-        enrolment: (batch, shots, frames, bands), dB, theirs.
-        enrolment_labels: (batch, shots, labels), theirs.
-        groups: (batch,), clips of one number enrol each other, in training where the encoder is shared.
+        enrolment_index: (batch, shots), indices of the clips that enrol each clip.
+        enrolment: (batch, shots, frames, bands), dB, of the clips that enrol.
+        enrolment_labels: (batch, shots, labels), of the clips that enrol.
+        groups: (batch,), clips with the same number enrol each other.
     """
 
     log_mel: Tensor
     labels: Tensor
     index: np.ndarray
     speakers: Tensor | None = None
-    drawn: np.ndarray | None = None
+    enrolment_index: np.ndarray | None = None
     enrolment: Tensor | None = None
     enrolment_labels: Tensor | None = None
     groups: Tensor | None = None
 
     def to(self, device: str) -> Batch:
         """The batch with its tensors on that device."""
-        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+        tensors: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
 
 
 def fill_frames(log_mel: np.ndarray, frames: int, fill: str) -> np.ndarray:
@@ -96,32 +101,41 @@ def fill_frames(log_mel: np.ndarray, frames: int, fill: str) -> np.ndarray:
 
 
 def write_frames(row: np.ndarray, log_mel: np.ndarray, fill: str) -> None:
-    """`fill_frames`, written into `row`, (frames, bands)."""
-    known = min(len(log_mel), len(row))
-    row[:known] = log_mel[:known]
-    if known < len(row) and fill != "repeat":
-        row[known:] = 0.0 if fill == "zero" else FeatureConfig().floor_db
-    while known < len(row) and fill == "repeat":  # what is there already, once more: a whole number of clips
-        copied = min(known, len(row) - known)
-        row[known : known + copied] = row[:copied]
-        known += copied
+    """Writes what `fill_frames` gives into `row`, (frames, bands)."""
+    written = min(len(log_mel), len(row))
+    row[:written] = log_mel[:written]
+    if written < len(row) and fill != "repeat":
+        row[written:] = 0.0 if fill == "zero" else FeatureConfig().floor_db
+    while written < len(row) and fill == "repeat":  # what is written holds the clip a whole number of times
+        copied = min(written, len(row) - written)
+        row[written : written + copied] = row[:copied]
+        written += copied
 
 
 def first_frames(lengths: np.ndarray, places: np.ndarray, frames: int) -> np.ndarray:
-    """Where crops of `frames` frames begin in clips of so many frames, at places 0-1: all (clips,)."""
-    found: np.ndarray = (places * (np.maximum(lengths - frames, 0) + 1)).astype(np.int64)
-    return found
+    """The first frame of each crop.
+
+    Args:
+        lengths: (clips,), frames of each clip.
+        places: (clips,), 0-1: where the crop begins, from the clip's first frame to the last possible one.
+        frames: of a crop.
+
+    Returns:
+        (clips,), from 0.
+    """
+    firsts: np.ndarray = (places * (np.maximum(lengths - frames, 0) + 1)).astype(np.int64)
+    return firsts
 
 
 def evaluation_batches(
     clips: Clips, batch_size: int, min_frames: int, frames: np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """Whole clips in batches of equal length, so that nothing is padded; one under `min_frames` is filled to that.
+    """Whole clips in batches of equal length, so that nothing is padded; a clip under `min_frames` is filled to that.
 
     Args:
         clips: of the split.
         batch_size: clips in a batch at most.
-        min_frames: that the network needs.
+        min_frames: frames that the network needs.
         frames: (clips,), the length that each clip is first filled to with zeros (0 dB); None: its own.
     """
     frames = clips.frames() if frames is None else frames

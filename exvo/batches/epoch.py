@@ -13,17 +13,21 @@ from exvo.batches.clips import Batch, Clips, first_frames, write_frames
 from exvo.config import CROP_FRAMES
 from exvo.enrolment import Draw, draw_clips, draw_groups
 
-ORDER, CROP, ENROL, ENROL_CROP = range(4)  # what a generator is for: the last number of its seed
+ORDER, CROP, ENROL, ENROL_CROP = range(4)
+"""What a random generator is for: the last number of its seed."""
 
 
 def crops(clips: Clips, index: np.ndarray, places: np.ndarray, frames: int) -> Tensor:
-    """A run of frames of each clip: (clips, frames, bands), dB; a shorter clip is filled at its end.
+    """A crop of each clip; a shorter clip is filled at its end.
 
     Args:
         clips: of the split.
-        index: (clips,), which.
-        places: (clips,), 0-1: where the run begins, from the clip's first frame to the last possible one.
-        frames: of the run.
+        index: (crops,), indices of the clips.
+        places: (crops,), 0-1: where the crop begins, from the clip's first frame to the last possible one.
+        frames: of a crop.
+
+    Returns:
+        (crops, frames, bands), dB.
     """
     log_mels = [clips.features[clips.contents[clip]] for clip in index]
     firsts = first_frames(np.array([len(log_mel) for log_mel in log_mels]), places, frames)
@@ -36,14 +40,16 @@ def crops(clips: Clips, index: np.ndarray, places: np.ndarray, frames: int) -> T
 def training_order(
     clips: Clips, batch_size: int, generator: np.random.Generator, draw: Draw | None
 ) -> list[list[np.ndarray]]:
-    """The batches of an epoch, each a list of groups of clips: of one group, or, where clips enrol each other, more.
+    """The batches of an epoch, each a list of groups of clips' indices.
 
-    A single clip that is left over joins the batch before it, because the CCC of one clip is undefined.
+    Where clips enrol each other, the clips of a group do, and a batch has several groups; elsewhere it has one group.
+    If a single clip is left over, it joins the batch before it, because the CCC of one clip is undefined.
     """
     if draw is not None and draw.shared:
         size = draw.shots + 1
-        groups, many = draw_groups(clips.speakers, size, generator), max(1, round(batch_size / size))
-        return [groups[start : start + many] for start in range(0, len(groups), many)]
+        groups = draw_groups(clips.speakers, size, generator)
+        per_batch = max(1, round(batch_size / size))
+        return [groups[start : start + per_batch] for start in range(0, len(groups), per_batch)]
     order = generator.permutation(len(clips))
     bounds = list(range(0, len(order), batch_size))
     if len(bounds) > 1 and len(order) - bounds[-1] == 1:
@@ -52,26 +58,26 @@ def training_order(
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What of a training batch is drawn, before any log-mel is read.
+class DrawnBatch:
+    """The clips and crops that are drawn for a training batch, before any log-mel is read.
 
     Attributes:
-        index: (batch,), which clips they are.
+        index: (batch,), indices of the clips.
         places: (batch,), 0-1: where their crops begin.
         groups: (batch,), see `Batch`.
-        drawn: (batch, shots), see `Batch`.
-        enrolment_places: (batch, shots), 0-1: where the crops of the drawn clips begin.
+        enrolment_index: (batch, shots), see `Batch`.
+        enrolment_places: (batch, shots), 0-1: where the crops of the clips that enrol begin.
     """
 
     index: np.ndarray
     places: np.ndarray
     groups: np.ndarray | None = None
-    drawn: np.ndarray | None = None
+    enrolment_index: np.ndarray | None = None
     enrolment_places: np.ndarray | None = None
 
 
-def draw_epoch(clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw | None) -> Iterator[Drawn]:
-    """The batches of an epoch: all clips once, in random order. A pure function of seed and epoch.
+def draw_epoch(clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw | None) -> Iterator[DrawnBatch]:
+    """The batches of an epoch: all clips once, in random order. They depend on nothing but the arguments.
 
     Where clips enrol each other, a batch holds whole groups of a speaker's clips, and about `batch_size` clips.
     """
@@ -79,20 +85,20 @@ def draw_epoch(clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw 
         np.random.default_rng([seed, epoch, purpose]) for purpose in (ORDER, CROP, ENROL, ENROL_CROP)
     )
     places = crop.random(len(clips))
-    everyone = draw_clips(clips.speakers, draw, enrol) if draw is not None and not draw.shared else None
+    enrolment_index = draw_clips(clips.speakers, draw, enrol) if draw is not None and not draw.shared else None
     for groups in training_order(clips, batch_size, order, draw):
         index = np.concatenate(groups)
-        batch = Drawn(index, places[index])
+        batch = DrawnBatch(index, places[index])
         if draw is not None and draw.shared:
             batch = replace(batch, groups=np.repeat(np.arange(len(groups)), [len(group) for group in groups]))
-        elif everyone is not None:
-            drawn = everyone[index]
-            batch = replace(batch, drawn=drawn, enrolment_places=enrol_crop.random(drawn.shape))
+        elif enrolment_index is not None:
+            enrolling = enrolment_index[index]
+            batch = replace(batch, enrolment_index=enrolling, enrolment_places=enrol_crop.random(enrolling.shape))
         yield batch
 
 
 def speaker_numbers(clips: Clips) -> Tensor | None:
-    """The number of each clip's speaker in sorted order, (clips,); None where nobody is known."""
+    """The number of each clip's speaker in sorted order, (clips,); None if the clips have no speakers."""
     numbers = np.unique(np.asarray(clips.speakers, str), return_inverse=True)[1]
     return torch.from_numpy(numbers) if len(numbers) else None
 
@@ -102,18 +108,18 @@ def training_batches(
 ) -> Iterator[Batch]:
     """The batches of `draw_epoch`, each clip as a random crop of `frames` frames."""
     numbers = speaker_numbers(clips)
-    for chosen in draw_epoch(clips, batch_size, seed, epoch, draw):
-        index, drawn, places = chosen.index, chosen.drawn, chosen.enrolment_places
+    for drawn in draw_epoch(clips, batch_size, seed, epoch, draw):
+        index, enrolling, places = drawn.index, drawn.enrolment_index, drawn.enrolment_places
         labels = torch.from_numpy(clips.labels[index]).float()
         speakers = None if numbers is None else numbers[index]
-        groups = None if chosen.groups is None else torch.from_numpy(chosen.groups)
-        batch = Batch(crops(clips, index, chosen.places, frames), labels, index, speakers, groups=groups)
-        if drawn is not None and places is not None:
-            enrolment = crops(clips, drawn.ravel(), places.ravel(), frames)
+        groups = None if drawn.groups is None else torch.from_numpy(drawn.groups)
+        batch = Batch(crops(clips, index, drawn.places, frames), labels, index, speakers, groups=groups)
+        if enrolling is not None and places is not None:
+            enrolment = crops(clips, enrolling.ravel(), places.ravel(), frames)
             batch = replace(
                 batch,
-                drawn=drawn,
-                enrolment=enrolment.view(*drawn.shape, *enrolment.shape[1:]),
-                enrolment_labels=torch.from_numpy(clips.labels[drawn]).float(),
+                enrolment_index=enrolling,
+                enrolment=enrolment.view(*enrolling.shape, *enrolment.shape[1:]),
+                enrolment_labels=torch.from_numpy(clips.labels[enrolling]).float(),
             )
         yield batch

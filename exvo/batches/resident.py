@@ -1,36 +1,58 @@
 """The clips of a split in the memory of a GPU: batches are gathered there, and training doesn't wait for the host.
 
-What is drawn, and what a batch holds, is bit for bit what `exvo.batches.epoch` gives. Nothing here is special to CUDA,
-so the tests run it on the CPU.
+The batches are equal bit for bit to those of `exvo.batches.epoch`. Nothing here is special to CUDA, so the tests run it
+on the CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from exvo.batches.clips import Batch, Clips, first_frames
-from exvo.batches.epoch import draw_epoch, speaker_numbers
+from exvo.batches.epoch import DrawnBatch, draw_epoch, speaker_numbers
 from exvo.config import CROP_FRAMES, FeatureConfig
 from exvo.enrolment import Draw
 
-SHARE = 0.5
-"""Of the GPU's free memory, that the log-mels may take: the rest is for network, gradients and activations."""
+MEMORY_SHARE = 0.5
+"""Of the GPU's free memory, for the log-mels: the rest is for network, gradients and activations."""
 
-UPLOADED = 2**20
+UPLOAD_FRAMES = 2**20
 """Frames that are copied to the device at once: 256 MB."""
 
 
-class Resident:
-    """Clips on a device.
+@dataclass(frozen=True)
+class DeviceCrops:
+    """Where crops lie in the log-mels on the device.
 
     Attributes:
-        log_mels: (frames of all clips, bands), dB; of clips with the same content one.
-        starts: (clips,), row of each clip's first frame.
+        clips: (crops,), indices of the clips.
+        rows: (crops,), rows of the crops' first frames in `ResidentClips.log_mels`.
+        frames: (crops,), frames of the clip from there on.
+        groups: (crops,), see `Batch`; without meaning where clips don't enrol each other.
+    """
+
+    clips: Tensor
+    rows: Tensor
+    frames: Tensor
+    groups: Tensor
+
+    def part(self, start: int, stop: int) -> DeviceCrops:
+        """The crops from `start` up to `stop`."""
+        return DeviceCrops(*(each[start:stop] for each in (self.clips, self.rows, self.frames, self.groups)))
+
+
+class ResidentClips:
+    """Clips whose log-mels and labels are on a device.
+
+    Attributes:
+        clips: the clips themselves.
+        log_mels: (frames of all clips, bands), dB; clips with the same content share theirs.
+        starts: (clips,), row of each clip's first frame in `log_mels`.
         lengths: (clips,), frames of each.
     """
 
@@ -42,84 +64,99 @@ class Resident:
         self.starts = (ends - self.lengths[firsts])[numbers]
         bands = clips.features[clips.contents[0]].shape[1]
         self.log_mels = torch.empty(int(ends[-1]), bands, device=device)
-        for chosen in np.split(firsts, np.flatnonzero(np.diff(ends // UPLOADED)) + 1):
-            block = np.concatenate([clips.features[clips.contents[clip]] for clip in chosen])
-            self.log_mels[self.starts[chosen[0]] :][: len(block)] = torch.from_numpy(block)
+        for uploaded in np.split(firsts, np.flatnonzero(np.diff(ends // UPLOAD_FRAMES)) + 1):
+            block = np.concatenate([clips.features[clips.contents[clip]] for clip in uploaded])
+            self.log_mels[self.starts[uploaded[0]] :][: len(block)] = torch.from_numpy(block)
         self.labels = torch.from_numpy(clips.labels).float().to(device)
-        known = speaker_numbers(clips)
-        self.speakers = None if known is None else known.to(device)
+        speakers = speaker_numbers(clips)
+        self.speakers = None if speakers is None else speakers.to(device)
 
     def batches(
         self, batch_size: int, seed: int, epoch: int, draw: Draw | None = None, frames: int = CROP_FRAMES
     ) -> Iterator[Batch]:
-        """Those of `training_batches`, on the device; all that is drawn for the epoch is copied there at its start."""
-        drawn = list(draw_epoch(self.clips, batch_size, seed, epoch, draw))
-        index = np.concatenate([batch.index for batch in drawn])
-        groups = [batch.groups for batch in drawn if batch.groups is not None]
-        beside = np.concatenate(groups) if groups else np.zeros_like(index)
-        main = self._upload(index, np.concatenate([batch.places for batch in drawn]), frames, beside)
-        others = [batch.drawn.ravel() for batch in drawn if batch.drawn is not None]
-        places = [batch.enrolment_places.ravel() for batch in drawn if batch.enrolment_places is not None]
-        enrolling = self._upload(np.concatenate(others), np.concatenate(places), frames) if others else None
+        """The batches of `training_batches`, on the device.
+
+        All clips and crops that are drawn for the epoch are copied there at its start.
+        """
+        drawn_batches = list(draw_epoch(self.clips, batch_size, seed, epoch, draw))
+        main, enrolling = self._upload(drawn_batches, frames), self._upload_enrolment(drawn_batches, frames)
         start = 0
-        for batch in drawn:
-            stop = start + len(batch.index)
-            clip, first, left, group = main[:, start:stop]
-            speakers = None if self.speakers is None else self.speakers[clip]
-            found = Batch(self._crops(first, left, frames), self.labels[clip], batch.index, speakers)
-            if batch.groups is not None:
-                found = replace(found, groups=group)
-            if enrolling is not None and batch.drawn is not None:
-                shots = batch.drawn.shape[1]
-                clip, first, left, _ = enrolling[:, start * shots : stop * shots]
-                enrolment = self._crops(first, left, frames).unflatten(0, (-1, shots))  # type: ignore[no-untyped-call]
-                theirs = self.labels[clip].view(-1, shots, self.labels.shape[1])
-                found = replace(found, drawn=batch.drawn, enrolment=enrolment, enrolment_labels=theirs)
-            yield found
+        for drawn in drawn_batches:
+            stop = start + len(drawn.index)
+            chosen = main.part(start, stop)
+            speakers = None if self.speakers is None else self.speakers[chosen.clips]
+            batch = Batch(self._crops(chosen, frames), self.labels[chosen.clips], drawn.index, speakers)
+            if drawn.groups is not None:
+                batch = replace(batch, groups=chosen.groups)
+            if enrolling is not None and drawn.enrolment_index is not None:
+                shots = drawn.enrolment_index.shape[1]
+                chosen = enrolling.part(start * shots, stop * shots)
+                batch = replace(
+                    batch,
+                    enrolment_index=drawn.enrolment_index,
+                    enrolment=self._crops(chosen, frames).unflatten(0, (-1, shots)),  # type: ignore[no-untyped-call]
+                    enrolment_labels=self.labels[chosen.clips].view(-1, shots, self.labels.shape[1]),
+                )
+            yield batch
             start = stop
 
-    def _upload(self, index: np.ndarray, places: np.ndarray, frames: int, beside: np.ndarray | None = None) -> Tensor:
-        """For each crop of an epoch, on the device: its clip, its first row in `log_mels`, the clip's frames from there
-        on, and what is given beside: (4, crops)."""
-        first = first_frames(self.lengths[index], places, frames)
-        rows = [index, self.starts[index] + first, self.lengths[index] - first, index if beside is None else beside]
-        return torch.from_numpy(np.stack(rows)).to(self.device)
+    def _upload(self, batches: Sequence[DrawnBatch], frames: int) -> DeviceCrops:
+        """The crops of an epoch's clips."""
+        index = np.concatenate([batch.index for batch in batches])
+        groups = [batch.groups for batch in batches if batch.groups is not None]
+        places = np.concatenate([batch.places for batch in batches])
+        return self._upload_crops(index, places, np.concatenate(groups) if groups else np.zeros_like(index), frames)
 
-    def _crops(self, first: Tensor, left: Tensor, frames: int) -> Tensor:
-        """`exvo.batches.epoch.crops`, gathered on the device: (crops, frames, bands), dB.
+    def _upload_enrolment(self, batches: Sequence[DrawnBatch], frames: int) -> DeviceCrops | None:
+        """The crops of an epoch's enrolment clips; None where none are drawn."""
+        index = [batch.enrolment_index.ravel() for batch in batches if batch.enrolment_index is not None]
+        places = [batch.enrolment_places.ravel() for batch in batches if batch.enrolment_places is not None]
+        if not index:
+            return None
+        clips = np.concatenate(index)
+        return self._upload_crops(clips, np.concatenate(places), np.zeros_like(clips), frames)
 
-        Args:
-            first: (crops,), rows of `log_mels`.
-            left: (crops,), frames of the clip from there on.
-            frames: of a crop.
-        """
-        frame, left = torch.arange(frames, device=self.device), left[:, None]
+    def _upload_crops(self, index: np.ndarray, places: np.ndarray, groups: np.ndarray, frames: int) -> DeviceCrops:
+        """Crops, on the device, copied in one block; `index`, `places` and `groups` are (crops,)."""
+        firsts = first_frames(self.lengths[index], places, frames)
+        block = np.stack([index, self.starts[index] + firsts, self.lengths[index] - firsts, groups])
+        return DeviceCrops(*torch.from_numpy(block).to(self.device))
+
+    def _crops(self, crops: DeviceCrops, frames: int) -> Tensor:
+        """What `exvo.batches.epoch.crops` gives, gathered on the device: (crops, frames, bands), dB."""
+        frame, left = torch.arange(frames, device=self.device), crops.frames[:, None]
         within = frame % left if self.clips.fill == "repeat" else torch.minimum(frame, left - 1)
-        rows = (first[:, None] + within).flatten()
-        found = self.log_mels.index_select(0, rows).view(len(first), frames, -1)
+        rows = (crops.rows[:, None] + within).flatten()
+        log_mel = self.log_mels.index_select(0, rows).view(len(crops.rows), frames, -1)
         if self.clips.fill != "repeat":
             fill = 0.0 if self.clips.fill == "zero" else FeatureConfig().floor_db
-            found.masked_fill_((frame >= left)[..., None], fill)
-        return found
+            log_mel.masked_fill_((frame >= left)[..., None], fill)
+        return log_mel
 
 
-def make_resident(clips: Clips, device: str, tell: Callable[[str], None] = print) -> Resident | None:
-    """The clips on the GPU; None on the CPU, and, with a sentence, where the GPU has too little memory free."""
+def make_resident(clips: Clips, device: str, tell: Callable[[str], None] = print) -> ResidentClips | None:
+    """The clips on the GPU; None on the CPU, or if the GPU has too little memory free, which `tell` is told.
+
+    Args:
+        clips: the training split.
+        device: cpu or cuda.
+        tell: called with a sentence.
+    """
     if device == "cpu":
         return None
     contents = dict(zip(clips.contents, clips.frames().tolist(), strict=True))
     needed = 4 * sum(contents.values()) * clips.features[clips.contents[0]].shape[1]  # bytes
     free = free_memory(device)
-    if needed > SHARE * free:
+    if needed > MEMORY_SHARE * free:
         tell(
             f"The log-mels of the training clips take {needed / 1e9:.1f} GB, more than half of the {free / 1e9:.1f} GB "
             "that the GPU has free, so they stay in the feature store and each batch is copied: training is slower."
         )
         return None
-    return Resident(clips, device)
+    return ResidentClips(clips, device)
 
 
 def free_memory(device: str) -> int:
-    """Bytes that the GPU has free, with those that PyTorch keeps for later."""
+    """The bytes that are free on the GPU, with those that PyTorch keeps for later."""
     torch.cuda.empty_cache()
     return torch.cuda.mem_get_info(device)[0]

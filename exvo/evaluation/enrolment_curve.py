@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from exvo.enrolment import members
+from exvo.enrolment import clips_by_speaker
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import bootstrap, interval
@@ -31,7 +31,7 @@ def draw_others(speakers: np.ndarray, shots: int, wrong: bool, generator: np.ran
         wrong: whether the clips are another speaker's, the same one for all clips of a speaker.
         generator: of the draw.
     """
-    clips_of = members(speakers)
+    clips_of = clips_by_speaker(speakers)
     names = generator.permutation(list(clips_of))
     other = dict(zip(names.tolist(), np.roll(names, 1).tolist(), strict=True))
     drawn = []
@@ -70,7 +70,7 @@ def enrolment_curve(
     `right_over_wrong` are paired.
 
     Args:
-        outputs: of these clips, given who enrols whom: `networks.inference.predictor` makes it.
+        outputs: of these clips, given who enrols whom: `networks.inference.make_predictor` makes it.
         speakers: (clips,), as `curve_clips` chooses them.
         rows: (clips,) of the corpus' table.
         task: what the outputs are.

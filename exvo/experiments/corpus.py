@@ -13,7 +13,7 @@ from exvo.batches.clips import Clips
 from exvo.config import ExtractSettings, FeatureConfig, RunSettings, SubmitSettings
 from exvo.corpora.audit import Audit, audit, recordings
 from exvo.corpora.base import Corpus
-from exvo.enrolment import Enrolment, enrol
+from exvo.enrolment import Enrolment, choose_enrolment
 from exvo.errors import InputError
 from exvo.features import extraction
 from exvo.features.store import Store
@@ -67,7 +67,9 @@ class Ready:
     def enrolment(self, split: str, protocol: str, shots: int) -> Enrolment:
         """Who enrols whom among the readable clips of a split."""
         rows = self.rows(split)
-        return enrol(rows["speaker"].tolist(), protocol, shots, recordings(self.audio).to_numpy()[rows.index].tolist())
+        return choose_enrolment(
+            rows["speaker"].tolist(), protocol, shots, recordings(self.audio).to_numpy()[rows.index].tolist()
+        )
 
 
 def load_corpus(settings: ExtractSettings) -> Corpus:
@@ -125,7 +127,7 @@ def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> s
             f"{enrolment.copies} clips are not scored: their audio is that of a clip that enrols their speaker"
         )
     every = ready.corpus.clips[ready.corpus.clips["split"] == split]
-    first = enrol(every["speaker"].tolist(), protocol, shots).clips
+    first = choose_enrolment(every["speaker"].tolist(), protocol, shots).clips
     enrolling = every.iloc[sorted({int(clip) for own in first for clip in own})]
     lost = enrolling["file"][~enrolling.index.isin(ready.rows(split).index)]
     if len(lost):

@@ -15,7 +15,7 @@ from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.evaluation.enrolment_curve import curve_clips, enrolment_curve
 from exvo.experiments.corpus import reopen
-from exvo.networks.inference import predictor
+from exvo.networks.inference import make_predictor
 from exvo.reports.enrolment_curve import curve_conclusion, curve_page
 from exvo.tracking import artifacts, lookup, models, runs
 from exvo.tracking.runs import log_page
@@ -40,7 +40,7 @@ def run(settings: CurveSettings) -> None:
         clips, rows = ready.clips(settings.split, task, options["fill"]), ready.rows(settings.split)
         kept = curve_clips(np.asarray(clips.speakers, dtype=str), rows, task)
         clips, rows = clips.take(kept), rows.iloc[kept]
-        outputs = predictor(checkpoint.network, clips, settings.device, checkpoint.protocol)
+        outputs = make_predictor(checkpoint.network, clips, settings.device, checkpoint.protocol)
         speakers = np.asarray(clips.speakers, dtype=str)
         found = enrolment_curve(outputs, speakers, rows, task, settings.draws)
         runs.log_table(found, "enrolment/curve.csv")

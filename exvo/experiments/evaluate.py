@@ -14,12 +14,12 @@ import pandas as pd
 
 from exvo.config import EvaluateSettings
 from exvo.devices import resolve_device
-from exvo.enrolment import EnrolmentSettings, swap
+from exvo.enrolment import EnrolmentSettings, enrol_wrong_speakers
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reopen
 from exvo.networks.checkpoint import Checkpoint
-from exvo.networks.inference import predict_each
+from exvo.networks.inference import predict_enrolments
 from exvo.options import command_line
 from exvo.reports.run import RunFacts, report_page
 from exvo.reports.sentences import score_sentence
@@ -112,8 +112,8 @@ def evaluate(
     enrolments: dict[str, Sequence[np.ndarray] | None] = {"right": enrolment.clips}
     enrolling = {speaker for speaker, own in zip(clips.speakers, enrolment.clips, strict=True) if len(own)}
     if network.personalised and len(enrolling) > 1:
-        enrolments |= {"typical": None, "wrong": swap(enrolment, clips.speakers)}
-    outputs = predict_each(network, clips, device, list(enrolments.values()), None, split, checkpoint.protocol)
+        enrolments |= {"typical": None, "wrong": enrol_wrong_speakers(enrolment, clips.speakers)}
+    outputs = predict_enrolments(network, clips, device, list(enrolments.values()), None, split, checkpoint.protocol)
     tables = [task.table(rows, one, enrolment.scored) for one in outputs]
     scored = log_scores(tables[0], task, split, options["model"], ready)
     if scored is not None:

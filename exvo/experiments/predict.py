@@ -22,8 +22,8 @@ from exvo.features.containers import AudioError
 from exvo.files import NAME_BYTES, require_writable, write_atomically
 from exvo.networks.checkpoint import Checkpoint
 from exvo.reports.prediction import chart, for_spreadsheets
-from exvo.serving.prediction import outputs, profiles, read_log_mel
-from exvo.serving.recordings import Given, find_audio
+from exvo.serving.prediction import enrol_recordings, predict_recordings, read_log_mel
+from exvo.serving.recordings import AudioFiles, find_audio
 from exvo.text import LONGEST_NAME, printable, writable
 from exvo.tracking import models, runs
 
@@ -33,7 +33,7 @@ def run(settings: PredictSettings) -> None:
     settings = replace(settings, device=resolve_device(settings.device))
     check_save(settings.save)
     files, notes = find_audio(settings.audio, "audio")
-    enrolling, more = find_audio(settings.enrolment, "enrolment") if settings.enrolment else Given([], [])
+    enrolling, more = find_audio(settings.enrolment, "enrolment") if settings.enrolment else AudioFiles([], [])
     if len(enrolling) > MAX_SHOTS:
         given = printable(settings.enrolment, 200)
         raise InputError(f"enrolment={given} names {len(enrolling)} clips; give at most {MAX_SHOTS}.")
@@ -94,7 +94,7 @@ def predict(
     profile = None
     if enrolling and network.personalised:
         own = [read(file) for file in enrolling]
-        (profile,) = profiles(checkpoint, own, [np.arange(len(own))], device)
+        (profile,) = enrol_recordings(checkpoint, own, [np.arange(len(own))], device)
     log_mels: dict[Path, np.ndarray] = {}
     problems = []
     for file in tqdm(files, desc="reading", unit="clip", leave=False, disable=None):
@@ -105,7 +105,7 @@ def predict(
     if not log_mels:
         return None, problems
     known = None if profile is None else profile[None].repeat(len(log_mels), axis=0)
-    numbers = outputs(checkpoint, list(log_mels.values()), known, device, progress="predicting")
+    numbers = predict_recordings(checkpoint, list(log_mels.values()), known, device, progress="predicting")
     answers = checkpoint.task.answers(numbers)
     answers.insert(0, "file", [writable(str(file)) for file in log_mels])
     return answers, problems

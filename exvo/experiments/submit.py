@@ -21,7 +21,7 @@ from exvo.errors import InputError
 from exvo.evaluation import submission
 from exvo.experiments.corpus import corpus_settings, load_corpus, reopen
 from exvo.files import require_writable
-from exvo.networks.inference import predict
+from exvo.networks.inference import predict_clips
 from exvo.text import listing
 from exvo.tracking import artifacts, lookup, models, runs, scored
 from exvo.tracking.lookup import Run
@@ -81,7 +81,7 @@ def predictions(source: Run, settings: SubmitSettings, options: dict[str, Any]) 
     checkpoint = models.checkpoint_of(source)
     clips = ready.clips("test", checkpoint.task, options["fill"])
     enrolment = ready.enrolment("test", options["protocol"], options["shots"])
-    outputs = predict(
+    outputs = predict_clips(
         checkpoint.network, clips, settings.device, enrolment.clips, progress="test", protocol=checkpoint.protocol
     )
     print(f"predictions made now, {options['protocol']} protocol")

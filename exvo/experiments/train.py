@@ -33,7 +33,8 @@ from exvo.experiments.evaluate import log_scores
 from exvo.experiments.resume import resumable
 from exvo.networks.build import build_network
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint, load_parent, save_checkpoint
-from exvo.networks.inference import predict
+from exvo.networks.header import Notes
+from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.options import command_line
 from exvo.tasks import Task, make_task, speaker_split
@@ -113,7 +114,7 @@ def train(
     scores: dict[str, float] = {}
 
     def predictions(network: Network, progress: str = "") -> pd.DataFrame:
-        outputs = predict(
+        outputs = predict_clips(
             network, held_out, settings.device, enrolment.clips, progress=progress, protocol=settings.protocol
         )
         return task.table(ready.rows("val"), outputs, enrolment.scored)
@@ -123,7 +124,7 @@ def train(
         return scores[scoring.headline(task)]
 
     def save_best(weights: Mapping[str, Tensor], epoch: Epoch) -> None:
-        notes = {"model": settings.model, "run_id": run_id, "epoch": epoch.number, "score": epoch.score}
+        notes: Notes = {"model": settings.model, "run_id": run_id, "epoch": epoch.number, "score": epoch.score}
         enrolled = EnrolmentSettings(settings.protocol, settings.shots)
         save_checkpoint(best_file, network, weights, task, FEATURES, clips.fill, notes, enrolled)
 

@@ -22,7 +22,7 @@ def build_network(
 
     Args:
         system: the system.
-        task: gives the outputs.
+        task: what is learnt, which gives the number of outputs.
         width: multiplier of the channels.
         seed: of the random weights.
         init: file of PANNs weights for the encoder, or empty for random ones.

@@ -40,7 +40,10 @@ class ConvBlock(nn.Module):
             nn.init.xavier_uniform_(convolution.weight)
 
     def forward(self, x: Tensor, pool: bool) -> Tensor:
-        """(batch, in_channels, frames, bands) -> (batch, out_channels, frames, bands), or half of both with pooling."""
+        """The block's maps: (batch, in_channels, frames, bands) -> (batch, out_channels, frames, bands).
+
+        With pooling, half of the frames and bands.
+        """
         x = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         x = functional.relu(self.bn2(self.conv2(x)), inplace=True)
         return functional.avg_pool2d(x, 2) if pool else x
@@ -68,7 +71,7 @@ class PANN(nn.Module):
 
     @property
     def min_frames(self) -> int:
-        """Frames that the poolings need: 32 for CNN14, 16 for CNN10. A shorter clip is filled by the caller."""
+        """Frames that the poolings need at least: 32 for CNN14, 16 for CNN10. The caller fills a shorter clip."""
         return int(2**self.poolings)
 
     def refine(self, x: Tensor) -> Tensor:
@@ -80,8 +83,8 @@ class PANN(nn.Module):
 
         Args:
             log_mel: (batch, frames, bands), dB.
-            condition: what lies between each block with its pooling and the dropout after it, given the block's number
-                from 0 and (batch, channels, frames, bands); None: nothing.
+            condition: computed after each block's pooling and before its dropout, from the block's number, which
+                starts at 0, and (batch, channels, frames, bands); None: nothing.
 
         Returns:
             (batch, embedding): 2,048 numbers for CNN14 and 512 for CNN10 at width 1.
@@ -99,8 +102,8 @@ class PANN(nn.Module):
 class CNN5(nn.Module):
     """Three 3x5 convolutions (frames x bands), each with batch norm, ReLU and channel dropout; global average pooling.
 
-    The convolutions have biases and PyTorch's first weights, unlike those of the PANNs.
-    At full resolution throughout, as published (arXiv 2206.06680): at width 1 it costs many times what CNN14 does.
+    The convolutions have biases and PyTorch's first weights, unlike those of the PANNs. Nothing is pooled between them,
+    as published (arXiv 2206.06680): at width 1 it takes many times the computation of CNN14.
     """
 
     def __init__(self, width: float = 1.0, dropout: float = 0.2) -> None:
@@ -115,14 +118,21 @@ class CNN5(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, log_mel: Tensor) -> Tensor:
-        """(batch, frames, bands) in dB -> (batch, embedding): 1,024 numbers at width 1."""
+        """The embedding of whole clips of equal length.
+
+        Args:
+            log_mel: (batch, frames, bands), dB.
+
+        Returns:
+            (batch, embedding): 1,024 numbers at width 1.
+        """
         x = log_mel.unsqueeze(1).contiguous(memory_format=torch.channels_last)
         embedding: Tensor = self.layers(x).mean(dim=(2, 3))
         return embedding
 
 
 def make_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer as the PANNs start theirs: Xavier weights, no bias."""
+    """A linear layer with first weights as in the PANNs: Xavier's, and biases of zero."""
     linear = nn.Linear(inputs, outputs)
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -130,5 +140,5 @@ def make_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def make_encoder(encoder: str, width: float, dropout: float) -> PANN | CNN5:
-    """CNN5, CNN10 or CNN14."""
+    """The encoder of that name: cnn5, cnn10 or cnn14."""
     return CNN5(width, dropout) if encoder == "cnn5" else PANN(encoder, width, dropout)

@@ -1,4 +1,4 @@
-"""How a speaker's profile reaches the output: attention, relative, film; and gradients that fight."""
+"""How a speaker's profile reaches the output: attention, relative, film. Also the scaling of the heads' gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ScaleGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, x: Tensor, factor: float) -> Tensor:
-        """x as it is."""
+        """The input as it is."""
         context.factor = factor
         return x.view_as(x)
 
@@ -27,15 +27,18 @@ class ScaleGradient(torch.autograd.Function):
 
 
 def mean_of_others(embeddings: Tensor, groups: Tensor) -> Tensor:
-    """For each clip the mean embedding of the other clips of its group: (batch, embedding).
+    """For each clip the mean embedding of the other clips of its group.
 
     Args:
         embeddings: (batch, embedding).
         groups: (batch,), whole numbers from 0; each occurs twice or more.
+
+    Returns:
+        (batch, embedding).
     """
-    sums = torch.zeros_like(embeddings).index_add(0, groups, embeddings)  # as many rows as there can be groups
-    clips = torch.zeros_like(groups).index_add(0, groups, torch.ones_like(groups))[groups, None]
-    return (sums[groups] - embeddings) / (clips - 1)
+    sums = torch.zeros_like(embeddings).index_add(0, groups, embeddings)  # a row for each clip: groups are no more
+    sizes = torch.zeros_like(groups).index_add(0, groups, torch.ones_like(groups))[groups, None]
+    return (sums[groups] - embeddings) / (sizes - 1)
 
 
 class Attention(nn.Module):
@@ -52,7 +55,7 @@ class Attention(nn.Module):
         self.after = nn.LayerNorm(embedding) if layer_norm else nn.Identity()
 
     def forward(self, embedding: Tensor, profile: Tensor) -> Tensor:
-        """(batch, embedding) and (batch, profile) -> (batch, embedding)."""
+        """The attended embeddings: (batch, embedding) and (batch, profile) -> (batch, embedding)."""
         weights = functional.relu(self.weigh(profile)).softmax(dim=1)
         normalised: Tensor = self.before(embedding)
         attended: Tensor = normalised + self.after(weights * normalised)
@@ -70,7 +73,7 @@ class Relative(nn.Module):
         self.compare = make_linear(2 * embedding, embedding)
 
     def forward(self, embedding: Tensor, profile: Tensor) -> Tensor:
-        """(batch, embedding) and (batch, embedding) -> (batch, embedding)."""
+        """The embeddings relative to the profiles: (batch, embedding) and (batch, profile) -> (batch, embedding)."""
         return functional.relu(self.compare(torch.cat([embedding, embedding - profile], dim=1)))
 
 
@@ -84,7 +87,7 @@ class Film(nn.Module):
         nn.init.zeros_(self.scale_shift.bias)
 
     def forward(self, embedding: Tensor, profile: Tensor) -> Tensor:
-        """(batch, embedding) and (batch, profile) -> (batch, embedding)."""
+        """The scaled and shifted embeddings: (batch, embedding) and (batch, profile) -> (batch, embedding)."""
         scale, shift = self.scale_shift(profile).chunk(2, dim=1)
         modulated: Tensor = embedding * (1 + scale) + shift
         return modulated

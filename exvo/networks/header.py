@@ -1,17 +1,17 @@
-"""What a checkpoint says of itself, as JSON beside its weights. Nothing in it is trusted.
+"""The header of a model file: JSON beside the weights. Nothing in it is trusted.
 
     format       exvo-3
-    revision     of the networks: 2; another one's weights mean something else
+    revision     of the networks, 2: weights of another revision would give other outputs
     network      the arguments of `Network`
     task         name, labels and objective
     features     kind (log-mel), key (the digest of the settings) and settings
     enrolment    protocol and shots; null: the network takes none, or it is not known
     temperature  by which outputs are divided so that they are calibrated; absent until it is fitted
-    fill         what follows a clip that is shorter than the network needs
+    fill         how a clip that is shorter than the network needs is filled: zero, floor or repeat
     notes        where the weights come from
 
-Files of the format before, exvo-2, have neither revision, enrolment nor temperature, and of the features the settings
-alone. They are read where the network has not changed since.
+Files of the format before, exvo-2, have neither revision, enrolment nor temperature, and of the features only the
+settings. They are read if the network has not changed since.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from exvo.config import MAX_SHOTS, PROTOCOLS, TASKS, FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
 from exvo.networks.cnn import BANDS, CHANNELS
+from exvo.networks.network import NetworkArguments
 from exvo.tasks import Task
 from exvo.text import is_name, printable
 
@@ -33,29 +34,35 @@ FORMAT, FORMER = "exvo-3", "exvo-2"
 REVISION = 2
 KIND = "log-mel"
 
-LONGEST = 16 * 2**20
+MAX_HEADER = 16 * 2**20
 """Characters: 30 emotions and 1,700 speakers take fewer than 100,000."""
 
 MAX_WINDOW = 2**14
 """Samples of a window: one second at 16 kHz."""
 
+Notes = Mapping[str, str | int | float | bool | None]
+"""Where weights come from: system, epoch, score and the like."""
+
+Rules = Mapping[str, Callable[[Any], bool]]
+"""For each name that an object must have: whether a value may stand there."""
+
 
 @dataclass(frozen=True)
 class Header:
-    """The attributes of a `Checkpoint`, with the arguments of its network in place of that."""
+    """The attributes of a `Checkpoint`, with the arguments of its network in place of the network."""
 
-    network: dict[str, Any]
+    network: NetworkArguments
     task: Task
     features: FeatureConfig
     fill: str
-    notes: dict[str, str | int | float | bool | None]
+    notes: Notes
     enrolment: EnrolmentSettings | None = None
     temperature: float | None = None
 
 
 def write_header(header: Header) -> str:
     """The header as JSON."""
-    about: dict[str, Any] = {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "revision": REVISION,
         "network": header.network,
@@ -65,7 +72,7 @@ def write_header(header: Header) -> str:
         "fill": header.fill,
         "notes": header.notes,
     }
-    return json.dumps(about | ({} if header.temperature is None else {"temperature": header.temperature}))
+    return json.dumps(content | ({} if header.temperature is None else {"temperature": header.temperature}))
 
 
 def read_header(text: str) -> Header:
@@ -77,55 +84,58 @@ def read_header(text: str) -> Header:
     Raises:
         InputError: what is wrong with it, without the file's name and the full stop.
     """
-    if len(text) > LONGEST:
-        raise InputError(f"has a header of {len(text):,} characters, more than {LONGEST:,}")
+    if len(text) > MAX_HEADER:
+        raise InputError(f"has a header of {len(text):,} characters, more than {MAX_HEADER:,}")
     try:
-        about = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError):
         raise InputError("is not a whole checkpoint of exvo (its header is not JSON)") from None
-    version = about.get("format") if isinstance(about, dict) else None
+    version = content.get("format") if isinstance(content, dict) else None
     if version not in (FORMAT, FORMER):
         raise InputError(f"has the format {printable(str(version))}; this version of exvo reads {FORMAT} and {FORMER}")
-    parts = {name: part(about, name) for name in ("network", "task", "features", "notes")}
-    fill = about.get("fill")
-    check("fill", fill, lambda value: value in ("zero", "floor", "repeat"))
-    for name, value in parts["notes"].items():
-        check(f"notes.{name}", value, is_note)
-    arguments = network(parts["network"])
+    sections = {name: read_section(content, name) for name in ("network", "task", "features", "notes")}
+    fill, notes = content.get("fill"), sections["notes"]
+    check_value("fill", fill, lambda value: value in ("zero", "floor", "repeat"))
+    for name, value in notes.items():
+        check_value(f"notes.{name}", value, is_note)
+    network = read_network(sections["network"])
     if version == FORMER:
-        refuse_changed(arguments)
-        return Header(arguments, task(parts["task"]), features(parts["features"]), fill, parts["notes"])
-    revision = about.get("revision")
-    check("revision", revision, is_count)
+        refuse_changed(network)
+        return Header(network, read_task(sections["task"]), read_features(sections["features"]), fill, notes)
+    check_revision(content.get("revision"))
+    names = dict.fromkeys({"format", "revision", *sections, "enrolment", "fill"}, is_any)
+    check_object("", {name: value for name, value in content.items() if name != "temperature"}, names)
+    temperature = read_temperature(content)
+    features = read_keyed_features(sections["features"])
+    enrolment = read_enrolment_settings(content["enrolment"], network["fusion"])
+    return Header(network, read_task(sections["task"]), features, fill, notes, enrolment, temperature)
+
+
+def check_revision(revision: Any) -> None:
+    """Refuses a network of another revision.
+
+    Raises:
+        InputError: it is of another, or no revision at all.
+    """
+    check_value("revision", revision, is_count)
     if revision != REVISION:
         raise InputError(
             f"holds a network of revision {revision}, and this version of exvo computes those of revision {REVISION}: "
             "use the version that trained it, or train again"
         )
-    named = dict.fromkeys({"format", "revision", *parts, "enrolment", "fill"}, is_any)
-    take("", {name: value for name, value in about.items() if name != "temperature"}, named)
-    temperature = about.get("temperature")
-    check("temperature", temperature, lambda value: "temperature" not in about or (is_number(value) and value > 0))
-    settings = take(
-        "features", parts["features"], {"kind": lambda value: value == KIND, "key": is_any, "settings": is_any}
-    )
-    signal = features(part(settings, "settings"))
-    check("features.key", settings["key"], lambda value: value == signal.digest())
-    enrolled = enrolment(about["enrolment"], arguments["fusion"])
-    return Header(arguments, task(parts["task"]), signal, fill, parts["notes"], enrolled, temperature)
 
 
-def refuse_changed(arguments: Mapping[str, Any]) -> None:
+def refuse_changed(network: NetworkArguments) -> None:
     """Refuses a network of the format before that is computed otherwise now.
 
     Raises:
         InputError: what has changed.
     """
-    if "cnn5" in (arguments["encoder"], arguments["enrolment"]):
+    if "cnn5" in (network["encoder"], network["enrolment"]):
         change = "the convolutions of CNN5 have biases now"
-    elif arguments["fusion"] == "conditioning":
+    elif network["fusion"] == "conditioning":
         change = "conditioning now ends with the fully connected layer twice"
-    elif arguments["fusion"] == "attention" and arguments["layer_norm"]:
+    elif network["fusion"] == "attention" and network["layer_norm"]:
         change = "attention with LayerNorm now adds the normalised embedding"
     else:
         return
@@ -135,127 +145,186 @@ def refuse_changed(arguments: Mapping[str, Any]) -> None:
     )
 
 
-def enrolment(given: Any, fusion: str) -> EnrolmentSettings | None:
-    """How speakers are enrolled; a network without fusion has no such settings."""
-    check("enrolment", given, lambda value: value is None or (isinstance(value, dict) and fusion != "none"))
-    if given is None:
-        return None
-    rules: dict[str, Callable[[Any], bool]] = {
-        "protocol": lambda value: value in list(PROTOCOLS),
-        "shots": lambda value: is_count(value) and value <= MAX_SHOTS,
-    }
-    return EnrolmentSettings(**take("enrolment", given, rules))
+def read_section(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A section of the header.
+
+    Raises:
+        InputError: it is missing, or no JSON object.
+    """
+    section = content.get(name)
+    check_value(name, section, lambda value: isinstance(value, dict))
+    return dict(section or {})
 
 
-def part(about: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part of the header."""
-    found = about.get(name)
-    check(name, found, lambda value: isinstance(value, dict))
-    return dict(found or {})
+def check_value(name: str, value: Any, is_right: Callable[[Any], bool]) -> None:
+    """Refuses a wrong value.
 
-
-def check(name: str, value: Any, right: Callable[[Any], bool]) -> None:
-    """Raises InputError where a value is not right."""
-    if not right(value):
+    Raises:
+        InputError: it is wrong.
+    """
+    if not is_right(value):
         raise InputError(f"says {printable(name)} is {printable(repr(value))}, which can't be")
 
 
-def take(name: str, given: dict[str, Any], rules: Mapping[str, Callable[[Any], bool]]) -> dict[str, Any]:
-    """The values of a part, each checked by its rule; the whole header is the part without a name.
+def check_object(section: str, values: Mapping[str, Any], rules: Rules) -> None:
+    """Refuses a JSON object that holds a wrong value, or not exactly the names that it must hold.
+
+    Args:
+        section: its name; empty for the whole header.
+        values: what it holds.
+        rules: a name without a rule is unknown, one without a value missing.
 
     Raises:
-        InputError: a value is wrong, unknown or missing.
+        InputError: names the value that is wrong, unknown or missing.
     """
-    before = f"{name}." if name else ""
-    differing = sorted(given.keys() ^ rules.keys())
+    prefix = f"{section}." if section else ""
+    differing = sorted(values.keys() ^ rules.keys())
     if differing:
-        state = "unknown" if differing[0] in given else "missing"
-        raise InputError(f"has a header in which {before}{printable(differing[0])} is {state}")
-    for key, right in rules.items():
-        check(f"{before}{key}", given[key], right)
-    return given
-
-
-def network(given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `Network`. That they go together is checked by making it."""
-    heads = ("enrolment_emotion", "enrolment_speaker", "main_speaker")
-    rules: dict[str, Callable[[Any], bool]] = {
-        "encoder": lambda value: value in list(CHANNELS),
-        "outputs": is_count,
-        "width": lambda value: is_number(value) and 0 < value <= 1e6,
-        "dropout": lambda value: is_number(value) and 0 <= value < 1,
-        "enrolment": lambda value: value in ["none", "shared", "cnn5", "cnn10"],
-        "fusion": lambda value: value in ["none", "attention", "conditioning", "relative", "film"],
-        "layer_norm": is_bool,
-        "heads": lambda value: isinstance(value, dict) and {*value} <= {*heads} and all(map(is_count, value.values())),
-    }
-    return take("network", given, rules)
-
-
-def task(given: dict[str, Any]) -> Task:
-    """The task."""
-    rules: dict[str, Callable[[Any], bool]] = {
-        "name": lambda value: value in list(TASKS),
-        "targets": are_names,
-        "countries": are_names,
-        "categories": is_bool,
-        "objective": lambda value: value in ["ccc", "mse"],
-        "speakers": are_names,
-    }
-    values = take("task", given, rules)
-    lists: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return Task(**(values | lists))
-
-
-def features(given: dict[str, Any]) -> FeatureConfig:
-    """The settings of the log-mel."""
-    rules: dict[str, Callable[[Any], bool]] = {
-        "sample_rate": lambda value: is_count(value) and value <= 192_000,
-        "window": lambda value: is_count(value) and 2 <= value <= MAX_WINDOW,
-        "hop": is_count,
-        "bands": lambda value: is_count(value) and value == BANDS,
-        "fmin": lambda value: is_number(value) and value >= 0,
-        "fmax": is_number,
-        "floor": lambda value: is_number(value) and 1e-30 <= value <= 1,
-        "min_samples": is_count,
-        "max_seconds": lambda value: is_number(value) and 0 < value <= 3600,
-    }
-    found = FeatureConfig(**take("features", given, rules))
-    if not found.fmin < found.fmax <= found.sample_rate / 2:
-        raise InputError(
-            f"says bands go from {found.fmin} to {found.fmax} Hz at {found.sample_rate} Hz, which can't be"
-        )
-    if not found.window // 2 < found.min_samples <= found.sample_rate or found.hop > found.window:
-        raise InputError("says window, hop and min_samples that don't fit each other")
-    return found
+        state = "unknown" if differing[0] in values else "missing"
+        raise InputError(f"has a header in which {prefix}{printable(differing[0])} is {state}")
+    for name, is_right in rules.items():
+        check_value(f"{prefix}{name}", values[name], is_right)
 
 
 def is_any(value: Any) -> bool:
-    """Whether it is there: what it holds is checked elsewhere."""
+    """Whether a value is there: what it holds is checked elsewhere."""
     return True
 
 
-def is_bool(value: Any) -> bool:
-    """Whether it is true or false."""
-    return isinstance(value, bool)
-
-
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number."""
-    return isinstance(value, (int, float)) and not is_bool(value) and abs(value) < 1e300 and math.isfinite(value)
+    """Whether a value is a finite number."""
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300 and math.isfinite(value)
+    )
 
 
 def is_count(value: Any) -> bool:
-    """Whether it is a whole number from 1 to a million."""
-    return isinstance(value, int) and not is_bool(value) and 1 <= value <= 1_000_000
+    """Whether a value is a whole number from 1 to a million."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
 
 
 def is_note(value: Any) -> bool:
-    """Whether it is a number, a text of a line, true, false or nothing."""
+    """Whether a value is a number, a text of a line, true, false or nothing."""
     return is_name(value) if isinstance(value, str) else value is None or isinstance(value, (int, float))
 
 
 def are_names(value: Any) -> bool:
-    """Whether it is a list of different names."""
-    named = isinstance(value, list) and all(isinstance(name, str) and is_name(name) for name in value)
-    return named and len(set(value)) == len(value)
+    """Whether a value is a list of different names."""
+    is_list = isinstance(value, list) and all(isinstance(name, str) and is_name(name) for name in value)
+    return is_list and len(set(value)) == len(value)
+
+
+HEADS = {"enrolment_emotion", "enrolment_speaker", "main_speaker"}
+NETWORK_RULES: Rules = {
+    "encoder": lambda value: value in list(CHANNELS),
+    "outputs": is_count,
+    "width": lambda value: is_number(value) and 0 < value <= 1e6,
+    "dropout": lambda value: is_number(value) and 0 <= value < 1,
+    "enrolment": lambda value: value in ["none", "shared", "cnn5", "cnn10"],
+    "fusion": lambda value: value in ["none", "attention", "conditioning", "relative", "film"],
+    "layer_norm": lambda value: isinstance(value, bool),
+    "heads": lambda value: isinstance(value, dict) and {*value} <= HEADS and all(map(is_count, value.values())),
+}
+TASK_RULES: Rules = {
+    "name": lambda value: value in list(TASKS),
+    "targets": are_names,
+    "countries": are_names,
+    "categories": lambda value: isinstance(value, bool),
+    "objective": lambda value: value in ["ccc", "mse"],
+    "speakers": are_names,
+}
+FEATURES_RULES: Rules = {
+    "sample_rate": lambda value: is_count(value) and value <= 192_000,
+    "window": lambda value: is_count(value) and 2 <= value <= MAX_WINDOW,
+    "hop": is_count,
+    "bands": lambda value: is_count(value) and value == BANDS,
+    "fmin": lambda value: is_number(value) and value >= 0,
+    "fmax": is_number,
+    "floor": lambda value: is_number(value) and 1e-30 <= value <= 1,
+    "min_samples": is_count,
+    "max_seconds": lambda value: is_number(value) and 0 < value <= 3600,
+}
+KEYED_FEATURES_RULES: Rules = {
+    "kind": lambda value: value == KIND,
+    "key": is_any,
+    "settings": is_any,
+}
+ENROLMENT_RULES: Rules = {
+    "protocol": lambda value: value in list(PROTOCOLS),
+    "shots": lambda value: is_count(value) and value <= MAX_SHOTS,
+}
+
+
+def read_network(section: dict[str, Any]) -> NetworkArguments:
+    """The arguments of `Network`. Whether they fit each other shows when the network is made.
+
+    Raises:
+        InputError: one is wrong, unknown or missing.
+    """
+    check_object("network", section, NETWORK_RULES)
+    return cast(NetworkArguments, section)
+
+
+def read_task(section: dict[str, Any]) -> Task:
+    """The task.
+
+    Raises:
+        InputError: a value is wrong, unknown or missing.
+    """
+    check_object("task", section, TASK_RULES)
+    tuples: dict[str, Any] = {name: tuple(value) for name, value in section.items() if isinstance(value, list)}
+    return Task(**(section | tuples))
+
+
+def read_features(settings: dict[str, Any]) -> FeatureConfig:
+    """The settings of the log-mel.
+
+    Raises:
+        InputError: one is wrong, unknown or missing, or they don't fit each other.
+    """
+    check_object("features", settings, FEATURES_RULES)
+    features = FeatureConfig(**settings)
+    if not features.fmin < features.fmax <= features.sample_rate / 2:
+        raise InputError(
+            f"says bands go from {features.fmin} to {features.fmax} Hz at {features.sample_rate} Hz, which can't be"
+        )
+    if not features.window // 2 < features.min_samples <= features.sample_rate or features.hop > features.window:
+        raise InputError("says window, hop and min_samples that don't fit each other")
+    return features
+
+
+def read_keyed_features(section: dict[str, Any]) -> FeatureConfig:
+    """The settings of the log-mel, from a section that also holds their kind and key.
+
+    Raises:
+        InputError: as for `read_features`, or the key is not that of the settings.
+    """
+    check_object("features", section, KEYED_FEATURES_RULES)
+    features = read_features(read_section(section, "settings"))
+    check_value("features.key", section["key"], lambda value: value == features.digest())
+    return features
+
+
+def read_enrolment_settings(section: Any, fusion: str) -> EnrolmentSettings | None:
+    """How speakers are enrolled; None for a network without fusion.
+
+    Raises:
+        InputError: a value is wrong, unknown or missing, or a network without fusion has such settings.
+    """
+    check_value("enrolment", section, lambda value: value is None or (isinstance(value, dict) and fusion != "none"))
+    if section is None:
+        return None
+    check_object("enrolment", section, ENROLMENT_RULES)
+    return EnrolmentSettings(**section)
+
+
+def read_temperature(content: Mapping[str, Any]) -> float | None:
+    """The temperature; None where the header has none.
+
+    Raises:
+        InputError: it is no positive number.
+    """
+    if "temperature" not in content:
+        return None
+    check_value("temperature", content["temperature"], lambda value: is_number(value) and value > 0)
+    return cast(float, content["temperature"])

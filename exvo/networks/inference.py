@@ -1,4 +1,4 @@
-"""What a trained network says of whole clips: outputs, embeddings, speakers' profiles."""
+"""Inference on whole clips: outputs, embeddings and speakers' profiles of a trained network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from exvo.batches.clips import Clips, evaluation_batches
-from exvo.enrolment import encodings
+from exvo.enrolment import plan_encodings
 from exvo.errors import InputError, TrainingError
 from exvo.networks.network import Network
 
@@ -21,7 +21,7 @@ def clip_names(clips: Clips, index: Sequence[int] | np.ndarray) -> str:
 
 
 @torch.inference_mode()
-def apply(
+def apply_to_clips(
     function: Callable[[Tensor, np.ndarray], Tensor],
     clips: Clips,
     min_frames: int,
@@ -30,18 +30,20 @@ def apply(
     progress: str = "",
     frames: np.ndarray | None = None,
 ) -> np.ndarray:
-    """What a network's function gives for whole clips, in float32.
+    """The results of a network's function for whole clips, in float32.
 
-    Clips of equal length share a batch, so that nothing is padded and what a clip gives does not depend on the others.
+    Clips of equal length share a batch, so that nothing is padded and the result of a clip does not depend on the
+    others.
 
     Args:
-        function: given (batch, frames, bands) on the device and the indices (batch,) of the clips.
+        function: from (batch, frames, bands) in dB on the device, and the indices (batch,) of the clips, to
+            (batch, numbers).
         clips: of one split.
         min_frames: a shorter clip is filled to that.
         device: cpu or cuda.
         batch_size: clips in a batch at most; None: 4 on the CPU, whose caches hold no more, 64 on CUDA.
-        progress: what the progress bar says; empty: no bar.
-        frames: (clips,), the length that each clip is filled to with zeros; None: its own.
+        progress: label of the progress bar; empty: no bar.
+        frames: (clips,), the length to which each clip is filled with zeros (0 dB); None: its own.
 
     Returns:
         (clips, numbers), in the order of `clips`.
@@ -50,23 +52,23 @@ def apply(
         TrainingError: a number is not finite; names the clips.
     """
     batch_size = batch_size or (64 if device == "cuda" else 4)
-    found: np.ndarray | None = None
+    results: np.ndarray | None = None
     with tqdm(total=len(clips), desc=progress, unit="clip", leave=False, disable=None if progress else True) as bar:
         for batch in evaluation_batches(clips, batch_size, min_frames, frames):
             numbers = function(batch.log_mel.to(device), batch.index).float().cpu().numpy()
             if not np.isfinite(numbers).all():
-                bad = batch.index[~np.isfinite(numbers).all(axis=1)]
+                diverged = batch.index[~np.isfinite(numbers).all(axis=1)]
                 raise TrainingError(
-                    f"The network's output is not finite for {clip_names(clips, bad)}; the weights have diverged."
+                    f"The network's output is not finite for {clip_names(clips, diverged)}; the weights have diverged."
                 )
-            found = np.empty((len(clips), numbers.shape[1]), np.float32) if found is None else found
-            found[batch.index] = numbers
+            results = np.empty((len(clips), numbers.shape[1]), np.float32) if results is None else results
+            results[batch.index] = numbers
             bar.update(len(batch.index))
-    assert found is not None
-    return found
+    assert results is not None
+    return results
 
 
-def profiles(
+def speaker_profiles(
     network: Network,
     clips: Clips,
     device: str,
@@ -74,34 +76,40 @@ def profiles(
     protocol: str | None,
     batch_size: int | None = None,
 ) -> Tensor:
-    """The profile of each speaker, on the device: (speakers, profile).
+    """The profile of each speaker, on the device.
 
     Args:
         network: with a fusion, in evaluation mode.
-        clips: that enrol, and maybe others.
+        clips: the clips that enrol, and maybe others.
         device: cpu or cuda.
         enrolment: for each speaker the indices of the clips that enrol them; where empty, the typical profile.
-        protocol: how these are filled, see `encodings`.
-        batch_size: as for `apply`.
+        protocol: how these are filled, see `plan_encodings`.
+        batch_size: as for `apply_to_clips`.
+
+    Returns:
+        (speakers, profile).
+
+    Raises:
+        TrainingError: an embedding is not finite; names the clips.
     """
-    wanted = encodings(enrolment, clips.frames(), protocol)
-    found = np.tile(network.typical.float().cpu().numpy(), (len(enrolment), 1))
-    if len(wanted.clips):
-        embeddings = apply(
-            lambda log_mel, _: network.enrol(log_mel),
-            clips.take(wanted.clips),
+    plan = plan_encodings(enrolment, clips.frames(), protocol)
+    profiles = np.tile(network.typical.float().cpu().numpy(), (len(enrolment), 1))
+    if len(plan.clips):
+        embeddings = apply_to_clips(
+            lambda log_mel, _: network.embed_enrolment(log_mel),
+            clips.take(plan.clips),
             network.min_frames,
             device,
             batch_size,
-            frames=wanted.frames,
+            frames=plan.frames,
         )
-        for speaker, own in enumerate(wanted.own):
-            if len(own):
-                found[speaker] = embeddings[own].mean(axis=0)
-    return torch.from_numpy(found).to(device)
+        for speaker, rows in enumerate(plan.rows):
+            if len(rows):
+                profiles[speaker] = embeddings[rows].mean(axis=0)
+    return torch.from_numpy(profiles).to(device)
 
 
-def predict(
+def predict_clips(
     network: Network,
     clips: Clips,
     device: str,
@@ -110,7 +118,7 @@ def predict(
     progress: str = "",
     protocol: str | None = None,
 ) -> np.ndarray:
-    """The network's outputs for whole clips, in float32 and in evaluation mode; see `apply`.
+    """The network's outputs for whole clips, in float32 and in evaluation mode; see `apply_to_clips`.
 
     Args:
         network: with its weights.
@@ -118,9 +126,9 @@ def predict(
         device: cpu or cuda.
         enrolment: for each clip the indices of the clips that enrol its speaker; None: the typical profile for all.
             A network without fusion needs none.
-        batch_size: as for `apply`.
-        progress: what the progress bar says; empty: no bar.
-        protocol: how enrolling clips are filled, see `encodings`.
+        batch_size: as for `apply_to_clips`.
+        progress: label of the progress bar; empty: no bar.
+        protocol: how the clips that enrol are filled, see `plan_encodings`.
 
     Returns:
         (clips, outputs), in the order of `clips`.
@@ -128,10 +136,10 @@ def predict(
     Raises:
         TrainingError: an output is not finite; names the clips.
     """
-    return predict_each(network, clips, device, [enrolment], batch_size, progress, protocol)[0]
+    return predict_enrolments(network, clips, device, [enrolment], batch_size, progress, protocol)[0]
 
 
-def predict_each(
+def predict_enrolments(
     network: Network,
     clips: Clips,
     device: str,
@@ -140,66 +148,99 @@ def predict_each(
     progress: str = "",
     protocol: str | None = None,
 ) -> list[np.ndarray]:
-    """The outputs of `predict` under each of several enrolments, in one pass over the clips.
+    """The outputs of `predict_clips` under each of several enrolments, in one pass over the clips.
 
-    Only conditioning, which reaches into the encoder, takes a forward pass for each of them.
+    Each clip goes through the encoder once; under conditioning, which reaches into the encoder, once an enrolment.
+
+    Args:
+        network: see `predict_clips`, as for the arguments that are not here.
+        enrolments: several arguments `enrolment` of `predict_clips`.
+
+    Returns:
+        For each enrolment (clips, outputs).
+
+    Raises:
+        TrainingError: an output is not finite; names the clips.
     """
     network.eval().to(device)
-    known = [
-        profiles(network, clips, device, one, protocol, batch_size)
-        if network.personalised and one is not None
+    profiles = [
+        speaker_profiles(network, clips, device, enrolment, protocol, batch_size)
+        if network.personalised and enrolment is not None
         else None
-        for one in enrolments
+        for enrolment in enrolments
     ]
 
-    def answer(log_mel: Tensor, index: np.ndarray) -> Tensor:
+    def predict(log_mel: Tensor, index: np.ndarray) -> Tensor:
         embedding = None if network.fusion == "conditioning" else network.embed(log_mel)
-        return torch.cat([network(log_mel, None if one is None else one[index], embedding) for one in known], dim=1)
+        outputs = [network.predict(log_mel, None if each is None else each[index], embedding) for each in profiles]
+        return torch.cat(outputs, dim=1)
 
-    return np.split(apply(answer, clips, network.min_frames, device, batch_size, progress), len(known), axis=1)
+    outputs = apply_to_clips(predict, clips, network.min_frames, device, batch_size, progress)
+    return np.split(outputs, len(profiles), axis=1)
 
 
-def predictor(
+def make_predictor(
     network: Network, clips: Clips, device: str, protocol: str | None
 ) -> Callable[[list[np.ndarray]], np.ndarray]:
-    """The outputs (clips, outputs) as a function of who enrols whom; each clip goes through the main encoder only once.
+    """The outputs (clips, outputs) as a function of who enrols whom, for many enrolments one after the other.
 
-    Through the encoder of enrolment clips it goes once for each length that it is filled to. Conditioning reaches into
-    the main encoder: there each call is a pass over all clips.
+    Each clip goes through the main encoder only once, and through the encoder of enrolment clips once for each length
+    that it is filled to. Conditioning reaches into the main encoder: there each call is a pass over all clips.
+
+    Args:
+        network: personalised, with its weights.
+        clips: of one split.
+        device: cpu or cuda.
+        protocol: how the clips that enrol are filled, see `plan_encodings`.
     """
     network.eval().to(device)
     if network.fusion == "conditioning":
-        return lambda drawn: predict(network, clips, device, drawn, protocol=protocol)
-    embeddings = apply(lambda x, _: network.embed(x), clips, network.min_frames, device, progress="clips")
+        return lambda enrolment: predict_clips(network, clips, device, enrolment, protocol=protocol)
+    embeddings = apply_to_clips(
+        lambda log_mel, _: network.embed(log_mel), clips, network.min_frames, device, progress="clips"
+    )
     main, frames = torch.from_numpy(embeddings).to(device), clips.frames()
-    known: dict[tuple[int, int], np.ndarray] = {}  # of a clip and its filled length
+    encoded: dict[tuple[int, int], np.ndarray] = {}  # (clip, filled length) -> embedding of the enrolment clip
     if network.enrolment_encoder is None:  # shared
-        known = dict(zip(enumerate(frames.tolist()), embeddings, strict=True))
+        encoded = dict(zip(enumerate(frames.tolist()), embeddings, strict=True))
     typical = network.typical.float().cpu().numpy()
 
-    @torch.inference_mode()
-    def outputs(drawn: list[np.ndarray]) -> np.ndarray:
-        wanted = encodings(drawn, frames, protocol)
-        pairs = list(zip(wanted.clips.tolist(), wanted.frames.tolist(), strict=True))
-        new = [number for number, pair in enumerate(pairs) if pair not in known]
-        if new:
-            own, filled = clips.take(wanted.clips[new]), wanted.frames[new]
-            added = apply(lambda x, _: network.enrol(x), own, network.min_frames, device, None, "enrolment", filled)
-            known.update(zip((pairs[number] for number in new), added, strict=True))
-        every = np.stack([known[pair] for pair in pairs]) if pairs else np.zeros((0, len(typical)), np.float32)
-        profiles = np.stack([every[own].mean(axis=0) if len(own) else typical for own in wanted.own])
-        seen = network.fuse(main, torch.from_numpy(profiles).to(device))
-        found: np.ndarray = network.output(seen).float().cpu().numpy()
-        return found
+    def encode(index: np.ndarray, filled: np.ndarray) -> np.ndarray:
+        return apply_to_clips(
+            lambda log_mel, _: network.embed_enrolment(log_mel),
+            clips.take(index),
+            network.min_frames,
+            device,
+            progress="enrolment",
+            frames=filled,
+        )
 
-    return outputs
+    @torch.inference_mode()
+    def predict(enrolment: list[np.ndarray]) -> np.ndarray:
+        plan = plan_encodings(enrolment, frames, protocol)
+        keys = list(zip(plan.clips.tolist(), plan.frames.tolist(), strict=True))
+        missing = [row for row, key in enumerate(keys) if key not in encoded]
+        if missing:
+            new = encode(plan.clips[missing], plan.frames[missing])
+            encoded.update(zip((keys[row] for row in missing), new, strict=True))
+        encodings = np.stack([encoded[key] for key in keys]) if keys else np.zeros((0, len(typical)), np.float32)
+        profiles = np.stack([encodings[rows].mean(axis=0) if len(rows) else typical for rows in plan.rows])
+        fused = network.fuse(main, torch.from_numpy(profiles).to(device))
+        outputs: np.ndarray = network.output(fused).float().cpu().numpy()
+        return outputs
+
+    return predict
 
 
 def check_embedding(network: Network, embedding: str) -> None:
-    """Refuses the embeddings of enrolment clips where a network takes none.
+    """Refuses the embeddings of enrolment clips for a network that takes no enrolment.
+
+    Args:
+        network: any.
+        embedding: main or enrolment.
 
     Raises:
-        InputError: it does not.
+        InputError: the network has no such embeddings.
     """
     if embedding == "enrolment" and not network.personalised:
         raise InputError(
@@ -224,11 +265,11 @@ def embed_clips(
         clips: of one split.
         device: cpu or cuda.
         embedding: main (`Network.embed`; where the encoder is conditioned, on the speaker's profile) or enrolment
-            (`Network.enrol`; where the encoder is shared, both are the same).
+            (`Network.embed_enrolment`; where the encoder is shared, both are the same).
         enrolment: for each clip the indices of the clips that enrol its speaker; where empty, the typical profile.
-        progress: what the progress bar says; empty: no bar.
-        protocol: how the clips of a speaker's list are filled, see `encodings`; the embeddings of enrolment clips are
-            those of each clip alone.
+        progress: label of the progress bar; empty: no bar.
+        protocol: how the clips of a speaker's list are filled, see `plan_encodings`; the embeddings of enrolment clips
+            are those of each clip alone.
 
     Returns:
         (clips, embedding), in the order of `clips`.
@@ -240,10 +281,13 @@ def embed_clips(
     check_embedding(network, embedding)
     network.eval().to(device)
     if embedding == "enrolment":
-        return apply(lambda log_mel, _: network.enrol(log_mel), clips, network.min_frames, device, progress=progress)
-    known = profiles(network, clips, device, enrolment, protocol) if network.fusion == "conditioning" else None
-    return apply(
-        lambda log_mel, index: network.embed(log_mel, None if known is None else known[index]),
+        return apply_to_clips(
+            lambda log_mel, _: network.embed_enrolment(log_mel), clips, network.min_frames, device, progress=progress
+        )
+    conditioned = network.fusion == "conditioning"
+    profiles = speaker_profiles(network, clips, device, enrolment, protocol) if conditioned else None
+    return apply_to_clips(
+        lambda log_mel, index: network.embed(log_mel, None if profiles is None else profiles[index]),
         clips,
         network.min_frames,
         device,

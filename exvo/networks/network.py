@@ -1,13 +1,16 @@
-"""The network of a system: an encoder, what it knows of the speaker, an output, and heads that only train.
+"""The network of a system: an encoder, a fusion with the speaker's profile, an output, and heads for training alone.
 
 A speaker's *profile* is the mean of the embeddings of the clips that enrol them. How it reaches the output is the
 fusion: attention and conditioning as in arXiv 2206.06680; relative and film (Perez et al., arXiv 1709.07871) are ours.
+
+Training calls the network itself, `network(...)`: hooks and PyTorch's wrappers, such as DistributedDataParallel, see
+nothing but `forward`. Inference calls `predict`, `embed` and `embed_enrolment`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +23,21 @@ CONDITIONING_DROPOUT = 0.2  # of whole channels (arXiv 2206.06680)
 TYPICAL_MOMENTUM = 0.1  # of the running mean of profiles, as that of batch norm
 
 
+class NetworkArguments(TypedDict):
+    """The arguments of `Network`, as model files hold them."""
+
+    encoder: str
+    outputs: int
+    width: float
+    dropout: float
+    enrolment: str
+    fusion: str
+    layer_norm: bool
+    heads: dict[str, int]
+
+
 class Network(nn.Module):
-    """Log-mels in, the outputs of a task out; with a fusion, relative to a speaker's profile.
+    """From log-mels to the outputs of a task; with a fusion, relative to a speaker's profile.
 
     Args:
         encoder: cnn5, cnn10 or cnn14.
@@ -36,6 +52,7 @@ class Network(nn.Module):
     """
 
     typical: Tensor
+    """The typical speaker's profile, (profile,): a running mean over training. Networks without fusion have none."""
 
     def __init__(
         self,
@@ -50,12 +67,20 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         heads = dict(heads or {})
-        self.arguments: dict[str, Any] = {"encoder": encoder, "outputs": outputs, "width": width, "dropout": dropout}
-        self.arguments |= {"enrolment": enrolment, "fusion": fusion, "layer_norm": layer_norm, "heads": heads}
+        self.arguments = NetworkArguments(
+            encoder=encoder,
+            outputs=outputs,
+            width=width,
+            dropout=dropout,
+            enrolment=enrolment,
+            fusion=fusion,
+            layer_norm=layer_norm,
+            heads=heads,
+        )
         self.enrolment = enrolment
         self.encoder = make_encoder(encoder, width, dropout)
-        own = enrolment in ("cnn5", "cnn10")
-        self.enrolment_encoder = make_encoder(enrolment, width, dropout) if own else None
+        separate = enrolment in ("cnn5", "cnn10")
+        self.enrolment_encoder = make_encoder(enrolment, width, dropout) if separate else None
         size = self.encoder.channels[-1]
         profile = self.enrolment_encoder.channels[-1] if self.enrolment_encoder else size
         self.fusion = fusion
@@ -82,48 +107,70 @@ class Network(nn.Module):
 
     @property
     def min_frames(self) -> int:
-        """Frames that the encoders need; a shorter clip is filled by the caller."""
-        needs = [self.encoder.min_frames, self.enrolment_encoder.min_frames if self.enrolment_encoder else 1]
-        return max(needs)
+        """Frames that the encoders need at least; a shorter clip is filled by the caller."""
+        return max(self.encoder.min_frames, self.enrolment_encoder.min_frames if self.enrolment_encoder else 1)
 
     def embed(self, log_mel: Tensor, profile: Tensor | None = None) -> Tensor:
-        """The main embedding: (batch, frames, bands) in dB -> (batch, embedding)."""
+        """The main embeddings of whole clips of equal length.
+
+        Args:
+            log_mel: (batch, frames, bands), dB.
+            profile: (batch, profile), of each clip's speaker; only conditioning needs it.
+
+        Returns:
+            (batch, embedding).
+        """
         if self.fusion != "conditioning":
             embedding: Tensor = self.encoder(log_mel)
             return embedding
         assert profile is not None
 
-        def condition(number: int, x: Tensor) -> Tensor:
-            added = x + functional.relu(self.conditions[number](profile))[:, :, None, None]
-            return functional.dropout2d(added, CONDITIONING_DROPOUT, self.training)
+        def condition(block: int, x: Tensor) -> Tensor:
+            conditioned = x + functional.relu(self.conditions[block](profile))[:, :, None, None]
+            return functional.dropout2d(conditioned, CONDITIONING_DROPOUT, self.training)
 
         assert isinstance(self.encoder, PANN)
         conditioned: Tensor = self.encoder(log_mel, condition)
         return conditioned
 
-    def enrol(self, log_mel: Tensor) -> Tensor:
-        """The embeddings of enrolment clips, whose mean is a profile: (batch, frames, bands) -> (batch, profile)."""
+    def embed_enrolment(self, log_mel: Tensor) -> Tensor:
+        """The embeddings of enrolment clips; a speaker's profile is their mean.
+
+        Args:
+            log_mel: (batch, frames, bands), dB.
+
+        Returns:
+            (batch, profile).
+        """
         embedding: Tensor = (self.enrolment_encoder or self.encoder)(log_mel)
         return embedding
 
     def fuse(self, embedding: Tensor, profile: Tensor | None) -> Tensor:
-        """What the output layer sees, from (batch, embedding) and (batch, profile)."""
+        """The input of the output layer.
+
+        Args:
+            embedding: (batch, embedding), from `embed`.
+            profile: (batch, profile), of each clip's speaker; a network without fusion ignores it.
+
+        Returns:
+            (batch, embedding).
+        """
         if self.fusion in ("attention", "conditioning"):
             assert isinstance(self.encoder, PANN)
             return self.encoder.refine(self.attention(embedding, profile) if self.fusion == "attention" else embedding)
         if self.fusion == "relative":
-            seen: Tensor = self.relative(embedding, profile)
-            return seen
+            fused: Tensor = self.relative(embedding, profile)
+            return fused
         return self.film(embedding, profile) if self.fusion == "film" else embedding
 
-    def forward(self, log_mel: Tensor, profile: Tensor | None = None, embedding: Tensor | None = None) -> Tensor:
-        """The outputs of whole clips of equal length.
+    def predict(self, log_mel: Tensor, profile: Tensor | None = None, embedding: Tensor | None = None) -> Tensor:
+        """The outputs of whole clips of equal length, for a network in evaluation mode.
 
         Args:
             log_mel: (batch, frames, bands), dB.
-            profile: (batch, profile), the mean of `enrol` over each speaker's enrolment clips; None: the typical
-                speaker's, a running mean over training. A network without fusion ignores it.
-            embedding: (batch, embedding), what `embed` gave for these clips and this profile, where it is known.
+            profile: (batch, profile), the mean of `embed_enrolment` over each speaker's enrolment clips; None: the
+                typical speaker's. A network without fusion ignores it.
+            embedding: (batch, embedding), the result of `embed` for these clips and profiles, if there is one already.
 
         Returns:
             (batch, outputs).
@@ -134,14 +181,14 @@ class Network(nn.Module):
         outputs: Tensor = self.output(self.fuse(embedding, profile))
         return outputs
 
-    def training_outputs(
+    def forward(
         self, log_mel: Tensor, enrolment: Tensor | None, groups: Tensor | None, factors: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        """The outputs of a training batch, and those of the heads.
+        """The outputs of a training batch, and those of the heads. Moves the typical profile towards the batch's mean.
 
         Args:
             log_mel: (batch, frames, bands), dB.
-            enrolment: (batch, shots, frames, bands), clips drawn for each clip, where they have an encoder.
+            enrolment: (batch, shots, frames, bands), dB, clips drawn for each clip, where they have their own encoder.
             groups: (batch,), see `mean_of_others`, where the encoder is shared.
             factors: of each head's gradient into the encoder beneath it.
 
@@ -149,20 +196,20 @@ class Network(nn.Module):
             main (batch, outputs); main_speaker (batch, speakers); enrolment_emotion (batch x shots, emotions) and
             enrolment_speaker (batch x shots, speakers).
         """
-        profile = clips = None
+        profile = enrolment_embedding = None
         if enrolment is not None:
-            clips = self.enrol(enrolment.flatten(0, 1))
-            profile = clips.view(*enrolment.shape[:2], -1).mean(dim=1)
+            enrolment_embedding = self.embed_enrolment(enrolment.flatten(0, 1))
+            profile = enrolment_embedding.view(*enrolment.shape[:2], -1).mean(dim=1)
         embedding = self.embed(log_mel, profile)
         if groups is not None:
-            clips, profile = embedding, mean_of_others(embedding, groups)
+            enrolment_embedding, profile = embedding, mean_of_others(embedding, groups)
         if profile is not None and self.personalised:
             with torch.no_grad():
                 self.typical.lerp_(profile.float().mean(dim=0), TYPICAL_MOMENTUM)
-        found = {"main": self.output(self.fuse(embedding, profile))}
+        outputs = {"main": self.output(self.fuse(embedding, profile))}
         for name, head in self.heads.items():
-            beneath = clips
+            head_input = enrolment_embedding
             if name == "main_speaker":
-                beneath = self.attention.before(embedding) if self.fusion == "attention" else embedding
-            found[name] = head(ScaleGradient.apply(beneath, factors[name]))  # type: ignore[no-untyped-call]
-        return found
+                head_input = self.attention.before(embedding) if self.fusion == "attention" else embedding
+            outputs[name] = head(ScaleGradient.apply(head_input, factors[name]))  # type: ignore[no-untyped-call]
+        return outputs

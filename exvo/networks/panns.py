@@ -1,4 +1,4 @@
-"""Published weights: the PANNs (Kong et al., arXiv 1912.10211), whose files are pickles. Nothing in one is executed."""
+"""Published weights of the PANNs (Kong et al., arXiv 1912.10211). Files are pickles; nothing in one is executed."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ LEFT_OVER = {
 }
 """In the files, but not in our encoders: the waveform front end and AudioSet's output layer."""
 
-WEIGHTS = {
+WEIGHT_NAMES = {
     "collections OrderedDict",
     "torch._utils _rebuild_parameter",
     "torch._utils _rebuild_tensor_v2",
     "torch FloatStorage",
     "torch LongStorage",
 }
-"""What a file may name for its weights; of more that torch takes by itself, some reserve as much memory as is asked."""
+"""What a file may name for its weights. PyTorch itself allows more, which could reserve any amount of memory."""
 
-SAMPLER = {
+SAMPLER_NAMES = {
     "numpy.core.multiarray _reconstruct",
     "numpy._core.multiarray _reconstruct",
     "numpy ndarray",
     "numpy dtype",
 }
-"""What the published files name beside weights, for the state of their sampler: read as `Ignored`."""
+"""What the published files name besides, for the state of their sampler: read as `Ignored`."""
 
 ENCODE = "_codecs encode"
-"""Which makes text to bytes, in the state of the sampler too; torch has it by itself."""
+"""Turns text into bytes, in the state of the sampler too; PyTorch allows it by itself."""
 
 BYTES_TO_BYTES = {"base64", "bz2", "hex", "quopri", "uu", "zlib"}
-"""Encodings whose output can be their input again, so that a short file could ask for bytes without end."""
+"""Encodings from bytes to bytes: repeated, they would let a short file ask for any number of bytes."""
 
 
 class Refused(ValueError):
-    """What a file holds, in words, that has no place among weights."""
+    """A file holds something that has no place among weights; the message says what."""
 
 
 class Ignored:
@@ -70,8 +70,8 @@ class Ignored:
 def load_panns(encoder: PANN, path: Path) -> None:
     """Starts a CNN14 or CNN10 of width 1 from a file of PANNs weights, by name.
 
-    All of the encoder's weights come from the file. Nothing in the file is executed: torch's `weights_only`, and before
-    it a short list of what the file may name.
+    All of the encoder's weights come from the file. Nothing in the file is executed: a short list says what it may
+    name, and PyTorch reads it with `weights_only`.
 
     Raises:
         InputError: the file is absent, is no file of weights, or its keys or shapes are not those of this network.
@@ -80,31 +80,33 @@ def load_panns(encoder: PANN, path: Path) -> None:
         raise InputError(
             f"init={path} is not a file; download Cnn14_16k_mAP=0.438.pth from {PANNS_URL} and give its path as init."
         )
-    given = read_weights(path)
-    own = encoder.state_dict()
-    missing, extra = sorted(set(own) - set(given)), sorted(map(str, set(given) - set(own) - LEFT_OVER))
+    weights = read_weights(path)
+    wanted = encoder.state_dict()
+    missing, extra = sorted(set(wanted) - set(weights)), sorted(map(str, set(weights) - set(wanted) - LEFT_OVER))
     if missing or extra:
         raise InputError(
-            f"init={path} holds other weights than this network's: it lacks {len(missing)} of {len(own)} "
+            f"init={path} holds other weights than this network's: it lacks {len(missing)} of {len(wanted)} "
             f"({', '.join(missing[:3]) or '-'}) and has {len(extra)} unknown ones "
             f"({', '.join(printable(name) for name in extra[:3]) or '-'})."
         )
-    for key in sorted(own):
-        if not isinstance(given[key], Tensor) or given[key].layout is not torch.strided:
+    for key in sorted(wanted):
+        weight, shape = weights[key], tuple(wanted[key].shape)
+        if not isinstance(weight, Tensor) or weight.layout is not torch.strided:
             raise InputError(f"init={path}: {key} is no plain tensor; give a file of PANNs weights.")
-        if given[key].shape != own[key].shape:
-            found, needed = tuple(given[key].shape), tuple(own[key].shape)
-            raise InputError(f"init={path}: {key} is {found}, this network needs {needed}; PANNs weights need width=1.")
-    encoder.load_state_dict({key: given[key] for key in own})
+        if tuple(weight.shape) != shape:
+            raise InputError(
+                f"init={path}: {key} is {tuple(weight.shape)}, this network needs {shape}; PANNs weights need width=1."
+            )
+    encoder.load_state_dict({key: weights[key] for key in wanted})
 
 
 def read_weights(path: Path) -> dict[Any, Any]:
-    """What a file of weights holds by name, tensors on the CPU.
+    """The values of a file of weights by name, tensors on the CPU.
 
     Raises:
-        InputError: it can't be read, or names what has no place in one.
+        InputError: the file can't be read, or names something that has no place among weights.
     """
-    allowed: list[Any] = [(Ignored, name.replace(" ", ".")) for name in SAMPLER]
+    allowed: list[Any] = [(Ignored, name.replace(" ", ".")) for name in SAMPLER_NAMES]
     try:
         path.open("rb").close()
     except OSError as error:
@@ -120,14 +122,14 @@ def read_weights(path: Path) -> dict[Any, Any]:
             f"init={path} can't be read as a file of weights: it is no file of PANNs weights, or a damaged one{why}; "
             f"download one from {PANNS_URL}."
         ) from None
-    given = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
-    if not isinstance(given, dict) or not any(isinstance(value, Tensor) for value in given.values()):
+    weights = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
+    if not isinstance(weights, dict) or not any(isinstance(value, Tensor) for value in weights.values()):
         raise InputError(f"init={path} is no file of PANNs weights: it holds none; download one from {PANNS_URL}.")
-    return given
+    return weights
 
 
 def check_names(path: Path) -> None:
-    """Reads the pickles of a file without doing what they say.
+    """Reads the pickles of a file without executing them, and refuses what has no place among weights.
 
     Raises:
         Refused: they name something other than weights and the state of a sampler.
@@ -147,14 +149,14 @@ def check_names(path: Path) -> None:
                 raise Refused(f"its pickle uses {operation}")
             elif isinstance(argument, str):
                 texts.add(argument)
-    strange = sorted(names - WEIGHTS - SAMPLER - {ENCODE})
-    if strange:
-        raise Refused(f"it names {printable(strange[0], 100)}, which is no weights")
-    if ENCODE in names and any(encoding(text) in BYTES_TO_BYTES for text in texts):
+    unknown = sorted(names - WEIGHT_NAMES - SAMPLER_NAMES - {ENCODE})
+    if unknown:
+        raise Refused(f"it names {printable(unknown[0], 100)}, which is no weights")
+    if ENCODE in names and any(standard_encoding(text) in BYTES_TO_BYTES for text in texts):
         raise Refused("it encodes bytes again and again")
 
 
-def encoding(text: str) -> str:
+def standard_encoding(text: str) -> str:
     """The standard name of an encoding."""
     name = normalize_encoding(text[:50]).lower() if text.isascii() else text
     return aliases.aliases.get(name, name).removesuffix("_codec")
@@ -164,7 +166,7 @@ def zipped_pickle(path: Path) -> Generator[tuple[str, Any]]:
     """The operations, with their arguments, of the pickle in a file of today's format.
 
     Raises:
-        Refused: parts of the file are compressed, which torch never does.
+        Refused: parts of the file are compressed, which PyTorch never does.
     """
     with zipfile.ZipFile(path) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
@@ -176,6 +178,9 @@ def zipped_pickle(path: Path) -> Generator[tuple[str, Any]]:
 
 
 def old_pickles(content: mmap.mmap) -> Generator[tuple[str, Any]]:
-    """The same of the format before torch 1.6: a magic number, a version, the system, the weights, their keys."""
+    """The operations, with their arguments, of the pickles in a file of the format before PyTorch 1.6.
+
+    There are five: a magic number, a version, the system, the weights, their keys.
+    """
     for _ in range(5):  # a mapped file reads what there is, whatever length a pickle gives
         yield from ((operation.name, argument) for operation, argument, _ in pickletools.genops(content))  # type: ignore[arg-type]

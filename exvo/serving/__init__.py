@@ -4,7 +4,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """The served model, which models that MLflow logged before look for here; to import it takes MLflow."""
+    """The served model. Logged models import it from here; it is imported late because it imports MLflow."""
     if name == "VocalBurstModel":
         from exvo.serving.model import VocalBurstModel
 

@@ -1,4 +1,4 @@
-"""What MLflow runs when it loads a logged model: the served model of the exvo that is imported, and nothing else."""
+"""The file that MLflow runs when it loads a logged model: it names the served model of the installed exvo."""
 
 import mlflow
 

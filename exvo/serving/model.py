@@ -8,9 +8,9 @@ A request is a table with one row a clip and up to three columns:
 
 With the param `mode=predict` (the default) the answer has a row a clip and a column an emotion; a row without enrolment
 and profile is recognised with the typical speaker's. With `mode=enrol` the answer is the `profile` of each row's
-`enrolment`, and `audio` is not looked at. A model without enrolment ignores both.
+`enrolment`, and `audio` is ignored. A model without enrolment ignores `enrolment` and `profile`.
 
-There is no input schema: MLflow would drop columns that it doesn't know, and so a misspelt `enrolment` in silence.
+There is no input schema: with one, MLflow would drop unknown columns, for example a misspelt `enrolment`, in silence.
 """
 
 from __future__ import annotations
@@ -41,21 +41,32 @@ from exvo.errors import InputError, TrainingError
 from exvo.features.log_mel import log_mel
 from exvo.networks.checkpoint import Checkpoint, load_checkpoint
 from exvo.networks.network import Network
-from exvo.serving import service
-from exvo.serving.prediction import outputs, profiles
-from exvo.serving.request import MODES, NO_TABLE, Payload, Row, check_body, decode, places, read_rows, still_wanted
+from exvo.serving import installation
+from exvo.serving.decoding import decode_clips
+from exvo.serving.prediction import enrol_recordings, predict_recordings
+from exvo.serving.request import (
+    MODES,
+    NO_TABLE,
+    Payload,
+    Row,
+    check_body,
+    distinct_clips,
+    raise_if_given_up,
+    read_rows,
+)
 from exvo.tasks import Task
 from exvo.text import reason
 
 LOGGED_MODEL = Path(__file__).with_name("logged_model.py")
-BEYOND = 1_000.0
-"""A profile's largest number over `extent`: clips differ by a factor of ten at most, mistakes by many powers of ten."""
+MAX_PROFILE_RATIO = 1_000.0
+"""A profile's largest number over `profile_extent`: clips differ by a factor of ten at most, mistakes by many powers of
+ten."""
 
 TABLES = ("dataframe_records", "dataframe_split")  # as MLflow's scoring server names them
 
 
 class BadRequest(MlflowException):  # type: ignore[misc]
-    """A request that can't be answered: status 400 and one sentence, without the data that MLflow puts before it."""
+    """A request that can't be answered: status 400 and one sentence, without the request's data, which MLflow adds."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence, error_code=INVALID_PARAMETER_VALUE)
@@ -66,10 +77,7 @@ class BadRequest(MlflowException):  # type: ignore[misc]
 
 
 def signature(task: Task) -> ModelSignature:
-    """Param `mode`. Response: a column a target; for multitask also age (years) and country.
-
-    Of a speaker recogniser the one column `speaker`.
-    """
+    """The signature of a logged model: the param `mode`, and the columns of the response, see `Task.answers`."""
     columns = [ColSpec(DataType.double, target) for target in task.targets]
     if task.name == "speaker":
         columns.append(ColSpec(DataType.string, "speaker"))
@@ -78,8 +86,8 @@ def signature(task: Task) -> ModelSignature:
     return ModelSignature(outputs=Schema(columns), params=ParamSchema([ParamSpec("mode", DataType.string, "predict")]))
 
 
-def example(checkpoint: Checkpoint) -> pd.DataFrame:
-    """A request of one clip, a tone as a WAV file in base64; for a personalised model with two clips that enrol."""
+def example_request(checkpoint: Checkpoint) -> pd.DataFrame:
+    """A request of one clip, a tone as a WAV file in base64; for a personalised model also two clips that enrol."""
     clips = []
     for pitch in (220, 247, 262):  # Hz
         file = io.BytesIO()
@@ -90,7 +98,7 @@ def example(checkpoint: Checkpoint) -> pd.DataFrame:
     return pd.DataFrame(request | ({"enrolment": [clips[1:]]} if checkpoint.network.personalised else {}))
 
 
-def answer(checkpoint: Checkpoint, request: Any, mode: str = "predict") -> pd.DataFrame:
+def answer_request(checkpoint: Checkpoint, request: Any, mode: str = "predict") -> pd.DataFrame:
     """The emotions of clips, or the profiles of speakers.
 
     Args:
@@ -99,11 +107,12 @@ def answer(checkpoint: Checkpoint, request: Any, mode: str = "predict") -> pd.Da
         mode: predict or enrol.
 
     Returns:
-        For predict one row a clip: the intensity of each target; for multitask also age (years) and country. For enrol
-        one row a speaker: `profile`, float32 numbers.
+        For predict one row a clip, as `Task.answers` gives it. For enrol one row a speaker: `profile`, a list of
+        numbers.
 
     Raises:
-        InputError: names all rows that can't be used, up to `NAMED`, and why.
+        InputError: the request can't be answered; names up to `NAMED` rows that can't be used, and why.
+        GivenUp: nobody waits for the answer any more.
     """
     network = checkpoint.network
     if mode not in MODES:
@@ -112,14 +121,14 @@ def answer(checkpoint: Checkpoint, request: Any, mode: str = "predict") -> pd.Da
         raise InputError("This model takes no enrolment, so mode=enrol has no profile to give: leave it out.")
     rows = read_rows(request, mode, len(network.typical) if network.personalised else None)
     check_profiles(rows, checkpoint)
-    log_mels = decode(places(rows), checkpoint.features)
-    known = speakers(rows, log_mels, checkpoint) if network.personalised else None
+    log_mels = decode_clips(distinct_clips(rows), checkpoint.features)
+    profiles = row_profiles(rows, log_mels, checkpoint) if network.personalised else None
     if mode == "enrol":
-        assert known is not None
-        return pd.DataFrame({"profile": known.tolist()})
+        assert profiles is not None
+        return pd.DataFrame({"profile": profiles.tolist()})
     clips = [log_mels[row.audio] for row in rows if row.audio is not None]
     try:
-        return checkpoint.task.answers(outputs(checkpoint, clips, known))
+        return checkpoint.task.answers(predict_recordings(checkpoint, clips, profiles))
     except TrainingError:
         raise InputError(
             "The outputs for these clips are not finite; if rows hold a profile, send one that mode=enrol gave."
@@ -127,47 +136,59 @@ def answer(checkpoint: Checkpoint, request: Any, mode: str = "predict") -> pd.Da
 
 
 def check_profiles(rows: list[Row], checkpoint: Checkpoint) -> None:
-    """Refuses a profile that no clip can have given.
+    """Refuses profiles with numbers so large that no clip can have given them.
 
     Raises:
-        InputError: names the first row whose profile lies beyond `extent` by more than `BEYOND`.
+        InputError: names the first row whose profile exceeds `profile_extent` by more than `MAX_PROFILE_RATIO`.
     """
     for number, row in enumerate(rows):
         largest = 0.0 if row.profile is None else float(np.abs(row.profile).max())
-        if largest > BEYOND and largest > BEYOND * (most := extent(checkpoint.network, checkpoint.features)):
+        if largest <= MAX_PROFILE_RATIO:  # an extent is at least 1, and takes time
+            continue
+        usual = profile_extent(checkpoint.network, checkpoint.features)
+        if largest > MAX_PROFILE_RATIO * usual:
             raise InputError(
-                f"row {number}: profile holds numbers up to {largest:.3g}, where this model's lie around {most:.3g}; "
+                f"row {number}: profile holds numbers up to {largest:.3g}, where this model's lie around {usual:.3g}; "
                 "send one that mode=enrol of this model gave."
             )
 
 
 @functools.lru_cache(maxsize=4)
-def extent(network: Network, features: FeatureConfig) -> float:
+def profile_extent(network: Network, features: FeatureConfig) -> float:
     """The largest number of the profiles of noise, of a tone and of the typical speaker; at least 1."""
     time = np.arange(features.sample_rate) / features.sample_rate  # s
     probes = np.random.default_rng(0).uniform(-1, 1, len(time)), np.sin(2 * np.pi * 440 * time)
     with torch.inference_mode():
-        profiles = network.enrol(log_mel(torch.from_numpy(np.stack(probes)), features))
+        profiles = network.embed_enrolment(log_mel(torch.from_numpy(np.stack(probes)), features))
         return max(1.0, float(profiles.abs().max()), float(network.typical.abs().max()))
 
 
-def speakers(rows: list[Row], log_mels: Mapping[Payload, np.ndarray], checkpoint: Checkpoint) -> np.ndarray:
-    """The profile of each row's speaker, (rows, profile): from its enrolment clips, as given, or the typical one."""
+def row_profiles(rows: list[Row], log_mels: Mapping[Payload, np.ndarray], checkpoint: Checkpoint) -> np.ndarray:
+    """The profile of each row's speaker: from its enrolment clips, as sent, or the typical one.
+
+    Args:
+        rows: of the request.
+        log_mels: (frames, bands) of each clip, dB.
+        checkpoint: of a personalised network.
+
+    Returns:
+        (rows, profile).
+    """
     enrolling = list(dict.fromkeys(clip for row in rows for clip in row.enrolment))
     lists = [np.array([enrolling.index(clip) for clip in row.enrolment], np.int64) for row in rows]
-    found = profiles(checkpoint, [log_mels[clip] for clip in enrolling], lists)
+    profiles = enrol_recordings(checkpoint, [log_mels[clip] for clip in enrolling], lists)
     for number, row in enumerate(rows):
         if row.profile is not None:
-            found[number] = row.profile
-    return found
+            profiles[number] = row.profile
+    return profiles
 
 
-def reply(checkpoint: Checkpoint, body: bytearray) -> str:
-    """The answer to a request's body, both JSON as MLflow's scoring server takes and gives it; empties the body.
+def answer_body(checkpoint: Checkpoint, body: bytearray) -> str:
+    """The answer to a request's body, both in the JSON of MLflow's scoring server. Empties the body to free its memory.
 
     Raises:
         InputError: the request can't be read or answered.
-        GivenUp: nobody waits for it any more.
+        GivenUp: nobody waits for the answer any more.
     """
     request = check_body(body)
     body.clear()
@@ -181,32 +202,32 @@ def reply(checkpoint: Checkpoint, body: bytearray) -> str:
         table = scoring_server.infer_and_parse_data(tables)
     except Exception as error:
         raise InputError(f"The request can't be read: {reason(error)}.") from None
-    answered = io.StringIO()
-    scoring_server.predictions_to_json(answer(checkpoint, table, params.get("mode", "predict")), answered)
-    return answered.getvalue()
+    content = io.StringIO()
+    scoring_server.predictions_to_json(answer_request(checkpoint, table, params.get("mode", "predict")), content)
+    return content.getvalue()
 
 
 class VocalBurstModel(PythonModel):  # type: ignore[misc]
-    """What `mlflow.pyfunc.load_model` and `mlflow models serve` run."""
+    """The model that `mlflow.pyfunc.load_model` and `mlflow models serve` run."""
 
     def load_context(self, context: Any) -> None:
-        """Reads the weights beside the model."""
+        """Reads the weights beside the model, and in MLflow's scoring server installs the service."""
         self.checkpoint = load_checkpoint(Path(context.artifacts["weights"]))
         network = self.checkpoint.network
         for encoder in filter(None, (network.encoder, network.enrolment_encoder)):
-            encoder.register_forward_pre_hook(lambda *_: still_wanted.get()())
+            encoder.register_forward_pre_hook(lambda *_: raise_if_given_up())
         if scoring_server._SERVER_MODEL_PATH in os.environ:
             seconds = MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT.get()
-            service.install(functools.partial(reply, self.checkpoint), seconds)
+            installation.install(functools.partial(answer_body, self.checkpoint), seconds)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """See `answer`.
+        """The answer to a request, see `answer_request`.
 
         Raises:
             BadRequest: the request can't be answered.
         """
         try:
-            return answer(self.checkpoint, model_input, (params or {}).get("mode", "predict"))
+            return answer_request(self.checkpoint, model_input, (params or {}).get("mode", "predict"))
         except InputError as error:
             raise BadRequest(str(error)) from None
         except Exception:

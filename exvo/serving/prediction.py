@@ -1,4 +1,4 @@
-"""What a model says of recordings that are in no corpus: shared by the served model and `predict`."""
+"""Predictions for recordings that are in no corpus: shared by the served model and the entry point `predict`."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from exvo.features.containers import AudioError
 from exvo.features.conversion import with_conversion
 from exvo.features.log_mel import log_mel
 from exvo.networks.checkpoint import Checkpoint
-from exvo.networks.inference import apply
-from exvo.networks.inference import profiles as speaker_profiles
+from exvo.networks.inference import apply_to_clips, speaker_profiles
 from exvo.serving.recordings import where_looked
 
 
 def read_log_mel(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str]:
-    """The log-mel of a file, as the network was trained on.
+    """The log-mel of a file, with the settings of the network's training.
 
     Returns:
-        (frames, bands) in dB, and a note on what of the file is lost; '' as a rule.
+        (frames, bands) in dB, and a note on what of the file could not be read; '' as a rule.
 
     Raises:
         AudioError: the file can't be used.
@@ -34,8 +33,8 @@ def read_log_mel(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str]
         audio = read_audio(source, checkpoint.features)
     except AudioError as error:
         name = os.fspath(source)
-        where = where_looked(name) if error.problem == "missing" else "there"
-        problem = error.problem if where == "there" else f"missing, not {where}"
+        place = where_looked(name) if error.problem == "missing" else "there"
+        problem = error.problem if place == "there" else f"missing, not {place}"
         raise AudioError(with_conversion(problem, name), name) from None
     except ValueError:
         raise AudioError("its name holds a null character", str(source)) from None
@@ -43,66 +42,59 @@ def read_log_mel(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str]
 
 
 def as_clips(log_mels: Sequence[np.ndarray], checkpoint: Checkpoint) -> Clips:
-    """Log-mels (frames, bands) in dB, ready for batches; named by their place from 0."""
+    """Log-mels (frames, bands) in dB, ready for batches; their names are their numbers from 0."""
     names = [str(number) for number in range(len(log_mels))]
     features = dict(zip(names, log_mels, strict=True))
     return Clips(names, names, features, np.zeros((len(names), 1)), checkpoint.fill)
 
 
-def enrol(checkpoint: Checkpoint, log_mels: Sequence[np.ndarray], device: str = "cpu") -> np.ndarray:
-    """The embedding of each enrolment clip by itself, (clips, profile).
-
-    For models that MLflow logged with the code of before: they carry a served model that calls this, and no protocol.
-    `profiles` is what enrols speakers.
-
-    Args:
-        checkpoint: of a personalised network, which is on the device.
-        log_mels: (frames, bands) of each clip, dB; at least one.
-        device: cpu or cuda.
-    """
-    network = checkpoint.network
-    return apply(lambda batch, _: network.enrol(batch), as_clips(log_mels, checkpoint), network.min_frames, device)
-
-
-def profiles(
+def enrol_recordings(
     checkpoint: Checkpoint, log_mels: Sequence[np.ndarray], lists: Sequence[np.ndarray], device: str = "cpu"
 ) -> np.ndarray:
-    """The profile of each speaker under the model's own protocol, (speakers, profile).
+    """The profile of each speaker under the model's own protocol.
 
     Args:
         checkpoint: of a personalised network, which is on the device.
         log_mels: (frames, bands) of each clip that enrols, dB.
         lists: for each speaker the indices of the clips that enrol them; where empty, the typical profile.
         device: cpu or cuda.
+
+    Returns:
+        (speakers, profile).
+
+    Raises:
+        TrainingError: an embedding is not finite.
     """
     clips = as_clips(log_mels, checkpoint)
     return speaker_profiles(checkpoint.network, clips, device, lists, checkpoint.protocol).cpu().numpy()
 
 
-def outputs(
+def predict_recordings(
     checkpoint: Checkpoint,
     log_mels: Sequence[np.ndarray],
     profiles: np.ndarray | None = None,
     device: str = "cpu",
     progress: str = "",
 ) -> np.ndarray:
-    """The network's outputs, (clips, outputs).
+    """The network's outputs.
 
     Args:
         checkpoint: of a network that is on the device.
         log_mels: (frames, bands) of each clip, dB; at least one.
         profiles: (clips, profile), of each clip's speaker; None: the typical one, or a network without fusion.
         device: cpu or cuda.
-        progress: what the progress bar says; empty: no bar.
+        progress: label of the progress bar; empty: no bar.
+
+    Returns:
+        (clips, outputs).
 
     Raises:
         TrainingError: an output is not finite.
     """
     network = checkpoint.network
-    known = None if profiles is None else torch.from_numpy(profiles).to(device)
+    on_device = None if profiles is None else torch.from_numpy(profiles).to(device)
 
-    def answer(batch: Tensor, index: np.ndarray) -> Tensor:
-        found: Tensor = network(batch, None if known is None else known[index])
-        return found
+    def predict(batch: Tensor, index: np.ndarray) -> Tensor:
+        return network.predict(batch, None if on_device is None else on_device[index])
 
-    return apply(answer, as_clips(log_mels, checkpoint), network.min_frames, device, progress=progress)
+    return apply_to_clips(predict, as_clips(log_mels, checkpoint), network.min_frames, device, progress=progress)

@@ -20,7 +20,7 @@ from exvo.features.audio import prepare, read_audio
 from exvo.features.containers import AudioError
 from exvo.features.log_mel import log_mel
 from exvo.networks.checkpoint import Checkpoint
-from exvo.serving.prediction import outputs, profiles, read_log_mel
+from exvo.serving.prediction import enrol_recordings, predict_recordings, read_log_mel
 from exvo.serving.recordings import look_up
 from exvo.text import LONGEST_NAME, printable, writable
 
@@ -84,7 +84,7 @@ class Recogniser:
         log_mels = self._read(audio, "audio")
         repeated = None if profile is None else np.repeat(profile[None], len(log_mels), axis=0)
         try:
-            return self._checkpoint.task.answers(outputs(self._checkpoint, log_mels, repeated, self._device))
+            return self._checkpoint.task.answers(predict_recordings(self._checkpoint, log_mels, repeated, self._device))
         except TrainingError:
             raise InputError(
                 "The outputs for these clips are not finite: the weights have diverged, or the profile is not one that "
@@ -106,7 +106,7 @@ class Recogniser:
         if not self.personalised:
             raise InputError("This model takes no enrolment, so it has no profile to give: leave it out.")
         log_mels = self._read(clips, "enrolment", MAX_SHOTS)
-        profile: Profile = profiles(self._checkpoint, log_mels, [np.arange(len(log_mels))], self._device)[0]
+        profile: Profile = enrol_recordings(self._checkpoint, log_mels, [np.arange(len(log_mels))], self._device)[0]
         return profile
 
     def _check_profile(self, profile: np.ndarray) -> Profile:

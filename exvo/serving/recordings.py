@@ -1,4 +1,4 @@
-"""Which recordings a user names: files, folders, globs and lists."""
+"""Recordings that a user names: files, folders, globs and lists."""
 
 from __future__ import annotations
 
@@ -19,106 +19,108 @@ from exvo.tables import MAX_CSV, read_csv_cells, read_flat_parquet
 from exvo.text import listing
 
 ENDINGS = (".wav", ".wave", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mpga", ".aif", ".aiff", ".aifc")
-LONGEST_GLOB = 1_000  # characters
+MAX_GLOB = 1_000  # characters
 
 
-class Given(NamedTuple):
-    """What an option that takes several files names.
+class AudioFiles(NamedTuple):
+    """The files that an option names.
 
     Attributes:
-        files: each once; one that is not there is kept, so that its reader says so.
-        notes: sentences on what was left out of folders.
+        files: each once; a file that is not there is kept, so that its reader says so.
+        notes: sentences about files that were left out of folders.
     """
 
     files: list[Path]
     notes: list[str]
 
 
-def find_audio(given: str, option: str) -> Given:
-    """The files that an option names, with commas between: files, folders (all audio beneath them), globs and lists.
+def find_audio(value: str, option: str) -> AudioFiles:
+    """The files that an option names, with commas between: files, folders (all audio below them), globs and lists.
 
-    What has that very name comes first, then `@list.txt` (see `read_list`); a comma that is a part of a name is
-    written `\\,`. A relative path is looked for in `paths.places`.
+    A file or folder with exactly that name comes first, then `@list.txt` (see `read_list`); a comma that is a part of a
+    name is written `\\,`. A relative path is looked for in `files.places`.
+
+    Args:
+        value: of the option.
+        option: its name, for sentences.
 
     Raises:
-        InputError: nothing is given, a folder or glob holds no audio, or a list can't be read.
+        InputError: the value is empty, a folder or glob holds no audio, or a list can't be read.
     """
-    whole = look_up(given)
-    parts = [given] if whole else re.split(r"(?<!\\),", given)
+    parts = [value] if look_up(value) else re.split(r"(?<!\\),", value)
     files: list[Path] = []
     notes: list[str] = []
-    for part in filter(None, (part.replace("\\,", ",").strip() for part in parts)):
-        path = look_up(part)
+    for name in filter(None, (part.replace("\\,", ",").strip() for part in parts)):
+        path = look_up(name)
         if path and os.path.isdir(path):
-            own, left_out = from_folder(path, option)
-            notes += left_out
+            in_folder = files_in_folder(path, option)
+            files += in_folder.files
+            notes += in_folder.notes
         elif path:
-            own = [Path(path)]
-        elif part.startswith("@"):
-            own = read_list(part[1:], option)
-        elif glob.has_magic(part) and len(part) <= LONGEST_GLOB:
-            own = from_glob(part)
-            if not own:
-                raise InputError(f"{option}={text.printable(part, 200)} holds no audio ({', '.join(ENDINGS)}).")
+            files.append(Path(path))
+        elif name.startswith("@"):
+            files += read_list(name[1:], option)
+        elif glob.has_magic(name) and len(name) <= MAX_GLOB:
+            matches = files_of_glob(name)
+            if not matches:
+                raise InputError(f"{option}={text.printable(name, 200)} holds no audio ({', '.join(ENDINGS)}).")
+            files += matches
         else:
-            own = [Path(part)]
-        files += own
+            files.append(Path(name))
     if not files:
         raise InputError(
             f"{option} is empty; give an audio file, a folder or a glob such as 'clips/*.mp3', or @<list of files>."
         )
-    return Given(list(dict.fromkeys(files)), notes)
+    return AudioFiles(list(dict.fromkeys(files)), notes)
 
 
 def look_up(path: str, *folders: str) -> str:
-    """Where a path is: in one of these folders, or where the user is; empty where it is in none."""
+    """The path in the first folder that has it: one of these, then of `files.places`; empty if none has it."""
     for folder in (*folders, *(("",) if os.path.isabs(files.expand(path)) else files.places())):
-        place = files.on_disk(folder if folder != os.getcwd() else "", files.expand(path))
-        if os.path.lexists(place):
-            return place
+        candidate = files.on_disk(folder if folder != os.getcwd() else "", files.expand(path))
+        if os.path.lexists(candidate):
+            return candidate
     return ""
 
 
-def from_glob(pattern: str) -> list[Path]:
-    """The files that a glob names, where the user is or else in the project's folder."""
+def files_of_glob(pattern: str) -> list[Path]:
+    """The files that match a glob in the first of `files.places` that has any; a broken link is one, for its reader."""
     for folder in places():
-        within = expand(pattern) if folder == os.getcwd() else os.path.join(glob.escape(folder), pattern)
-        paths_there = map(Path, sorted(glob.glob(within, recursive=True)))
-        files = [
-            path for path in paths_there if path.is_file() or not path.exists()
-        ]  # broken links: their reader says so
-        if files:
-            return files
+        full_pattern = expand(pattern) if folder == os.getcwd() else os.path.join(glob.escape(folder), pattern)
+        paths = map(Path, sorted(glob.glob(full_pattern, recursive=True)))
+        matches = [path for path in paths if path.is_file() or not path.exists()]
+        if matches:
+            return matches
     return []
 
 
-def from_folder(folder: str, option: str) -> tuple[list[Path], list[str]]:
-    """The audio beneath a folder, and sentences on what of it is left out (see `why_left_out`).
+def files_in_folder(folder: str, option: str) -> AudioFiles:
+    """The audio in and below a folder, with sentences about what is left out (see `why_left_out`).
 
     Raises:
         InputError: there is none.
     """
     files: list[Path] = []
-    unread: Counter[str] = Counter()
-    aside: defaultdict[str, list[str]] = defaultdict(list)
+    unread: Counter[str] = Counter()  # files by their ending
+    left_out: defaultdict[str, list[str]] = defaultdict(list)  # paths by the reason
 
-    def unreadable(error: OSError) -> None:
-        aside["folders that can't be read"].append(str(error.filename))
+    def leave_out(error: OSError) -> None:
+        left_out["folders that can't be read"].append(str(error.filename))
 
-    for place, folders, names in os.walk(folder, onerror=unreadable):
-        reasons = {name: why_left_out(os.path.join(place, name), ENDINGS) for name in (*folders, *names)}
+    for root, folders, names in os.walk(folder, onerror=leave_out):
+        reasons = {name: why_left_out(os.path.join(root, name), ENDINGS) for name in (*folders, *names)}
         for name in filter(reasons.get, reasons):
-            aside[reasons[name]].append(os.path.join(place, name))
+            left_out[reasons[name]].append(os.path.join(root, name))
         folders[:] = [name for name in folders if not reasons[name]]
         for name in names:
             ending = os.path.splitext(name)[1].lower()
             if not reasons[name]:
                 unread[ending] += ending in UNREAD
-                files += [Path(place, name)] if ending in ENDINGS else []
+                files += [Path(root, name)] if ending in ENDINGS else []
     notes = []
-    for reason, left in aside.items():
-        some = listing((text.printable(os.path.relpath(path, folder), 100) for path in sorted(left)), 3)
-        notes.append(f"left out of {text.printable(folder, 200)}: {len(left):,} {reason} ({some})")
+    for reason, paths in left_out.items():
+        examples = listing((text.printable(os.path.relpath(path, folder), 100) for path in sorted(paths)), 3)
+        notes.append(f"left out of {text.printable(folder, 200)}: {len(paths):,} {reason} ({examples})")
     endings = sorted(+unread)
     if endings:
         counts = ", ".join(f"{unread[ending]:,} {ending}" for ending in endings)
@@ -130,7 +132,7 @@ def from_folder(folder: str, option: str) -> tuple[list[Path], list[str]]:
         raise InputError(
             "; ".join([f"{option}={text.printable(folder, 200)} holds no audio ({', '.join(ENDINGS)})", *notes])
         )
-    return sorted(files), notes
+    return AudioFiles(sorted(files), notes)
 
 
 def read_list(name: str, option: str) -> list[Path]:
@@ -143,28 +145,28 @@ def read_list(name: str, option: str) -> list[Path]:
         InputError: the list is not there, too large or empty, or names files that are not there: all are counted.
     """
     source = look_up(name)
-    given = f"{option}=@{text.printable(name, 200)}"
+    argument = f"{option}=@{text.printable(name, 200)}"
     if not source or not os.path.isfile(source):
-        what = "a folder; give a file" if os.path.isdir(source) else f"not {where_looked(name)}"
-        raise InputError(f"{given}: the list {text.printable(name, 200)} is {what}.")
+        problem = "a folder; give a file" if os.path.isdir(source) else f"not {where_looked(name)}"
+        raise InputError(f"{argument}: the list {text.printable(name, 200)} is {problem}.")
     lines = [line for line in map(str.strip, list_lines(Path(source))) if line]
     if not lines:
-        raise InputError(f"{given} names no files; write a path on each line.")
+        raise InputError(f"{argument} names no files; write a path on each line.")
     folder = os.path.dirname(os.path.abspath(source))
     files = {line: look_up(line, folder) if "\0" not in line else "" for line in lines}
     missing = [text.printable(line, 200) for line, path in files.items() if not os.path.isfile(path)]
     if missing:
         looked = " nor in ".join(dict.fromkeys([folder, *places()]))
         looked = f"neither in {looked}" if " nor in " in looked else f"not in {looked}"
-        raise InputError(f"{given}: {len(missing):,} of {len(lines):,} files are {looked}: {listing(missing)}.")
+        raise InputError(f"{argument}: {len(missing):,} of {len(lines):,} files are {looked}: {listing(missing)}.")
     return [Path(path) for path in files.values()]
 
 
 def list_lines(source: Path) -> list[str]:
-    """The paths that a list holds, as they stand there.
+    """The lines of a list, or the cells of the column `file` of a table.
 
     Raises:
-        InputError: it can't be read, or a table lacks the column `file`.
+        InputError: the list can't be read, or a table lacks the column `file`.
     """
     ending = source.suffix.lower()
     if ending in (".parquet", ".csv", ".tsv", *WORKBOOKS):
@@ -178,8 +180,8 @@ def list_lines(source: Path) -> list[str]:
         if source.stat().st_size > MAX_CSV:
             raise InputError(f"{source} is larger than {MAX_CSV // 2**20} MiB; is it a list of files?")
         content = source.read_bytes()
-        marked = content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        lines = decode(content)[0] if marked else os.fsdecode(content)
+        has_mark = content.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = decode(content)[0] if has_mark else os.fsdecode(content)
     except OSError as error:
         raise InputError(f"{source} is not readable ({error.strerror}); look at its permissions.") from None
     except ValueError as error:
@@ -188,6 +190,6 @@ def list_lines(source: Path) -> list[str]:
 
 
 def where_looked(path: str) -> str:
-    """'there', or the folders in which a relative path was looked for, where they are several: after a 'not'."""
+    """What follows 'not' in a sentence: 'there', or the folders in which a relative path was looked for, if several."""
     folders = files.places()
     return f"in {' or '.join(folders)}" if len(folders) > 1 and not os.path.isabs(path) else "there"

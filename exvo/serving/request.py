@@ -1,10 +1,8 @@
-"""What a request to the served model may hold: checked before anything is decoded, then decoded within limits."""
+"""Requests to the served model, checked before anything is decoded."""
 
 from __future__ import annotations
 
-import base64
 import json
-import string
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,13 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from exvo.config import MAX_SHOTS, FeatureConfig
+from exvo.config import MAX_SHOTS
 from exvo.errors import InputError
-from exvo.features.audio import audio_header, read_audio
-from exvo.features.containers import AudioError
-from exvo.features.log_mel import log_mel
 from exvo.text import printable
 
 COLUMNS = ("audio", "enrolment", "profile")
@@ -28,29 +22,23 @@ MAX_CLIPS = 64
 """Different clips in a request, those that enrol among them."""
 
 MAX_CLIP_BYTES = 32 * 2**20
-"""Of a clip's file: 60 s of stereo at 48 kHz with 32 bits are 23 million. How long it may be, `FeatureConfig` says."""
-
-MAX_SECONDS = 300.0
-"""Of all clips of a request together: half a minute for CNN14 on two busy cores, where MLflow gives up after one."""
+"""Bytes of a clip's file: 60 s of stereo at 48 kHz with 32 bits are 23 million. `FeatureConfig` limits its length."""
 
 MAX_BODY = 192 * 2**20
 """Bytes of a request: 300 s of stereo at 48 kHz with 32 bits are 115 million, 154 million in base64."""
 
-MAX_SAMPLES = 300 * 2 * 48_000
-"""Over all channels of all clips of a request, by their headers, before one is decoded: `MAX_SECONDS` of stereo at
-48 kHz. To decode so many takes seconds at most in any format, to resample them 0.1 s from any rate."""
-
 MAX_OPENED = 512
-"""Brackets and braces that a body opens: 64 rows that enrol and hold a profile open 198. Nothing is nested deeper."""
+"""Opening brackets and braces in a body: 64 rows that enrol and hold a profile have 198."""
 
 MAX_VALUES = 64 * 4_096
-"""Commas in a body: as many numbers as 64 profiles of CNN14 at twice its width hold."""
+"""Commas in a body: 64 profiles of CNN14 at twice its width hold so many numbers."""
 
 MAX_UNICODE = 2**20
-"""Bytes of a body that is not ASCII: one letter beyond it makes four bytes of each. Base64 is ASCII."""
+"""Bytes of a body that is not ASCII: one letter beyond ASCII makes Python store each letter in up to four bytes. Base64
+is ASCII."""
 
 NAMED = 10
-"""Bad clips in a sentence; with so many, decoding ends."""
+"""Bad clips that a sentence names; after so many, decoding ends."""
 
 NO_TABLE = 'The request is no table: send {"dataframe_records": [{"audio": "<base64>"}]}; in Python a DataFrame.'
 
@@ -61,17 +49,32 @@ class GivenUp(Exception):
     """Nobody waits for the answer to a request any more."""
 
 
-def always() -> None:
-    """What `still_wanted` asks outside of the server."""
+def never_given_up() -> None:
+    """The check outside of the server, where no request is given up."""
 
 
-still_wanted: ContextVar[Callable[[], None]] = ContextVar("still_wanted", default=always)
-"""Called between clips and batches; raises `GivenUp`. Of the thread that works on a request."""
+given_up_check: ContextVar[Callable[[], None]] = ContextVar("given_up_check", default=never_given_up)
+"""The check of the request that this thread works on: raises `GivenUp` if nobody waits for its answer any more."""
+
+
+def raise_if_given_up() -> None:
+    """Ends the work on this thread's request if nobody waits for its answer; called between clips and batches.
+
+    Raises:
+        GivenUp: nobody waits.
+    """
+    given_up_check.get()()
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a request, checked but not decoded: its clip (none where it only enrols), and its speaker's."""
+    """A row of a request, checked but not decoded.
+
+    Attributes:
+        audio: the clip; None in a row that only enrols.
+        enrolment: the clips that enrol its speaker; empty where there are none.
+        profile: (profile,), of its speaker; None where the row has none.
+    """
 
     audio: Payload | None
     enrolment: tuple[Payload, ...]
@@ -81,9 +84,9 @@ class Row:
 def check_body(body: bytes | bytearray | str) -> dict[str, Any]:
     """The JSON object of a request.
 
-    Refuses structure that no request needs, from counts over the bytes before they are parsed: memory is bounded by
-    four times the body and a little. Also params that are not known, and JSON from which pandas would make far more
-    cells than were sent. Whether it holds a table is left to MLflow and to `read_rows`.
+    Refuses more structure than a request needs by counting bytes before they are parsed, so that parsing takes hardly
+    more memory than four times the body. Also refuses unknown params, and JSON from which pandas would make far more
+    cells than were sent. MLflow and `read_rows` check whether it holds a table.
 
     Raises:
         InputError: no JSON object, too much structure, a name twice in an object, an unknown param, too many rows, or a
@@ -99,7 +102,7 @@ def check_body(body: bytes | bytearray | str) -> dict[str, Any]:
     if len(raw) > MAX_UNICODE and not raw.isascii():
         raise InputError(f"The request is not ASCII and larger than {MAX_UNICODE // 2**20} MiB: send audio in base64.")
     try:
-        request = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique)
+        request = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=object_of_pairs)
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
@@ -109,99 +112,108 @@ def check_body(body: bytes | bytearray | str) -> dict[str, Any]:
     if not request.keys().isdisjoint(("inputs", "instances")):
         raise InputError(NO_TABLE)
     params = request.get("params")
-    unknown = sorted(brief(name) for name in params if name != "mode") if isinstance(params, dict) else []
+    unknown = sorted(printable(str(name)) for name in params if name != "mode") if isinstance(params, dict) else []
     if unknown:
-        raise InputError(f"The request has unknown params ({listed(unknown, ', ')}): send mode.")
+        raise InputError(f"The request has unknown params ({join_first(unknown, ', ')}): send mode.")
     split = request.get("dataframe_split")
     split = split if isinstance(split, dict) else {}
     tables = (request.get("dataframe_records"), split.get("data"), split.get("index"))
     for rows in (table for table in tables if isinstance(table, (list, dict))):
         if len(rows) > MAX_CLIPS:
             raise InputError(f"The request has {len(rows):,} rows: send 1 to {MAX_CLIPS}.")
-        own = list(rows.values()) if isinstance(rows, dict) else rows
-        for columns in [*own, split.get("columns")]:
+        each = list(rows.values()) if isinstance(rows, dict) else rows
+        for columns in [*each, split.get("columns")]:
             if isinstance(columns, (list, dict)) and len(columns) > 2 * len(COLUMNS):
                 raise InputError(f"The request has {len(columns):,} columns: send {', '.join(COLUMNS)}.")
     return request
 
 
-def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; InputError where it has a name twice."""
+def object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its names and values.
+
+    Raises:
+        InputError: it has a name twice.
+    """
     values = dict(pairs)
     if len(values) < len(pairs):
-        twice = next(name for name in values if sum(name == other for other, _ in pairs) > 1)
-        raise InputError(f"The request holds {brief(twice)} twice in an object: send it once.")
+        repeated = next(name for name in values if sum(name == other for other, _ in pairs) > 1)
+        raise InputError(f"The request holds {printable(repeated)} twice in an object: send it once.")
     return values
 
 
 def read_rows(request: Any, mode: str, size: int | None) -> list[Row]:
-    """The rows of a request, checked as far as that goes without decoding.
+    """The rows of a request, checked as far as possible without decoding.
 
     Args:
-        request: what MLflow made of it.
+        request: as MLflow has parsed it; should be a DataFrame.
         mode: predict or enrol.
-        size: numbers of a profile; None for a model without enrolment, which ignores it.
+        size: numbers of a profile; None for a model without enrolment, which ignores profiles.
 
     Raises:
-        InputError: it is no table, has no rows or too many, has other columns, or its rows hold what they can't.
+        InputError: it is no table, has no rows or too many, has other columns, or a row holds a wrong value.
     """
     if not isinstance(request, pd.DataFrame):
         raise InputError(NO_TABLE)
     if not 1 <= len(request) <= MAX_CLIPS:
         raise InputError(f"The request has {len(request):,} rows: send 1 to {MAX_CLIPS}.")
     names = list(request.columns)
-    unknown = sorted({brief(name) for name in names if not isinstance(name, str) or name not in COLUMNS})
+    unknown = sorted({printable(str(name)) for name in names if not isinstance(name, str) or name not in COLUMNS})
     if unknown or len(set(names)) < len(names):
-        found = f"unknown columns ({listed(unknown, ', ')})" if unknown else "a column twice"
-        raise InputError(f"The request has {found}: send {', '.join(COLUMNS)}.")
+        problem = f"unknown columns ({join_first(unknown, ', ')})" if unknown else "a column twice"
+        raise InputError(f"The request has {problem}: send {', '.join(COLUMNS)}.")
     rows, problems = [], []
     for number, values in enumerate(request.to_dict("records")):
         try:
             rows.append(read_row(values, mode, size))
         except InputError as error:
             problems.append(f"row {number}: {error}")
-    refuse(problems)
+    refuse_problems(problems)
     return rows
 
 
 def read_row(values: Mapping[Any, Any], mode: str, size: int | None) -> Row:
-    """A row of a request, checked; for the arguments see `read_rows`.
+    """A row of a request, checked.
+
+    Args:
+        values: of the row, by column; missing where they are None or NaN.
+        mode: predict or enrol.
+        size: numbers of a profile; None for a model without enrolment.
 
     Raises:
         InputError: what is wrong with it, without a full stop.
     """
-    given = {name: value for name, value in values.items() if not (pd.api.types.is_scalar(value) and pd.isna(value))}
-    if mode == "predict" and "audio" not in given:
+    cells = {name: value for name, value in values.items() if not (pd.api.types.is_scalar(value) and pd.isna(value))}
+    if mode == "predict" and "audio" not in cells:
         raise InputError("audio is missing")
-    audio = payload(given["audio"], "audio") if mode == "predict" else None
+    audio = read_clip(cells["audio"], "audio") if mode == "predict" else None
     if size is None:
         return Row(audio, (), None)
-    if mode == "enrol" and "enrolment" not in given:
+    if mode == "enrol" and "enrolment" not in cells:
         raise InputError("enrolment is missing; mode=enrol takes a list of clips of the speaker")
-    if mode == "predict" and {"enrolment", "profile"} <= set(given):
+    if mode == "predict" and {"enrolment", "profile"} <= set(cells):
         raise InputError("holds both enrolment and profile; send one of them")
-    if "enrolment" in given:
-        return Row(audio, read_enrolment(given["enrolment"]), None)
-    return Row(audio, (), read_profile(given["profile"], size) if "profile" in given else None)
+    if "enrolment" in cells:
+        return Row(audio, read_enrolment(cells["enrolment"]), None)
+    return Row(audio, (), read_profile(cells["profile"], size) if "profile" in cells else None)
 
 
 def read_enrolment(value: Any) -> tuple[Payload, ...]:
-    """The clips that enrol a speaker, as they came.
+    """The clips that enrol a speaker, still encoded.
 
     Raises:
-        InputError: they are no list, too many or none, or one is no clip.
+        InputError: the value is no list, holds too many clips or none, or one is no clip.
     """
     clips = value.tolist() if isinstance(value, np.ndarray) else value
     if not isinstance(clips, (list, tuple)) or not 1 <= len(clips) <= MAX_SHOTS:
         raise InputError(f"enrolment must be a list of 1 to {MAX_SHOTS} clips")
-    return tuple(payload(clip, f"enrolment clip {place}") for place, clip in enumerate(clips, start=1))
+    return tuple(read_clip(clip, f"enrolment clip {number}") for number, clip in enumerate(clips, start=1))
 
 
-def payload(value: Any, name: str) -> Payload:
-    """A clip as it came, bytes or base64, if it is no larger than `MAX_CLIP_BYTES`.
+def read_clip(value: Any, name: str) -> Payload:
+    """A clip, still encoded: the bytes of a file, or their base64.
 
     Raises:
-        InputError: it is neither, or too large.
+        InputError: the value is neither, or larger than `MAX_CLIP_BYTES`.
     """
     if not isinstance(value, (str, bytes)):
         raise InputError(f"{name} is neither base64 text nor bytes")
@@ -211,19 +223,19 @@ def payload(value: Any, name: str) -> Payload:
 
 
 def read_profile(value: Any, size: int) -> np.ndarray:
-    """A profile: float32 (size,).
+    """A profile in float32, (size,).
 
     Raises:
-        InputError: it is no list of so many finite numbers.
+        InputError: the value is no list of so many finite numbers.
     """
     try:
         numbers = np.asarray(value)
     except ValueError:  # lists of different lengths
         numbers = np.empty(0, object)
     if numbers.ndim != 1 or numbers.dtype.kind not in "fiu" or len(numbers) != size:
-        found = f", found {len(numbers)}" if numbers.ndim == 1 and numbers.dtype.kind in "fiu" else ""
+        count = f", found {len(numbers)}" if numbers.ndim == 1 and numbers.dtype.kind in "fiu" else ""
         raise InputError(
-            f"profile must be a list of {size} numbers{found}; send one that mode=enrol of this model gave"
+            f"profile must be a list of {size} numbers{count}; send one that mode=enrol of this model gave"
         )
     with np.errstate(over="ignore"):
         vector: np.ndarray = numbers.astype(np.float32)
@@ -232,108 +244,34 @@ def read_profile(value: Any, size: int) -> np.ndarray:
     return vector
 
 
-def places(rows: list[Row]) -> dict[Payload, str]:
-    """The different clips of a request, and where each occurs first.
+def distinct_clips(rows: list[Row]) -> dict[Payload, str]:
+    """The different clips of a request, and the place where each occurs first, for a sentence.
 
     Raises:
         InputError: there are too many.
     """
-    found: dict[Payload, str] = {}
+    places: dict[Payload, str] = {}
     for number, row in enumerate(rows):
         if row.audio is not None:
-            found.setdefault(row.audio, f"row {number}: audio")
-        for place, clip in enumerate(row.enrolment, start=1):
-            found.setdefault(clip, f"row {number}: enrolment clip {place}")
-    if len(found) > MAX_CLIPS:
-        raise InputError(f"The request holds {len(found):,} different clips: send at most {MAX_CLIPS}.")
-    return found
+            places.setdefault(row.audio, f"row {number}: audio")
+        for shot, clip in enumerate(row.enrolment, start=1):
+            places.setdefault(clip, f"row {number}: enrolment clip {shot}")
+    if len(places) > MAX_CLIPS:
+        raise InputError(f"The request holds {len(places):,} different clips: send at most {MAX_CLIPS}.")
+    return places
 
 
-def decode(clips: Mapping[Payload, str], config: FeatureConfig) -> dict[Payload, np.ndarray]:
-    """The log-mel of each clip, (frames, bands) in dB.
-
-    Args:
-        clips: and where each is, for a sentence.
-        config: settings of the log-mel.
+def refuse_problems(problems: list[str]) -> None:
+    """Refuses a request that has problems.
 
     Raises:
-        InputError: clips are not base64 or not audio that can be used, or all of them are too long together.
-        GivenUp: see `still_wanted`.
+        InputError: there are any; one sentence names them.
     """
-    contents = {clip: from_base64(clip) if isinstance(clip, str) else clip for clip in clips}
-    check_lengths([content for content in contents.values() if content is not None], config)
-    log_mels: dict[Payload, np.ndarray] = {}
-    problems: list[str] = []
-    seconds = 0.0
-    for clip, place in clips.items():
-        if len(problems) == NAMED:
-            break
-        still_wanted.get()()
-        content = contents.pop(clip)
-        if content is None:
-            problems.append(f"{place} is not base64")
-            continue
-        try:
-            audio = read_audio(content, config)
-        except AudioError as error:
-            problems.append(f"{place} can't be used: {error.problem}")
-            continue
-        seconds += audio.seconds
-        check_seconds(seconds)
-        log_mels[clip] = log_mel(torch.from_numpy(audio.waveform), config).numpy()
-    refuse(problems)
-    return log_mels
-
-
-def from_base64(text: str) -> bytes | None:
-    """The bytes of base64 with or without line breaks; None where it is none."""
-    try:
-        return base64.b64decode(text.encode("ascii").translate(None, string.whitespace.encode()), validate=True)
-    except ValueError:
-        return None
-
-
-def check_lengths(contents: list[bytes], config: FeatureConfig) -> None:
-    """Refuses clips that are too much together, by their headers, whether or not they can be used.
-
-    One that promises more than a clip may last is left out: it is refused by itself before it is decoded.
-
-    Raises:
-        InputError: more than `MAX_SECONDS`, or than `MAX_SAMPLES`.
-    """
-    seconds, samples = 0.0, 0
-    for content in contents:
-        still_wanted.get()()
-        frames, channels, rate = audio_header(content)
-        if rate > 0 and frames <= config.max_seconds * rate:
-            seconds += frames / rate
-            samples += frames * channels
-    check_seconds(seconds)
-    if samples > MAX_SAMPLES:
-        raise InputError(
-            f"The clips of the request hold {samples:,} samples over all channels, more than {MAX_SAMPLES:,}: send "
-            "fewer, mono, or at a lower sampling rate."
-        )
-
-
-def check_seconds(seconds: float) -> None:
-    """Raises InputError where all clips of a request together last too long."""
-    if seconds > MAX_SECONDS:
-        raise InputError(f"The clips of the request last longer than {MAX_SECONDS:g} s together: send fewer.")
-
-
-def refuse(problems: list[str]) -> None:
-    """Raises InputError with the problems as one sentence, if there are any."""
     if problems:
-        raise InputError(f"{listed(problems, '; ')}.")
+        raise InputError(f"{join_first(problems, '; ')}.")
 
 
-def listed(items: list[str], separator: str) -> str:
-    """The first `NAMED` items, and how many more there are."""
+def join_first(items: list[str], separator: str) -> str:
+    """The first `NAMED` items, and how many more there are, for a sentence."""
     more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
     return separator.join(items[:NAMED]) + more
-
-
-def brief(value: object) -> str:
-    """What a request holds, fit to repeat."""
-    return printable(str(value))

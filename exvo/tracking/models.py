@@ -16,7 +16,7 @@ from exvo import files
 from exvo.errors import InputError
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from exvo.options import command_line
-from exvo.serving.model import LOGGED_MODEL, example, signature
+from exvo.serving.model import LOGGED_MODEL, example_request, signature
 from exvo.text import writable
 from exvo.tracking import names, server
 from exvo.tracking.artifacts import require_model
@@ -41,7 +41,7 @@ def log_model(run_id: str, weights: Path) -> None:
             artifacts={"weights": str(plain)},
             code_paths=[str(PROJECT / "exvo")],
             signature=signature(checkpoint.task),
-            input_example=example(checkpoint),
+            input_example=example_request(checkpoint),
             pip_requirements=[f"{name}=={version(name)}" for name in SERVED],
         )
     client.set_tag(run_id, MODEL_TAG, info.model_uri)

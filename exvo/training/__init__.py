@@ -1,5 +1,5 @@
-"""Training: what is minimised, the loop over epochs, and the states from which it goes on."""
+"""Training: objectives, the loop over epochs, and the states from which an interrupted run resumes."""
 
-from exvo.errors import TrainingError  # models that MLflow logged before look for it here
+from exvo.errors import TrainingError  # for models that MLflow logged before, which import it from here
 
 __all__ = ["TrainingError"]

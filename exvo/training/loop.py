@@ -1,4 +1,4 @@
-"""Training: one step, the loop over epochs, best epoch and last state on disk."""
+"""Training: one step, one epoch, and the loop over epochs, with the best weights and the last state on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from exvo.batches.clips import Batch, Clips
 from exvo.batches.epoch import training_batches
-from exvo.batches.resident import Resident, make_resident
+from exvo.batches.resident import ResidentClips, make_resident
 from exvo.devices import keep_freed_memory
 from exvo.enrolment import Draw
 from exvo.errors import TrainingError
@@ -31,14 +31,14 @@ class TrainingConfig:
 
     Attributes:
         epochs: passes over the training clips.
-        batch_size: clips.
+        batch_size: clips in a batch.
         learning_rate: the first step size; ReduceLROnPlateau multiplies it by 0.9 after five epochs without a better
             score (arXiv 2206.06680).
         optimizer: sgd (momentum 0.9), adam or adamw.
         seed: of order, crops and dropout.
         device: cpu or cuda.
         precision: float32 or bf16 (autocast).
-        draw: how clips are given enrolment clips; None: they are not.
+        draw: how enrolment clips are drawn; None: there are none.
         roles: learn or forget for each head of the network.
     """
 
@@ -65,33 +65,67 @@ def make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Op
 def train_step(
     network: Network, task: Task, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainingConfig, epoch: int
 ) -> Tensor:
-    """One step of the optimiser on one batch; returns the objective, a number on the device."""
+    """One step of the optimiser on one batch.
+
+    Args:
+        network: in training mode, on the device.
+        task: what the outputs are.
+        optimizer: of the network's weights.
+        batch: on any device.
+        config: how to train.
+        epoch: 1 is the first.
+
+    Returns:
+        The objective, a number on the device.
+    """
     batch = batch.to(config.device)
     factors = {name: gradient_factor(role, epoch) for name, role in config.roles.items()}
     with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
-        found = network.training_outputs(batch.log_mel, batch.enrolment, batch.groups, factors)
-    loss = total_objective(objectives(found, task, batch))
+        outputs: dict[str, Tensor] = network(batch.log_mel, batch.enrolment, batch.groups, factors)
+    loss = total_objective(objectives(outputs, task, batch))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return loss.detach()
 
 
-LOOK_EVERY = {"cpu": 1, "cuda": 50}
-"""Steps after which the losses are looked at: on a GPU that waits until it has done all of them."""
+CHECK_EVERY = {"cpu": 1, "cuda": 50}
+"""Steps after which their losses are checked: to read a loss from a GPU waits until all steps up to it are done."""
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """The objective of one step.
+
+    Attributes:
+        loss: a number on the device, the mean over the clips of the batch.
+        index: (batch,), indices of the clips.
+    """
+
+    loss: Tensor
+    index: np.ndarray
 
 
 def train_epoch(
     network: Network,
     task: Task,
     optimizer: torch.optim.Optimizer,
-    source: Clips | Resident,
+    source: Clips | ResidentClips,
     config: TrainingConfig,
     epoch: int,
 ) -> float:
-    """One pass over the training clips; returns the mean of the objective over clips.
+    """One pass over the training clips.
 
-    Batches come from the feature store, or from the device, where the clips are resident.
+    Args:
+        network: the network to train, in place.
+        task: what the outputs are.
+        optimizer: of the network's weights.
+        source: the training clips: batches come from the feature store, or from the device if the clips are there.
+        config: how to train.
+        epoch: 1 is the first.
+
+    Returns:
+        The mean over the clips of their batch's objective.
 
     Raises:
         TrainingError: the objective of a batch is not finite; names the batch's clips.
@@ -99,38 +133,45 @@ def train_epoch(
     keep_freed_memory()
     network.train()
     torch.manual_seed(config.seed * 1_000_003 + epoch)  # dropout
-    drawn_from = (config.batch_size, config.seed, epoch, config.draw)
-    if isinstance(source, Resident):
-        clips, batches = source.clips, source.batches(*drawn_from)
+    options = (config.batch_size, config.seed, epoch, config.draw)
+    if isinstance(source, ResidentClips):
+        clips, batches = source.clips, source.batches(*options)
     else:
-        clips, batches = source, training_batches(source, *drawn_from)
-    total, waiting = 0.0, []
-    told = tqdm(total=len(clips), desc=f"epoch {epoch}/{config.epochs}", unit="clip", leave=False, disable=None)
+        clips, batches = source, training_batches(source, *options)
+    total = 0.0
+    unchecked: list[StepLoss] = []
+    bar = tqdm(total=len(clips), desc=f"epoch {epoch}/{config.epochs}", unit="clip", leave=False, disable=None)
     for batch in batches:
-        waiting.append((train_step(network, task, optimizer, batch, config, epoch), batch.index))
-        if len(waiting) == LOOK_EVERY[config.device]:
-            total = add_losses(total, waiting, clips, epoch)
-            waiting = []
-        told.update(len(batch.index))
-    total = add_losses(total, waiting, clips, epoch)
-    told.close()
+        unchecked.append(StepLoss(train_step(network, task, optimizer, batch, config, epoch), batch.index))
+        if len(unchecked) == CHECK_EVERY[config.device]:
+            total = add_losses(total, unchecked, clips, epoch)
+            unchecked = []
+        bar.update(len(batch.index))
+    total = add_losses(total, unchecked, clips, epoch)
+    bar.close()
     return total / len(clips)
 
 
-def add_losses(total: float, steps: Sequence[tuple[Tensor, np.ndarray]], clips: Clips, epoch: int) -> float:
-    """The total and, for each step's loss, as often as its batch has clips, that loss.
+def add_losses(total: float, steps: Sequence[StepLoss], clips: Clips, epoch: int) -> float:
+    """The sum of the losses of all clips so far; the loss of a clip is that of its batch.
+
+    Args:
+        total: the sum before these steps.
+        steps: the next steps.
+        clips: the training split, for a sentence.
+        epoch: 1 is the first, for a sentence.
 
     Raises:
         TrainingError: a loss is not finite; names the clips of the first such batch.
     """
-    losses = torch.stack([loss for loss, _ in steps]).tolist() if steps else []
-    for loss, (_, index) in zip(losses, steps, strict=True):
+    losses = torch.stack([step.loss for step in steps]).tolist() if steps else []
+    for loss, step in zip(losses, steps, strict=True):
         if not math.isfinite(loss):
             raise TrainingError(
-                f"The loss is {loss} in epoch {epoch} on the batch of {clip_names(clips, index)}. Look at these clips, "
-                "or lower the learning rate."
+                f"The loss is {loss} in epoch {epoch} on the batch of {clip_names(clips, step.index)}. Look at these "
+                "clips, or lower the learning rate."
             )
-        total += loss * len(index)
+        total += loss * len(step.index)
     return total
 
 
@@ -144,17 +185,18 @@ def fit(
     on_epoch: Callable[[Epoch], None],
     states: States | None = None,
 ) -> Epoch:
-    """Trains, validates, reports, keeps the best epoch on disk, and after each epoch all that the next depends on.
+    """Trains a network epoch by epoch: validates, reports, and keeps the best weights and the last state on disk.
 
     Args:
         network: the network to train, in place.
-        task: the objective.
+        task: what the outputs are.
         clips: the training split.
         config: how to train.
         validate: the score that chooses the best epoch (higher is better; NaN, where undefined, is never better).
         save_best: writes the weights of an epoch that is the best so far.
-        on_epoch: told of each epoch once its weights, if best, are written.
-        states: where a training that was killed goes on, bit for bit on the CPU; None: it begins, and keeps none.
+        on_epoch: called after each epoch, when its weights, if best, are written.
+        states: the states on disk: training resumes from the last one, bit for bit on the CPU, and writes one after
+            each epoch; None: training begins with epoch 1 and writes none.
 
     Returns:
         The best epoch.
@@ -167,15 +209,15 @@ def fit(
     optimizer = make_optimizer(network, config)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.9, patience=5)
     best: Epoch | None = None
-    done = 0
+    finished = 0  # epochs
     if states is not None and (state := states.latest()) is not None:
         network.load_state_dict(state.weights)
         optimizer.load_state_dict(dict(state.optimizer))
         scheduler.load_state_dict(dict(state.scheduler))
-        best, done = state.best, state.epoch
+        best, finished = state.best, state.epoch
         del state
     source = make_resident(clips, config.device) or clips
-    for number in range(done + 1, config.epochs + 1):
+    for number in range(finished + 1, config.epochs + 1):
         rate = optimizer.param_groups[0]["lr"]
         began = time.perf_counter()
         loss = train_epoch(network, task, optimizer, source, config, number)

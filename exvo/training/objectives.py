@@ -1,4 +1,4 @@
-"""What training minimises: 1 - CCC, the other objectives, and how they add up (arXiv 2206.06680)."""
+"""The objectives of training: 1 - CCC, the others, and their combination (arXiv 2206.06680)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,35 @@ from torch.nn import functional
 from exvo.batches.clips import Batch
 from exvo.tasks import Task
 
+HELPING_EPOCHS = 11
+"""First epochs in which a head that forgets learns instead."""
 
-def objectives(found: Mapping[str, Tensor], task: Task, batch: Batch) -> dict[str, Tensor]:
-    """The objective of each output of `Network.training_outputs`: emotions by the task's, speakers by cross entropy."""
-    parts = {"main": task_loss(task, found["main"].float(), batch.labels)}
-    shots = 1 if batch.drawn is None else batch.drawn.shape[1]
-    for name, outputs in found.items():
+REVERSAL_EPOCHS = 50
+"""Epochs after them in which the reversal of its gradient grows from 0 to -1."""
+
+
+def objectives(outputs: Mapping[str, Tensor], task: Task, batch: Batch) -> dict[str, Tensor]:
+    """The objective of the main output and of each head: the task's for emotions, cross entropy for speakers.
+
+    Args:
+        outputs: of `Network.forward` for this batch.
+        task: what the main output is.
+        batch: with labels and, for heads of speakers, speakers.
+
+    Returns:
+        For each name in `outputs` a number on the device.
+    """
+    parts = {"main": task_loss(task, outputs["main"].float(), batch.labels)}
+    shots = 1 if batch.enrolment_index is None else batch.enrolment_index.shape[1]
+    for name, head_outputs in outputs.items():
         if name == "enrolment_emotion":
             labels = batch.labels if batch.enrolment_labels is None else batch.enrolment_labels.flatten(0, 1)
-            parts[name] = emotion_loss(task, outputs.float(), labels)
+            parts[name] = emotion_loss(task, head_outputs.float(), labels)
         elif name != "main":
             assert batch.speakers is not None
             speakers = batch.speakers.repeat_interleave(1 if name == "main_speaker" else shots)
-            parts[name] = functional.cross_entropy(outputs.float(), speakers)
+            parts[name] = functional.cross_entropy(head_outputs.float(), speakers)
     return parts
-
-
-HELPING_EPOCHS = 11
-REVERSAL_EPOCHS = 50
 
 
 def ccc_loss(truth: Tensor, prediction: Tensor) -> Tensor:
@@ -51,10 +62,10 @@ def ccc_loss(truth: Tensor, prediction: Tensor) -> Tensor:
 
 
 def gradient_factor(role: str, epoch: int) -> float:
-    """What a head's gradient is multiplied by before it reaches the encoder beneath it (arXiv 2206.06680).
+    """The factor of a head's gradient into the encoder beneath it (arXiv 2206.06680).
 
-    A head that learns: 1. One that forgets: 1 in epochs 1 to 11, then a reversal that grows linearly from 0 in epoch 12
-    to -1 in epoch 62 and stays there: the published schedule advances after each epoch, for the next.
+    For a head that learns it is 1. For a head that forgets it is 1 in epochs 1 to 11, then falls linearly from 0 in
+    epoch 12 to -1 in epoch 62, and stays there: the published schedule advances after each epoch, for the next.
 
     Args:
         role: learn or forget.
@@ -71,8 +82,8 @@ def gradient_factor(role: str, epoch: int) -> float:
 def total_objective(parts: Mapping[str, Tensor]) -> Tensor:
     """The objective of a batch from its parts: main, main_speaker, enrolment_emotion, enrolment_speaker.
 
-    total = (main + main speaker) / 2 where the main speaker head exists; enrolment part = (emotion + speaker) / 2
-    where both exist; total = (total + enrolment part) / 2 where the enrolment part exists (arXiv 2206.06680).
+    The total is main; with a head for the main speaker it is (main + main_speaker) / 2. With heads on the enrolment
+    clips it is then (total + mean of their objectives) / 2 (arXiv 2206.06680).
     """
     total = parts["main"]
     if "main_speaker" in parts:
@@ -114,7 +125,7 @@ def emotion_loss(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
     Args:
         task: gives the objective and the number of emotions.
         outputs: (clips, targets).
-        labels: (clips, targets or more), the emotions first.
+        labels: (clips, labels), the emotions first.
     """
     labels = labels[:, : len(task.targets)]
     if task.objective == "mse":

@@ -1,4 +1,4 @@
-"""States of a training on disk: what the next epoch depends on, kept after each, so that a killed run can go on."""
+"""States of training on disk: after each epoch, all that the next depends on, so that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from exvo.files import plain_path, write_atomically
 from exvo.text import reason
 
 KEPT = 2
-"""States on disk: the last one, and the one before for the case that the last one is damaged."""
+"""States on disk: the last one, and the one before it in case the last one is damaged."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch gave.
+    """The result of an epoch.
 
     Attributes:
         number: 1 is the first.
         loss: mean over the training clips of their batch's objective.
         learning_rate: of the epoch's steps.
         seconds: of training alone.
-        score: that chooses the best epoch, on validation clips; NaN where it is undefined.
-        best: whether no epoch before it had a better score.
+        score: on validation clips, by which the best epoch is chosen; NaN where it is undefined.
+        best: whether its score is better than those of all epochs before it.
     """
 
     number: int
@@ -51,8 +51,8 @@ class State:
     No generator is part of it: orders, crops, enrolment draws and dropout are drawn from seed and epoch alone.
 
     Attributes:
-        epoch: the last one that is done.
-        best: the best one so far.
+        epoch: number of the last finished epoch.
+        best: the best epoch so far.
         weights: of the network.
         optimizer: its state dict.
         scheduler: its state dict.
@@ -68,21 +68,21 @@ class State:
 class States:
     """The states of one run, in the folder of its best weights.
 
-    A state is `epoch-<number>-<SHA-256 of the file>.safetensors`; the best weights that belong to it are a second name
-    (a hard link) of theirs, `best-<number>.safetensors`, which later epochs don't touch.
+    A state is the file `epoch-<number>-<SHA-256 of the file>.safetensors`. Its best weights are
+    `best-<number>.safetensors`, a hard link to `best_file` as it was after that epoch, which later epochs don't change.
 
     Attributes:
-        best_file: where the training writes the weights of an epoch that is the best so far.
+        best_file: where training writes the weights of an epoch that is the best so far.
         epoch: of the last state that was written or read; 0: there is none.
     """
 
     def __init__(self, best_file: Path, settings: str, tell: Callable[[str], None] = print) -> None:
-        """Nothing is read yet.
+        """States of which nothing is read yet.
 
         Args:
             best_file: as above.
             settings: a digest of what the run computes; a state of other settings is not used.
-            tell: given a sentence about what was found.
+            tell: called with a sentence about the states on disk.
         """
         self.best_file, self.epoch = best_file, 0
         self._settings, self._tell = settings, tell
@@ -90,10 +90,10 @@ class States:
         self._kept: list[tuple[Path, Path]] = []  # states and their best weights, the newest first
 
     def write(self, state: State) -> None:
-        """Keeps a state, and removes those before the last two.
+        """Writes a state, and removes those before the last two.
 
-        Best weights that are new must be in `best_file`. Where somebody has removed older ones there is nothing to
-        go on with, and nothing is written.
+        Best weights of this epoch must be in `best_file`. If somebody has removed the best weights of an earlier epoch,
+        no state could be resumed, and none is written.
 
         Raises:
             InputError: the disk is full or the folder can't be written to.
@@ -104,7 +104,7 @@ class States:
             self._best_digest = _digest(best)
         if not best.exists():
             return
-        about = {
+        header = {
             "settings": self._settings,
             "epoch": state.epoch,
             "best": asdict(state.best),
@@ -113,18 +113,18 @@ class States:
             "scheduler": state.scheduler,
         }
         tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
-        for number, own in state.optimizer["state"].items():
-            tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in own.items()}
+        for number, values in state.optimizer["state"].items():
+            tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in values.items()}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        content = to_bytes(tensors, metadata={"exvo": json.dumps(about)})
+        content = to_bytes(tensors, metadata={"exvo": json.dumps(header)})
         path = self._folder / f"epoch-{state.epoch:06d}-{hashlib.sha256(content).hexdigest()}.safetensors"
         write_atomically(path, content)
         self.epoch = state.epoch
         self._kept = [(path, best), *(pair for pair in self._kept if pair[0] != path)][:KEPT]
-        self._remove(keep={one for pair in self._kept for one in pair})
+        self._remove(keep={file for pair in self._kept for file in pair})
 
     def latest(self) -> State | None:
-        """The newest state that is whole; its best weights are then those in `best_file`. None where there is none."""
+        """The newest undamaged state, whose best weights it puts into `best_file`; None where there is none."""
         paths = sorted(self._folder.glob("epoch-*.safetensors"), reverse=True)
         for path in paths:
             try:
@@ -135,10 +135,10 @@ class States:
             self.epoch = state.epoch
             self._kept = [(path, self._best(state.best.number))]
             _link(self._best(state.best.number), self.best_file)
-            self._tell(f"epoch {state.epoch} is done already")
+            self._tell(f"training resumes after epoch {state.epoch}")
             return state
         if paths:
-            self._tell("no state of the run is whole, so it begins again with epoch 1")
+            self._tell("no state of the run can be used, so it begins again with epoch 1")
         return None
 
     def clear(self) -> None:
@@ -158,25 +158,25 @@ class States:
         weights: dict[str, Tensor] = {}
         optimizer: dict[int, dict[str, Tensor]] = {}
         with plain_path(path) as plain, safe_open(plain, framework="pt") as file:
-            about = json.loads(file.metadata()["exvo"])
-            for name in file.keys():  # noqa: SIM118
-                kind, _, rest = name.partition("/")
+            header = json.loads(file.metadata()["exvo"])
+            for path_in_file in file.keys():  # noqa: SIM118
+                kind, _, name = path_in_file.partition("/")
                 if kind == "weights":
-                    weights[rest] = file.get_tensor(name)
+                    weights[name] = file.get_tensor(path_in_file)
                 else:
-                    number, _, own = rest.partition("/")
-                    optimizer.setdefault(int(number), {})[own] = file.get_tensor(name)
-        if about["settings"] != self._settings:
+                    number, _, name = name.partition("/")
+                    optimizer.setdefault(int(number), {})[name] = file.get_tensor(path_in_file)
+        if header["settings"] != self._settings:
             raise ValueError("its settings are others")
-        best = Epoch(**about["best"])
-        if _digest(self._best(best.number)) != about["best_sha256"]:
+        best = Epoch(**header["best"])
+        if _digest(self._best(best.number)) != header["best_sha256"]:
             raise ValueError(f"the checksum of {self._best(best.number).name} is another")
-        self._best_digest = about["best_sha256"]
-        given = {"state": optimizer, "param_groups": about["groups"]}
-        return State(about["epoch"], best, weights, given, about["scheduler"])
+        self._best_digest = header["best_sha256"]
+        optimizer_state = {"state": optimizer, "param_groups": header["groups"]}
+        return State(header["epoch"], best, weights, optimizer_state, header["scheduler"])
 
     def _remove(self, keep: set[Path]) -> None:
-        """Removes states, their best weights and what killed processes left half-written, but for those to keep."""
+        """Removes all states, best weights and half-written files of killed processes, except those to keep."""
         for pattern in ("epoch-*.safetensors", "best-*.safetensors", ".*.tmp"):
             for path in self._folder.glob(pattern):
                 if path not in keep:
@@ -189,7 +189,7 @@ def _digest(path: Path) -> str:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Gives a file a second name, or a copy where the file system knows no links.
+    """Gives a file a second name, or copies it where the file system has no hard links.
 
     Raises:
         InputError: the disk is full or the folder can't be written to.

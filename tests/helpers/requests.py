@@ -15,7 +15,7 @@ from exvo.config import FeatureConfig
 from exvo.features.audio import read_audio
 from exvo.features.log_mel import log_mel
 from exvo.networks.checkpoint import Checkpoint
-from exvo.networks.inference import predict
+from exvo.networks.inference import predict_clips
 
 TARGETS = ["High", "Loud"]
 FEATURES = FeatureConfig()
@@ -42,7 +42,7 @@ def evaluated(checkpoint: Checkpoint, clips: list[bytes], enrolment: list[list[i
     names = [str(number) for number in range(len(clips))]
     table = Clips(names, names, dict(zip(names, mels, strict=True)), np.zeros((len(names), 2)), "repeat")
     who = None if enrolment is None else [np.array(own, np.int64) for own in enrolment]
-    return predict(checkpoint.network, table, "cpu", who, protocol=checkpoint.protocol)
+    return predict_clips(checkpoint.network, table, "cpu", who, protocol=checkpoint.protocol)
 
 
 GOOD = text(TONES[0])
