@@ -68,7 +68,7 @@ def run(settings: RegisterSettings) -> None:
         print(f"decision    {verdict(version.version, moves, already)}: {why}.")
         uri = registry.CHAMPION_URI if moves or already else f"models:/{registry.MODEL}/{version.version}"
         print(f"load        {uri}")
-        print(f"{registry.where_to_look(version.version)}\n{runs.where_to_look(run_id)}")
+        print(f"{registry.version_page(version.version)}\n{runs.where_to_look(run_id)}")
 
 
 def verdict(version: str, moves: bool, already: bool) -> str:
@@ -187,7 +187,7 @@ def facts(source: Run, challenger: Scored) -> Facts:
         (split, artifacts.load_table(one.info.run_id, f"report/{split}/enrolment.parquet")) for split, one in reports
     )
     libraries = artifacts.load_json(source, "environment.json").get("libraries", {})
-    looked = scored.looks(source, "evaluate") if every["test"] is None else []
+    others = scored.runs_about(source, "evaluate") if every["test"] is None else []
     return card.Facts(
         run=f"{card.text(source.info.run_name)} ({source.info.run_id})",
         entry_point=source.data.tags[ENTRY_TAG],
@@ -200,5 +200,5 @@ def facts(source: Run, challenger: Scored) -> Facts:
         scores={split: table for split, table in every.items() if table is not None},
         enrolment=next(((split, table) for split, table in tables if table is not None), None),
         curve=scored.newest_curve(source),
-        tested_otherwise=any(artifacts.load_settings(one)["options"]["split"] == "test" for one in looked),
+        tested_otherwise=any(artifacts.load_settings(one)["options"]["split"] == "test" for one in others),
     )

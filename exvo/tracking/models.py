@@ -24,7 +24,8 @@ from exvo.tracking.lookup import find_run
 from exvo.tracking.provenance import PROJECT
 from exvo.tracking.tags import ENTRY_TAG, LOGGED_URI, MODEL_TAG
 
-SERVED = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
+REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
+"""The packages of a logged model."""
 
 
 def log_model(run_id: str, weights: Path) -> None:
@@ -42,7 +43,7 @@ def log_model(run_id: str, weights: Path) -> None:
             code_paths=[str(PROJECT / "exvo")],
             signature=signature(checkpoint.task),
             input_example=example(checkpoint),
-            pip_requirements=[f"{name}=={version(name)}" for name in SERVED],
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
         )
     client.set_tag(run_id, MODEL_TAG, info.model_uri)
 
@@ -99,12 +100,12 @@ def require_model(uri: str) -> None:
             raise server.unusable(error) from None
         query = f"tags.`{MODEL_TAG}` = '{uri}'"
         trained_by = names.search(query) or names.search(query, deleted=True)
-        again = "train it again"
+        advice = "train it again"
         for run in trained_by[:1]:
-            again = f"`{command_line(run.data.tags[ENTRY_TAG], load_settings(run)['options'])}` trains it again"
-            again = f"it is that of the run {names.about(run)}, and {again}"
+            command = command_line(run.data.tags[ENTRY_TAG], load_settings(run)["options"])
+            advice = f"it is that of the run {names.describe_run(run)}, and `{command}` trains it again"
         raise InputError(
-            f"The logged model {uri} is deleted, and MLflow has no command that restores one; {again}."
+            f"The logged model {uri} is deleted, and MLflow has no command that restores one; {advice}."
         ) from None
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Epoch:
         seconds: of training alone.
         score: that chooses the best epoch, on validation clips; NaN where it is undefined.
         best: whether no epoch before it had a better score.
+        scores: others on the validation clips, by name.
     """
 
     number: int
@@ -42,6 +43,7 @@ class Epoch:
     seconds: float
     score: float
     best: bool
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class States:
             self.epoch = state.epoch
             self._kept = [(path, self._best(state.best.number))]
             _link(self._best(state.best.number), self.best_file)
-            self._tell(f"epoch {state.epoch} is done already")
+            self._tell(f"goes on after epoch {state.epoch}")
             return state
         if paths:
             self._tell("no state of the run is whole, so it begins again with epoch 1")
