@@ -63,10 +63,10 @@ def compare(first: Outcome, repeated: Outcome, headline: str) -> pd.DataFrame:
     """
     rows = [_weights(first, repeated)]
     rows.append(_numbers("best epoch", _part(first, "best_epoch"), _part(repeated, "best_epoch")))
-    for name in _union(first.epochs, repeated.epochs):
+    for name in _union(first.epochs.columns, repeated.epochs.columns):
         if name != "seconds":
-            mine, other = (run.epochs[name].to_dict() if name in run.epochs else {} for run in (first, repeated))
-            rows.append(_numbers(f"{name} of every epoch (last)", mine, other))
+            each = [run.epochs[name].to_dict() if name in run.epochs else {} for run in (first, repeated)]
+            rows.append(_numbers(f"{name} of every epoch (last)", *each))
     for split in _union(first.predictions, repeated.predictions):
         main = f"{split}/{headline}"
         rows.append(_numbers(main, _part(first, main), _part(repeated, main)))

@@ -39,7 +39,6 @@ from exvo.tracking.entries import (
     with_writable_texts,
 )
 from exvo.tracking.journal import Journal
-from exvo.tracking.models import log_model
 
 RETRY_SECONDS = 30.0
 """Seconds before a server that was away is asked again; more where it takes long not to answer."""
@@ -231,6 +230,8 @@ def send(run_id: str, entry: Entry, file: Path | None = None) -> None:
                 parent = Path(name).parent.as_posix()
                 client.log_artifact(run_id, str(file), None if parent == "." else parent)
         case Model(weights):
+            from exvo.tracking.models import log_model  # and with it the served model and PyTorch
+
             log_model(run_id, Path(weights))
         case End(status, milliseconds):
             client.set_terminated(run_id, status, milliseconds)
