@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
-import re
 import shutil
 import statistics
 import subprocess
@@ -27,8 +25,9 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from benchmarks import learning, memory, plain
+from benchmarks import learning, memory, plain, startup
 from benchmarks.files import Files
+from benchmarks.timing import REPEATS, Row, compare, row, seconds
 from exvo import corpora
 from exvo.batches.clips import Clips
 from exvo.batches.epoch import training_batches
@@ -48,49 +47,12 @@ from exvo.networks.network import Network
 from exvo.reports.run import About, report
 from exvo.serving.model import answer
 from exvo.tasks import Task
+from exvo.tracking.provenance import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data" / "emogator-mini"
-REPEATS = 5
 FEATURES = FeatureConfig()
 TASK = Task("fewshot", EMOTIONS)
-
-Row = dict[str, object]
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def row(what: str, against: str, ratios: Sequence[float], target: str = "", **also: float) -> Row:
-    """A line of the table: median and range of the ratios; `target` is `>= 3` or, where less is better, `<= 1.3`."""
-    median = statistics.median(ratios)
-    met = not target or (median >= float(target[3:]) if target.startswith(">=") else median <= float(target[3:]))
-    ends = {"lowest": min(ratios), "highest": max(ratios)}
-    return {"what": what, "against": against, "ratio": median, **ends, "target": target, "met": met, "also": also}
-
-
-def compare(
-    what: str,
-    ours: Callable[[], object],
-    reference: Callable[[], object],
-    against: str,
-    target: str = "",
-    before: Callable[[], object] = int,
-    also: Mapping[str, float] | None = None,
-) -> Row:
-    """Times both, in turn, five times; the ratio is reference over ours, so more is better.
-
-    What is called `before` each of them is not timed.
-    """
-    pairs = []
-    for _ in tqdm(range(REPEATS), what, leave=False, disable=None):
-        pairs.append([(before(), seconds(work))[1] for work in (ours, reference)])
-    spent = statistics.median(own for own, _ in pairs)
-    return row(what, against, [other / own for own, other in pairs], target, **{"seconds": spent, **(also or {})})
 
 
 def extraction_rows(folder: Path, files: list[str], scratch: Path, kind: str) -> Iterator[Row]:
@@ -279,25 +241,6 @@ def interval_rows(clips: int) -> Iterator[Row]:
     )
 
 
-def start_rows() -> Iterator[Row]:
-    """`--help` and the bare import, against importing what training needs."""
-    python = sys.executable
-
-    def command(*words: str) -> Callable[[], object]:
-        return lambda: subprocess.run([python, *words], capture_output=True, check=True)
-
-    needed = command("-c", "import torch, mlflow, pandas")
-    bare = statistics.median(seconds(command("-c", "pass")) for _ in range(REPEATS))
-    for what, words, most in (
-        ("exvo train --help", ("-m", "exvo", "train", "--help"), 1.0),
-        ("import exvo", ("-c", "import exvo"), 0.2),
-    ):
-        found = compare(
-            what, command(*words), needed, "importing torch, mlflow and pandas", also={"Python alone": bare}
-        )
-        yield found | {"met": found["also"]["seconds"] < most, "target": f"{most:g} s"}  # type: ignore[index]
-
-
 def serving_row() -> Row:
     """A prediction of the served model without HTTP, against the bare forward pass and log-mel."""
     network = Network("cnn14", len(EMOTIONS), 1.0, enrolment="shared", fusion="relative").eval()
@@ -319,7 +262,7 @@ def serving_row() -> Row:
     against = "the bare forward pass and log-mel (time over theirs)"
     what = "a served prediction, cnn14-relative, width 1, 2 s, with a profile"
     milliseconds = 100 * statistics.median(own for own, _ in times)
-    return row(what, against, [own / other for own, other in times], "<= 1.3", milliseconds=milliseconds)
+    return row(what, against, [own / other for own, other in times], "<= 1.3", {"milliseconds": milliseconds})
 
 
 def markdown(rows: Sequence[Row], about: Mapping[str, object], bf16: Mapping[str, object]) -> str:
@@ -350,13 +293,6 @@ def markdown(rows: Sequence[Row], about: Mapping[str, object], bf16: Mapping[str
         f"[{bf16['lo_by_speaker']:.4f}, {bf16['hi_by_speaker']:.4f}]",
     ]
     return "\n".join(lines) + "\n"
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
-    return found[1] if found else platform.machine()
 
 
 def main() -> None:
@@ -395,7 +331,7 @@ def main() -> None:
             add(evaluation(store, shuffled[:clips], encoder, width) for _ in range(1))
         add(training_rows(store, shuffled, scratch))
         add(interval_rows(20_000))
-        add(start_rows())
+        add(startup.rows(scratch))
         add(serving_row() for _ in range(1))
         store, audio = extraction.extract(sample.folder, sample.clips["file"].tolist(), scratch / "small", FEATURES)
         bf16 = learning.bf16_against_float32(sample, store, audio)

@@ -182,17 +182,17 @@ def plain_bytes(column: pa.Array) -> int:
     return int(8 * len(column) + (pc.sum(lengths).as_py() or 0))
 
 
-def check_predictions(table: pa.Table, name: str) -> pd.DataFrame:
+def check_predictions(table: pa.Table, name: str, remedy: str = "evaluate the run again") -> pd.DataFrame:
     """A predictions table (see `Task.table`), checked.
 
     Args:
         table: as `read_parquet` gives it.
         name: of the table, for a sentence.
+        remedy: what to do about it, for the same.
 
     Raises:
         InputError: it lacks columns, has a clip twice, or columns hold what they can't.
     """
-    again = "evaluate the run again"
     kinds = {field.name: field.type for field in table.schema}
     truths = {column.removeprefix("truth.") for column in kinds if column.startswith("truth.")}
     answers = {column.removeprefix("prediction.") for column in kinds if column.startswith("prediction.")}
@@ -200,23 +200,23 @@ def check_predictions(table: pa.Table, name: str) -> pd.DataFrame:
     missing += [f"prediction.{label}" for label in sorted(truths - answers)]
     missing += [f"truth.{label}" for label in sorted(answers - truths)] or ["truth.<target>"] * (not truths)
     if missing:
-        raise InputError(f"{name} has no column {printable(missing[0])}: {again}.")
+        raise InputError(f"{name} has no column {printable(missing[0])}: {remedy}.")
     for column, kind in kinds.items():
         text = column in ("file", "split", "speaker", "country")
         wrong = (text and not pa.types.is_string(kind)) or (column == "scored" and not pa.types.is_boolean(kind))
         if wrong or (table[column].null_count and (text or column == "scored" or pa.types.is_string(kind))):
-            raise InputError(f"{name}: the column {printable(column)} has gaps or is of {kind}: {again}.")
+            raise InputError(f"{name}: the column {printable(column)} has gaps or is of {kind}: {remedy}.")
     for label in sorted(truths):
         pair = [kinds[f"{side}.{label}"] for side in ("truth", "prediction")]
         texts = [pa.types.is_string(kind) for kind in pair]
         if texts not in ([False, False], [label in TEXTS] * 2):
             raise InputError(
-                f"{name}: truth and prediction of {printable(label)} are of {pair[0]} and {pair[1]}: {again}."
+                f"{name}: truth and prediction of {printable(label)} are of {pair[0]} and {pair[1]}: {remedy}."
             )
     frame: pd.DataFrame = table.to_pandas()
     strange = frame.index[~frame["split"].isin(SPLITS) | frame["file"].duplicated()]
     if len(strange):
-        raise InputError(f"{name}: row {strange[0] + 1} is a clip that was there before, or of no split: {again}.")
+        raise InputError(f"{name}: row {strange[0] + 1} is a clip that was there before, or of no split: {remedy}.")
     for label in sorted(truths):
         for column in (f"truth.{label}", f"prediction.{label}"):
             if pd.api.types.is_numeric_dtype(frame[column]):
@@ -224,6 +224,6 @@ def check_predictions(table: pa.Table, name: str) -> pd.DataFrame:
                 wrong = values.abs() > np.finfo(np.float32).max
                 if wrong.any() or (column.startswith("p") and values.isna().any()):
                     raise InputError(
-                        f"{name}: the column {printable(column)} holds numbers that are not finite: {again}."
+                        f"{name}: the column {printable(column)} holds numbers that are not finite: {remedy}."
                     )
     return frame

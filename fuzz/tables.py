@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from exvo.config import EMOTIONS
 from exvo.errors import InputError
-from exvo.evaluation.pairwise import Scored, comparable, task_of
+from exvo.evaluation.pairwise import Scored, comparable
 from exvo.evaluation.results import Condition
 from exvo.evaluation.scoring import score_epoch
 from fuzz.material import CELLS, NUMBERS, damage
@@ -297,7 +297,7 @@ def compare(table: pd.DataFrame, name: str) -> None:
         if "clips of the test split are scored" in str(error):
             return
         raise
-    score_epoch(rows, task_of(scored))
+    score_epoch(rows, scored.task)
     assert task.targets
 
 

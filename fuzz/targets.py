@@ -172,7 +172,7 @@ class Corpora(Target):
 
 
 class Checkpoints(Target):
-    """`networks.load`."""
+    """`networks.checkpoint.load_checkpoint`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -88,7 +88,7 @@ def test_of_two_rows_the_newer_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(FeatureConfig)])
 def test_every_setting_has_a_store_of_its_own(store: Store, field: str) -> None:
-    other = dataclasses.replace(CONFIG, **{field: getattr(CONFIG, field) * 2})
+    other = dataclasses.replace(CONFIG, **{field: getattr(CONFIG, field) + 1})
     assert len(Store(store.root, other)) == 0
     assert Store(store.root, other).folder != store.folder
 

@@ -1,4 +1,7 @@
-"""Trains a system, keeps its best epoch by the validation score, and logs model, scores and predictions."""
+"""Trains a system, and keeps its best epoch.
+
+The best epoch is chosen by the validation score; its model, scores and predictions are logged.
+"""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def artifact(run: Run, name: str) -> str | None:
 
 
 def scores(run: Run, split: str) -> pd.DataFrame | None:
-    """The scores that a run has logged for a split, as `evaluation.score` gives them; None where it has none.
+    """The scores that a run has logged for a split, as `scoring.score` gives them; None where it has none.
 
     Raises:
         InputError: they are damaged.
