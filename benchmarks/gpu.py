@@ -29,7 +29,7 @@ from exvo.enrolment import choose_enrolment
 from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.networks.inference import predict_clips
-from exvo.training.loop import fit
+from exvo.training.loop import Validation, fit
 
 
 def run(setting: Setting, name: str, size: int, epochs: int) -> tuple[dict[str, pd.DataFrame], float]:
@@ -49,7 +49,7 @@ def run(setting: Setting, name: str, size: int, epochs: int) -> tuple[dict[str, 
         setting.task,
         setting.clips("train"),
         config,
-        lambda _: float(scoring.score_epoch(predictions("val"), setting.task)["emotion_ccc"]),
+        lambda _: Validation(float(scoring.score_epoch(predictions("val"), setting.task)["emotion_ccc"])),
         lambda weights, _: best.update({key: tensor.clone() for key, tensor in weights.items()}),
         lambda epoch: print(f"  {epoch.number}: loss {epoch.loss:.3f}, score {epoch.score:.3f}, {epoch.seconds:.1f} s"),
     )

@@ -28,7 +28,7 @@ from exvo.networks.build import build_network
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.tasks import Task, make_task
-from exvo.training.loop import TrainingConfig, fit, make_optimizer, train_epoch, train_step
+from exvo.training.loop import TrainingConfig, Validation, fit, make_optimizer, train_epoch, train_step
 
 TASK = Task("fewshot", EMOTIONS)
 SEEDS = (0, 1, 2)
@@ -140,7 +140,7 @@ def bf16_against_float32(corpus: Corpus, store: Store, audio: pd.DataFrame) -> d
             task,
             training,
             config,
-            lambda network: float(scoring.score_epoch(table(network), task)["emotion_ccc"]),
+            lambda network: Validation(float(scoring.score_epoch(table(network), task)["emotion_ccc"])),
             lambda weights, _: kept.update({name: tensor.clone() for name, tensor in weights.items()}),
             lambda _: None,
         )

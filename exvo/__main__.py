@@ -18,7 +18,7 @@ from typing import Any
 from exvo import passwords
 from exvo.config import ENTRY_POINTS
 from exvo.errors import InputError, TrainingError
-from exvo.experiments.process import end_with_parent, lasting_streams, stoppable, use_utf8
+from exvo.experiments.process import Stopped, end_with_parent, lasting_streams, stoppable, use_utf8
 from exvo.options import launched_run, note_launcher, parse
 from exvo.text import nearest
 
@@ -74,8 +74,9 @@ def command(entry_point: str, words: Sequence[str]) -> None:
                 body(entry_point)(settings)
         except InputError as error:
             sys.exit(fail(str(error), 2))
-        except KeyboardInterrupt as stop:
-            sys.exit(fail(str(stop) or "Stopped.", getattr(stop, "status", 130)))
+        except KeyboardInterrupt as interrupt:  # Python's own, where it comes before `stoppable` or after it
+            stop = interrupt if isinstance(interrupt, Stopped) else Stopped()
+            sys.exit(fail(stop.sentence, stop.status))
         except TrainingError as error:
             sys.exit(fail(str(error), 1))
 

@@ -27,6 +27,7 @@ from mlflow.entities import Run
 from exvo.errors import InputError
 from exvo.experiments import evaluate, main, trials
 from exvo.tracking import delivery, server
+from exvo.tracking.entries import Artifact, End, Metrics, Tags
 from exvo.tracking.journal import Journal
 
 from helpers.commands import SMALL, artifacts, at_epoch, check_equal, newest, run_here, started
@@ -58,8 +59,8 @@ def plug(store: str) -> Plug:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that was away is asked again each time, where a test does not say otherwise."""
-    monkeypatch.setattr(delivery, "PATIENCE", 0.0)
-    monkeypatch.setattr(delivery, "SHARE", 0)
+    monkeypatch.setattr(delivery, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(delivery, "PAUSE_FACTOR", 0)
 
 
 def sync(monkeypatch: pytest.MonkeyPatch, status: int = 0, output: str = "output") -> None:
@@ -250,7 +251,7 @@ def test_a_delivery_that_is_cut_anywhere_doubles_nothing(
         patch.setattr(Journal, "done", done)
         while folder.exists():
             try:
-                delivery.deliver(folder)
+                delivery.deliver_journal(folder)
             except Cut:
                 cuts += 1
     assert cuts == entries
@@ -289,7 +290,7 @@ def test_a_study_stops_where_the_server_stays_away(
     plug: Plug, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(trials, "POLL", 0.1)
-    monkeypatch.setattr(trials, "SERVER_SECONDS", 0.5)
+    monkeypatch.setattr(trials, "SERVER_WAIT_SECONDS", 0.5)
     options = SMALL | {"data": str(tiny_corpus), "trials": "3", "search": "dropout", "epochs": "2"}
     with monkeypatch.context() as patch:
         at_epoch(2, plug.pull, patch)
@@ -331,7 +332,7 @@ def test_a_real_server_that_hangs_hardly_holds_up_the_training(
 ) -> None:
     """It takes requests and does not answer; each waits its time out, a second here and 30 seconds else."""
     monkeypatch.chdir(own_server.folder)
-    monkeypatch.setattr(delivery, "SHARE", 10)
+    monkeypatch.setattr(delivery, "PAUSE_FACTOR", 10)
     options = SMALL | {"data": str(tiny_corpus), "epochs": "6"}
     whole = undisturbed(options, monkeypatch)
     asked = []
@@ -433,7 +434,7 @@ def test_a_database_that_is_locked_holds_up_and_loses_nothing(
     store: str, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """MLflow waits 20 seconds for a lock; what then can't be written is kept."""
-    monkeypatch.setattr(delivery, "PATIENCE", 5.0)
+    monkeypatch.setattr(delivery, "RETRY_SECONDS", 5.0)
     options = SMALL | {"data": str(tiny_corpus)}
     whole = undisturbed(options, monkeypatch)
     other = sqlite3.connect(store.removeprefix("sqlite:///"), isolation_level=None, check_same_thread=False)
@@ -510,9 +511,9 @@ def test_a_journal_on_a_full_disk_ends_in_a_sentence_and_the_command_goes_on_lat
 
 def test_a_journal_keeps_its_entries_in_order_and_passes_over_a_line_cut_short(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    journal.keep({"kind": "tags", "values": {"a": "é\n"}})
-    journal.keep({"kind": "artifact", "name": "deep/one.txt"}, b"one")
-    journal.keep({"kind": "metrics", "values": {"m": float("nan")}, "step": 1, "time": 2})
+    journal.keep(Tags({"a": "é\n"}))
+    journal.keep(Artifact("deep/one.txt"), b"one")
+    journal.keep(Metrics({"m": float("nan")}, 1, 2))
     with pytest.raises(InputError, match="is in use by a run that goes on"):
         Journal(tmp_path / "journal")
     journal.done(1)
@@ -522,10 +523,10 @@ def test_a_journal_keeps_its_entries_in_order_and_passes_over_a_line_cut_short(t
     for length in range(len(whole) - 20, len(whole)):
         path.write_bytes(whole[:length])
         again = Journal(tmp_path / "journal")
-        assert [entry["kind"] for entry in again.pending.values()][-2:] == ["artifact", "metrics"]
-        again.keep({"kind": "end", "status": "FINISHED", "time": 3})
-        assert [entry["kind"] for entry in again.pending.values()][-1] == "end"
-        assert (again.artifact({"name": "deep/one.txt"})).read_bytes() == b"one"
+        assert [entry.kind for entry in again.pending.values()][-2:] == ["artifact", "metrics"]
+        again.keep(End("FINISHED", 3))
+        assert [entry.kind for entry in again.pending.values()][-1] == "end"
+        assert again.file_of(Artifact("deep/one.txt")).read_bytes() == b"one"
         again.close()
     path.write_bytes(whole)
     last = Journal(tmp_path / "journal")

@@ -16,7 +16,7 @@ from exvo.batches.resident import ResidentClips, make_resident
 from exvo.enrolment import Draw
 from exvo.errors import TrainingError
 from exvo.training import loop
-from exvo.training.loop import fit, make_optimizer, train_epoch
+from exvo.training.loop import Validation, fit, make_optimizer, train_epoch
 
 from helpers.networks import TASK, config, make_network
 
@@ -103,7 +103,7 @@ def test_fit_trains_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(loop, "make_resident", make)
             monkeypatch.setattr(loop, "training_batches", None)
         network = make_network()
-        fit(network, TASK, clips, config(), lambda _: 0.0, lambda *_: None, lambda _: None)
+        fit(network, TASK, clips, config(), lambda _: Validation(0.0), lambda *_: None, lambda _: None)
         weights.append(network.state_dict())
     assert seen == ["cpu"]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -31,7 +31,7 @@ from exvo.experiments.process import hold
 from exvo.features import audio, extraction
 from exvo.networks.network import Network
 from exvo.tracking import provenance
-from exvo.training.loop import TrainingConfig, fit
+from exvo.training.loop import TrainingConfig, Validation, fit
 from exvo.training.states import Epoch, States
 
 from helpers.commands import SMALL, at_epoch, check_equal, equal, history, newest, run_here, started, weights
@@ -62,10 +62,10 @@ def fitted(
     def number() -> int:
         return states.epoch + 1
 
-    def validate(network: Network) -> float:
+    def validate(network: Network) -> Validation:
         if number() == until and at == "validate":
             raise Killed
-        return SCORES[number() - 1]
+        return Validation(SCORES[number() - 1])
 
     def save_best(weights: Mapping[str, torch.Tensor], epoch: Epoch) -> None:
         folder.mkdir(exist_ok=True)
@@ -331,7 +331,7 @@ def test_a_stopped_extraction_keeps_what_is_done(
 
 def test_a_second_signal_ends_a_command_that_does_not_end() -> None:
     program = (
-        "import os, signal, time\nfrom exvo.experiments import process\nprocess.SECOND = 0.1\n"
+        "import os, signal, time\nfrom exvo.experiments import process\nprocess.SAME_SIGNAL_SECONDS = 0.1\n"
         "with process.stoppable():\n    try:\n        os.kill(os.getpid(), signal.SIGINT)\n        time.sleep(60)\n"
         "    except KeyboardInterrupt:\n        time.sleep(0.2)\n        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        time.sleep(60)\n"
@@ -341,7 +341,7 @@ def test_a_second_signal_ends_a_command_that_does_not_end() -> None:
 
 def test_a_command_that_does_not_end_by_itself_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
-    monkeypatch.setattr(process, "PATIENCE", 0.1)
+    monkeypatch.setattr(process, "STOP_SECONDS", 0.1)
     monkeypatch.setattr(os, "_exit", lambda status: ended.set() if status == 130 else None)
     with process.stoppable():
         with pytest.raises(process.Stopped):

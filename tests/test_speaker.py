@@ -25,7 +25,7 @@ from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.tasks import Task, make_task, speaker_split
-from exvo.training.loop import TrainingConfig, fit
+from exvo.training.loop import TrainingConfig, Validation, fit
 from exvo.training.objectives import task_loss
 
 from helpers.commands import run_here
@@ -145,8 +145,9 @@ def test_it_learns_who_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     network = build_network(systems.find("cnn10"), task, 0.1, 0, "", mine.labels, 4)
 
-    def validate(network: Network) -> float:
-        return float(score_epoch(task.table(held_out, predict_clips(network, others, "cpu")), task)["speaker_uar"])
+    def validate(network: Network) -> Validation:
+        scores = score_epoch(task.table(held_out, predict_clips(network, others, "cpu")), task)
+        return Validation(float(scores["speaker_uar"]))
 
     config = TrainingConfig(6, 6, 0.02, "sgd", 0, "cpu", "float32")
     best = fit(network, task, mine, config, validate, lambda weights, epoch: None, lambda epoch: None)

@@ -61,7 +61,7 @@ def test_the_file_holds_the_logged_predictions_and_damaged_copies_are_refused(
     assert submit(monkeypatch, trained, team="our-team", number="3") == 0
     told = capsys.readouterr().out
     assert f"predictions of the run {trained.info.run_name} " in told
-    assert "ExVo-Few_our-team_3.csv is written and right: 8 clips, ExVo-Few\n" in told
+    assert "ExVo-Few_our-team_3.csv, which passes the check: 8 clips, ExVo-Few\n" in told
     path = Path("output/submissions/ExVo-Few_our-team_3.csv")
     table, logged = pd.read_csv(path), predictions(trained)
     corpus = pd.read_csv(ten_emotions / "clips.csv").query("split == 'test'")
@@ -74,7 +74,7 @@ def test_the_file_holds_the_logged_predictions_and_damaged_copies_are_refused(
     assert mlflow.artifacts.load_text(f"{run.info.artifact_uri}/submission/{path.name}") == path.read_text()
     count = len(MlflowClient().search_runs(["0"]))
     assert submit(monkeypatch, trained, check=str(path)) == 0
-    assert f"{path.name} is right: 8 clips, ExVo-Few\n" in capsys.readouterr().out
+    assert f"{path.name} passes the check: 8 clips, ExVo-Few\n" in capsys.readouterr().out
     lines = path.read_text().splitlines()
     (tmp_path / "theirs.csv").write_text("\n".join([*lines[:3], *lines[4:], lines[1].replace("[", "[x")]))
     assert submit(monkeypatch, trained, check=str(tmp_path / "theirs.csv")) == 2

@@ -19,7 +19,7 @@ from exvo.errors import InputError, TrainingError
 from exvo.evaluation.metrics import ccc
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
-from exvo.training.loop import TrainingConfig, fit, make_optimizer, train_step
+from exvo.training.loop import TrainingConfig, Validation, fit, make_optimizer, train_step
 from exvo.training.objectives import objectives
 from exvo.training.states import Epoch
 
@@ -34,8 +34,9 @@ def train(
     saved: list[int] = []
     given = iter(scores or [])
 
-    def validate(network: Network) -> float:
-        return next(given) if scores else -float(np.abs(predict_clips(network, clips, "cpu") - clips.labels).mean())
+    def validate(network: Network) -> Validation:
+        error = float(np.abs(predict_clips(network, clips, "cpu") - clips.labels).mean())
+        return Validation(next(given) if scores else -error)
 
     def save_best(weights: Mapping[str, Tensor], epoch: Epoch) -> None:
         saved.append(epoch.number)

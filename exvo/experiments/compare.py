@@ -8,9 +8,8 @@ protocol are left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import pandas as pd
 
@@ -23,11 +22,13 @@ from exvo.evaluation.results import Condition
 from exvo.options import command_line
 from exvo.reports import comparison, matrix, tables
 from exvo.reports.sentences import doubt_sentences
-from exvo.text import writable
+from exvo.text import listing, writable
 from exvo.tracking import lookup, names, runs, server
 from exvo.tracking.lookup import Run
-from exvo.tracking.runs import log_metrics, log_page, log_settings, log_table, log_text, start_run, where_to_look
-from exvo.tracking.scored import no_predictions, predictions_of, scored_run, training
+from exvo.tracking.scored import SystemRun, as_table, no_predictions, predictions_of, scored_run, system_runs
+
+MOST_MISTAKES = 10
+"""Mistakes of one command that are said."""
 
 
 def run(settings: CompareSettings) -> None:
@@ -51,23 +52,24 @@ def list_systems(settings: CompareSettings) -> None:
     Raises:
         InputError: no finished run has scores to show.
     """
-    rows = results.newest(lookup.finished_runs(trials=False), settings.split)
+    newest = results.newest(lookup.finished_runs(trials=False), settings.split)
     if settings.corpus:
-        rows = rows[rows["corpus"] == writable(settings.corpus)]
-    if rows.empty:
-        first = "train" if settings.split == "val" else "evaluate"
+        newest = newest[newest["corpus"] == writable(settings.corpus)]
+    if newest.empty:
+        entry_point = "train" if settings.split == "val" else "evaluate"
+        options = "." if entry_point == "train" else f", with run_id=<a training run> and split={settings.split}."
         raise InputError(
             f"No finished run has scores of the {settings.split} split"
-            f"{f' of corpus={settings.corpus}' if settings.corpus else ''}; `{command_line(first, {})}` makes one"
-            f"{'.' if first == 'train' else f', with run_id=<a training run> and split={settings.split}.'}"
+            f"{f' of corpus={settings.corpus}' if settings.corpus else ''}; `{command_line(entry_point, {})}` makes one"
+            f"{options}"
         )
     with runs.start_run("compare") as run_id:
-        runs.log_settings(asdict(settings), {"runs": rows["run_id"].tolist()})
-        trained = pd.DataFrame([training(row) for row in rows.to_dict("records")], index=rows.index)
-        rows = rows.drop(columns="run").join(trained)
-        for keys, group in rows.groupby(results.KEYS):
-            condition = results.make_condition(keys, settings.split)
-            show(condition, group, [predictions_of(row, condition) for row in group.to_dict("records")])
+        runs.log_settings(asdict(settings), {"runs": newest["run_id"].tolist()})
+        by_condition: dict[Condition, list[SystemRun]] = {}
+        for system_run in system_runs(newest, settings.split):
+            by_condition.setdefault(system_run.condition, []).append(system_run)
+        for condition, members in by_condition.items():
+            log_results(condition, members, [predictions_of(member) for member in members])
         print(runs.where_to_look(run_id))
 
 
@@ -78,30 +80,31 @@ def compare_chosen(settings: CompareSettings) -> None:
         InputError: fewer than two runs, a run named twice, without predictions or not finished, or two that can't be
             compared; of several mistakes all are said.
     """
-    found: list[tuple[Scored, dict[str, Any]]] = []
+    predictions: list[Scored] = []
+    members: list[SystemRun] = []
     mistakes = []
     for source in find_runs(settings.runs, "runs"):
         try:
-            found.append(scored_run(source, "runs", settings.split))
+            scored, member = scored_run(source, "runs", settings.split)
+            predictions.append(scored)
+            members.append(member)
         except InputError as error:
             mistakes.append(str(error))
     refuse(mistakes)
-    rows = pd.DataFrame([row for _, row in found])
-    if len(rows) < 2:
-        raise InputError(f"runs={settings.runs} names {len(rows)} run; give two or more, with commas between.")
-    twice = rows["run_id"].duplicated()
-    runs = [one for one, _ in found]
-    again = [one.run for one, known in zip(runs, twice, strict=True) if known]
-    refuse(f"runs names the run {name} twice; name each run once." for name in again)
-    refuse(comparable_runs(runs)[1].values())
-    with start_run("compare") as run_id:
-        log_settings(asdict(settings), {"runs": rows["run_id"].tolist()})
-        show(runs[0].condition, rows, runs)
-        print(where_to_look(run_id))
+    if len(members) < 2:
+        raise InputError(f"runs={settings.runs} names {len(members)} run; give two or more, with commas between.")
+    ids = [member.run_id for member in members]
+    repeated = [scored.run for place, scored in enumerate(predictions) if ids[place] in ids[:place]]
+    refuse(f"runs names the run {name} twice; name each run once." for name in repeated)
+    refuse(comparable_runs(predictions)[1].values())
+    with runs.start_run("compare") as run_id:
+        runs.log_settings(asdict(settings), {"runs": ids})
+        log_results(predictions[0].condition, members, predictions)
+        print(runs.where_to_look(run_id))
 
 
 def find_runs(text: str, option: str) -> list[Run]:
-    """The runs of a list with commas between; see `lookup.find_run`. A name with commas of its own is found too.
+    """The runs of a list with commas between, see `lookup.find_run`. A name with commas of its own is found too.
 
     Raises:
         InputError: as `lookup.find_run` does, of all names at once; or the list can be read in two ways.
@@ -110,72 +113,109 @@ def find_runs(text: str, option: str) -> list[Run]:
     server.check_store()
     query = "attributes.run_name LIKE '%,%'"
     with_comma = [*names.search(query), *names.search(query, deleted=True)] if "," in text else []
-    tried: list[tuple[list[Run], list[str]]] = []
-    for reading in names.readings(text, (run.info.run_name for run in with_comma)):
-        runs, mistakes = [], []
-        for name in filter(str.strip, reading):
-            try:
-                runs.append(lookup.find_run(name, option))
-            except InputError as error:
-                mistakes.append(str(error))
-        tried.append((runs, mistakes))
-    right = [runs for runs, mistakes in tried if not mistakes]
+    readings = [
+        _find_each(reading, option) for reading in names.readings(text, (run.info.run_name for run in with_comma))
+    ]
+    right = [reading.runs for reading in readings if not reading.mistakes]
     if len(right) > 1:
-        ways = " or ".join(names.listed(map(names.about, runs)) for runs in right)
+        ways = " or ".join(listing(map(names.describe_run, found)) for found in right)
         raise InputError(f"{option}={text} can be read in several ways, because names hold commas; give ids: {ways}.")
-    refuse([] if right else tried[0][1])
+    refuse([] if right else readings[0].mistakes)
     return right[0]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A way to read a list of names: the runs, and a sentence for each name that has none."""
+
+    runs: list[Run]
+    mistakes: list[str]
+
+
+def _find_each(run_names: Iterable[str], option: str) -> Reading:
+    sources, mistakes = [], []
+    for name in filter(str.strip, run_names):
+        try:
+            sources.append(lookup.find_run(name, option))
+        except InputError as error:
+            mistakes.append(str(error))
+    return Reading(sources, mistakes)
+
+
 def refuse(mistakes: Iterable[str]) -> None:
-    """Raises InputError with all of the sentences, ten at most, where there are some."""
-    every = list(mistakes)
-    if every:
-        more = f" And {len(every) - 10} more." if len(every) > 10 else ""
-        raise InputError(" ".join(every[:10]) + more)
+    """Refuses the command where it has mistakes.
+
+    Args:
+        mistakes: a sentence each.
+
+    Raises:
+        InputError: all of the sentences, ten at most, where there are some.
+    """
+    sentences = list(mistakes)
+    if sentences:
+        left_out = len(sentences) - MOST_MISTAKES
+        raise InputError(" ".join(sentences[:MOST_MISTAKES]) + (f" And {left_out} more." if left_out > 0 else ""))
 
 
-def show(condition: Condition, rows: pd.DataFrame, runs: Sequence[Scored | None]) -> None:
+def log_results(condition: Condition, members: Sequence[SystemRun], predictions: Sequence[Scored | None]) -> None:
     """Prints and logs the results under one condition, and the differences of the runs that can be compared.
 
     Args:
-        condition: that of all.
-        rows: `run_id`, `run`, and what `results.results_table` takes.
-        runs: their predictions, in the same order; None where there are none.
+        condition: that of all runs.
+        members: the runs.
+        predictions: theirs, in the same order; None where there are none.
     """
-    compared, best_first, left_out = differences(rows, runs, condition.split)
-    table = results.results_table(condition, rows)
-    parts, again = [], {"corpus": condition.corpus, "split": condition.split}
+    differences = compare_members(members, predictions, condition.split)
+    table = results.results_table(condition, as_table(members))
+    parts, options = [], {"corpus": condition.corpus, "split": condition.split}
+    compared, best_first, left_out = differences.compared, differences.best_first, differences.left_out
     if compared is not None:
-        again = {"runs": ",".join(rows["run_id"].iloc[sorted(best_first)]), "split": condition.split}
+        ids = ",".join(members[place].run_id for place in sorted(best_first))
+        options = {"runs": ids, "split": condition.split}
         table["place"] = pd.Series(pd.NA, index=table.index, dtype="Int64")
         table.loc[best_first, "place"] = range(1, len(best_first) + 1)
         parts.append(matrix.matrix_text(compared))
-        log_table(compared.pairs, f"results/{condition.name}-differences.csv")
+        runs.log_table(compared.pairs, f"results/{condition.name}-differences.csv")
     if left_out:
         parts.append(matrix.left_out_text(left_out))
     text = "\n".join([tables.results_text(condition, table), *parts])
     print(text)
-    log_text(f"results/{condition.name}.md", text)
-    log_table(table, f"results/{condition.name}.csv")
-    page = matrix.results_page(condition, table, compared, left_out, command_line("compare", again))
-    log_page(f"results/{condition.name}", page)
+    runs.log_text(f"results/{condition.name}.md", text)
+    runs.log_table(table, f"results/{condition.name}.csv")
+    page = matrix.results_page(condition, table, compared, left_out, command_line("compare", options))
+    runs.log_page(f"results/{condition.name}", page)
 
 
-def differences(
-    rows: pd.DataFrame, runs: Sequence[Scored | None], split: str
-) -> tuple[Matrix | None, list[int], list[str]]:
-    """The matrix of the runs that can be compared, their places in `rows`, the best first, and why others can't."""
-    known = {place: one for place, one in enumerate(runs) if one is not None}
-    silent = [row for row, one in zip(rows.to_dict("records"), runs, strict=True) if one is None]
-    left_out = [f"The run {row['run']} {no_predictions(row, split)}" for row in silent]
-    chosen, reasons = comparable_runs(list(known.values()))
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """The differences of the runs of a table that can be compared.
+
+    Attributes:
+        compared: each with each; None where fewer than two can be compared.
+        best_first: their places in the table.
+        left_out: a sentence for each run that can't be compared.
+    """
+
+    compared: Matrix | None
+    best_first: list[int]
+    left_out: list[str]
+
+
+def compare_members(members: Sequence[SystemRun], predictions: Sequence[Scored | None], split: str) -> Differences:
+    """Compares the runs of a table that can be compared, each with each."""
+    with_predictions = {place: scored for place, scored in enumerate(predictions) if scored is not None}
+    left_out = [
+        f"The run {member.run} {no_predictions(member.training_id, split)}"
+        for member, scored in zip(members, predictions, strict=True)
+        if scored is None
+    ]
+    chosen, reasons = comparable_runs(list(with_predictions.values()))
     left_out += reasons.values()
     if len(chosen) < 2:
-        return None, [], left_out
-    places = [list(known)[one] for one in chosen]
-    compared = difference_matrix([known[place] for place in places])
-    return compared, [places[place] for place in compared.order], left_out
+        return Differences(None, [], left_out)
+    places = [list(with_predictions)[number] for number in chosen]
+    compared = difference_matrix([with_predictions[place] for place in places])
+    return Differences(compared, [places[number] for number in compared.order], left_out)
 
 
 def compare_two(settings: CompareSettings) -> None:
@@ -184,24 +224,24 @@ def compare_two(settings: CompareSettings) -> None:
     Raises:
         InputError: one of them has no predictions of the split, they are the same, or they can't be compared.
     """
-    a, about_a = scored_run(lookup.find_run(settings.a, "a"), f"a={settings.a}", settings.split)
-    b, about_b = scored_run(lookup.find_run(settings.b, "b"), f"b={settings.b}", settings.split)
-    if about_a["run_id"] == about_b["run_id"]:
+    a, run_a = scored_run(lookup.find_run(settings.a, "a"), f"a={settings.a}", settings.split)
+    b, run_b = scored_run(lookup.find_run(settings.b, "b"), f"b={settings.b}", settings.split)
+    if run_a.run_id == run_b.run_id:
         raise InputError(f"a={settings.a} and b={settings.b} are the same run, {b.run}; give two runs.")
     first, second, task = pairwise.comparable(a, b)
-    runs = pd.DataFrame([about_a, about_b])
-    ids = dict(zip("ab", runs["run_id"], strict=True))
-    with start_run("compare") as run_id:
-        about = runs[["run_id", "system", "run", "evaluation", *results.TRAINING]].to_dict("records")
-        log_settings(asdict(settings), dict(zip("ab", about, strict=True)))
+    members = as_table([run_a, run_b])
+    with runs.start_run("compare") as run_id:
+        about = members[["run_id", "system", "run", "evaluation", *results.TRAINING]].to_dict("records")
+        runs.log_settings(asdict(settings), dict(zip("ab", about, strict=True)))
         table = pairwise.paired(first, second, task)
         warnings = doubt_sentences(pairwise.doubts([("a", first), ("b", second)], task))
-        text = comparison.comparison_text(a.condition, runs, table, first, warnings)
+        text = comparison.comparison_text(a.condition, members, table, first, warnings)
         print(text)
-        log_text("results/comparison.md", text)
-        log_table(table, "results/comparison.csv")
-        log_metrics(scoring.as_metrics(table, "difference"))
-        again = command_line("compare", ids | {"split": settings.split})
-        page = comparison.comparison_page(a.condition, runs, table, first, warnings, again)
-        log_page("results/comparison", page)
-        print(where_to_look(run_id))
+        runs.log_text("results/comparison.md", text)
+        runs.log_table(table, "results/comparison.csv")
+        runs.log_metrics(scoring.as_metrics(table, "difference"))
+        options: Mapping[str, str] = {"a": run_a.run_id, "b": run_b.run_id, "split": settings.split}
+        command = command_line("compare", options)
+        page = comparison.comparison_page(a.condition, members, table, first, warnings, command)
+        runs.log_page("results/comparison", page)
+        print(runs.where_to_look(run_id))

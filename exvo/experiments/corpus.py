@@ -1,16 +1,15 @@
-"""A corpus made ready: read, extracted, audited, and logged."""
+"""Makes a corpus ready for an experiment: reads, extracts, audits and logs it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from exvo import corpora
 from exvo.batches.clips import Clips
-from exvo.config import ExtractSettings, FeatureConfig, RunSettings, SubmitSettings
+from exvo.config import ExtractSettings, FeatureConfig, RunSettings, SubmitSettings, TrainSettings
 from exvo.corpora.audit import Audit, audit, recordings
 from exvo.corpora.base import Corpus
 from exvo.enrolment import Enrolment, choose_enrolment
@@ -33,7 +32,7 @@ class Ready:
     Attributes:
         corpus: all its clips.
         store: their log-mels.
-        audio: one row a clip, in the order of the corpus: what extraction found.
+        audio: one row a clip, in the order of the corpus, as `extraction.extract` gives it.
         audit: of corpus and audio.
     """
 
@@ -94,9 +93,9 @@ def read_corpus(settings: ExtractSettings) -> Ready:
     corpus = load_corpus(settings)
     files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
     store, audio = extraction.extract(corpus.folder, files, features, FEATURES, settings.workers or 0)
-    found = audit(corpus, audio)
-    print(found.text())
-    return Ready(corpus, store, audio, found)
+    audited = audit(corpus, audio)
+    print(audited.text())
+    return Ready(corpus, store, audio, audited)
 
 
 def require_readable(ready: Ready, skip_unreadable: bool) -> None:
@@ -114,24 +113,24 @@ def require_readable(ready: Ready, skip_unreadable: bool) -> None:
 
 
 def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> str:
-    """Which protocol, and the speakers who can't enrol as it says; each line ends with a newline."""
+    """The protocol of a split, and the speakers who can't enrol as it says; each line ends with a newline."""
     enrolment = ready.enrolment(split, protocol, shots)
     lines = [f"{split} split: {protocol} protocol, {shots} enrolment clips a speaker"]
-    known = [speaker for speaker in enrolment.short if speaker]
-    if known:
-        lines.append(f"{len(known)} speakers have too few clips and enrol with fewer: {listing(known)}")
+    speakers = [speaker for speaker in enrolment.short if speaker]
+    if speakers:
+        lines.append(f"{len(speakers)} speakers have too few clips and enrol with fewer: {listing(speakers)}")
     if "" in enrolment.short:
         lines.append("clips of unknown speakers are recognised with the typical speaker's profile")
     if enrolment.copies:
         lines.append(
             f"{enrolment.copies} clips are not scored: their audio is that of a clip that enrols their speaker"
         )
-    every = ready.corpus.clips[ready.corpus.clips["split"] == split]
-    first = choose_enrolment(every["speaker"].tolist(), protocol, shots).clips
-    enrolling = every.iloc[sorted({int(clip) for own in first for clip in own})]
-    lost = enrolling["file"][~enrolling.index.isin(ready.rows(split).index)]
-    if len(lost):
-        lines.append(f"unreadable enrolment clips, in whose place the speaker's next enrol: {listing(lost)}")
+    clips = ready.corpus.clips[ready.corpus.clips["split"] == split]
+    enrolling = choose_enrolment(clips["speaker"].tolist(), protocol, shots).clips  # if all were readable
+    rows = clips.iloc[sorted({int(place) for places in enrolling for place in places})]
+    unreadable = rows["file"][~rows.index.isin(ready.rows(split).index)]
+    if len(unreadable):
+        lines.append(f"unreadable enrolment clips, in whose place the speaker's next enrol: {listing(unreadable)}")
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -148,24 +147,29 @@ def log_corpus(ready: Ready) -> None:
     runs.log_corpus(corpus.clips, corpus.name, corpus.folder, ready.audit.digest)
 
 
-def reopen(settings: RunSettings | SubmitSettings, source: Run, options: dict[str, Any]) -> Ready:
+def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainSettings) -> Ready:
     """The corpus of a training run, as it was; logs it in the present run.
+
+    Args:
+        settings: this command's.
+        source: the training run.
+        training: its settings.
 
     Raises:
         InputError: the corpus has changed or can't be read.
     """
-    ready = read_corpus(corpus_settings(settings, options))
+    ready = read_corpus(corpus_settings(settings, training))
     log_corpus(ready)
     require_same(ready, source)
-    require_readable(ready, options["skip_unreadable"])
+    require_readable(ready, training.skip_unreadable)
     return ready
 
 
 def require_same(ready: Ready, source: Run) -> None:
-    """Refuses another corpus than that of a training run.
+    """Refuses a corpus on which a run was not trained.
 
     Raises:
-        InputError: the digest is another one.
+        InputError: the digests differ.
     """
     trained_on = source.data.tags[DIGEST_TAG]
     if ready.audit.digest != trained_on:
@@ -175,9 +179,8 @@ def require_same(ready: Ready, source: Run) -> None:
         )
 
 
-def corpus_settings(settings: RunSettings | SubmitSettings, options: dict[str, Any]) -> ExtractSettings:
-    """The run's corpus with this command's folder and workers."""
-    names = {field.name for field in fields(ExtractSettings)}
-    kept = {name: value for name, value in options.items() if name in names}
-    kept |= {"workers": settings.workers, "output": settings.output}
-    return ExtractSettings(**kept | ({"data": settings.data} if settings.data else {}))
+def corpus_settings(settings: RunSettings | SubmitSettings, training: TrainSettings) -> ExtractSettings:
+    """The corpus of a training run, with this command's folder and workers."""
+    options = {field.name: getattr(training, field.name) for field in fields(ExtractSettings)}
+    options |= {"data": settings.data or training.data, "workers": settings.workers, "output": settings.output}
+    return ExtractSettings(**options)

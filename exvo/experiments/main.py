@@ -5,7 +5,6 @@ What is evaluated is the best epoch, on the test split.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from exvo.config import TrainSettings
@@ -29,5 +28,5 @@ def run(given: TrainSettings) -> None:
             print("The corpus has no test split; the validation score above is all there is.")
         else:
             checkpoint = load_checkpoint(Path(settings.output) / "runs" / run_id / WEIGHTS)
-            evaluate(checkpoint, ready, "test", settings.device, asdict(settings), runs.trained(asdict(settings)))
+            evaluate(checkpoint, ready, "test", settings, runs.trained(settings))
         print(runs.where_to_look(run_id))

@@ -1,4 +1,4 @@
-"""A command as a process: its terminal, one at a time on an output folder, and how it ends when it is told to."""
+"""A command as a process: its terminal, its lock on the output folder, and how it ends when it is told to."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from exvo.errors import InputError
 from exvo.files import lock, unlock
 from exvo.text import WRITABLE
 
-SECOND = 1.0
-"""Seconds after which a second signal is meant as one: `timeout` and terminals may send the first one twice."""
+SAME_SIGNAL_SECONDS = 1.0
+"""Within this time a second signal counts as the first: `timeout` and terminals may send that twice."""
 
 PR_SET_PDEATHSIG = 1
 """Of Linux: which signal comes when the parent ends."""
 
-PATIENCE = 20.0
-"""Seconds that a command has to mark its run; then it ends as if it were killed, which harms nothing."""
+STOP_SECONDS = 20.0
+"""What a command that is stopped has to mark its run; then it ends as if it were killed, which harms nothing."""
 
 
 class LastingFile(io.FileIO):
-    """A standard stream's file, to write to which never fails: what nobody takes is dropped.
+    """The file of a standard stream, which drops what can't be written instead of failing.
 
     Attributes:
-        lost: why something was dropped; 0 where nothing was, else of `errno`.
+        lost: why something was dropped, a number of `errno`; 0 where nothing was.
     """
 
     lost = 0
@@ -50,7 +50,7 @@ class LastingFile(io.FileIO):
         while left:
             try:
                 written = super().write(left)
-                if written is None:  # somebody has made the pipe one that does not wait
+                if written is None:  # the pipe does not wait for its reader
                     select.select([], [self], [])
             except OSError as error:
                 self.lost = self.lost or error.errno or errno.EIO
@@ -61,11 +61,10 @@ class LastingFile(io.FileIO):
 
 @contextlib.contextmanager
 def lasting_streams() -> Iterator[None]:
-    """What is printed stops nothing: not a reader that has gone, a terminal or disk that fails, or a missing letter.
+    """Lets the work go on whatever becomes of what it prints: a reader that has gone, a full disk, a missing letter.
 
-    Streams that were closed lead nowhere, so that no other file gets their numbers. At the end a sentence tells of
-    output that was lost, unless its reader has gone on purpose. Streams that somebody else has put in
-    their place stay.
+    Streams that were closed lead nowhere, so that no other file gets their numbers. At the end a sentence says that
+    output was lost, unless its reader has closed it. Streams that another program has put in their place stay.
     """
     for number in range(3):
         try:
@@ -96,7 +95,7 @@ def lasting_streams() -> Iterator[None]:
 
 
 def use_utf8() -> None:
-    """Begins the process anew where Python would read the names of files in another encoding than UTF-8.
+    """Starts the process again where Python would read the names of files in another encoding than UTF-8.
 
     What it prints stays in the terminal's encoding.
     """
@@ -107,15 +106,21 @@ def use_utf8() -> None:
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM has come.
+    """The user has stopped the command, with Ctrl-C or SIGTERM.
 
     Attributes:
+        sentence: that the user reads.
         status: with which the process ends: 130 or 143.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__("Stopped.")
-        self.status = 128 + number
+    def __init__(self, sentence: str = "Stopped.", status: int = 128 + signal.SIGINT) -> None:
+        super().__init__(sentence)
+        self.sentence, self.status = sentence, int(status)
+
+
+def stopped(interrupt: KeyboardInterrupt, sentence: str) -> Stopped:
+    """The same stop with a sentence that says more."""
+    return Stopped(sentence, interrupt.status) if isinstance(interrupt, Stopped) else Stopped(sentence)
 
 
 @contextlib.contextmanager
@@ -128,15 +133,15 @@ def stoppable() -> Iterator[None]:
         nonlocal first, timer
         if first is None:
             first = time.monotonic()
-            timer = threading.Timer(PATIENCE, os._exit, [128 + number])
+            timer = threading.Timer(STOP_SECONDS, os._exit, [128 + number])
             timer.daemon = True
             timer.start()
-            raise Stopped(number)
-        if time.monotonic() - first > SECOND:
+            raise Stopped(status=128 + number)
+        if time.monotonic() - first > SAME_SIGNAL_SECONDS:
             os._exit(128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda number, frame: None)  # children take it as ever
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda number, frame: None)  # it still ends child processes
     try:
         yield
     finally:
@@ -149,7 +154,7 @@ def stoppable() -> Iterator[None]:
 def end_with_parent() -> None:
     """Has the system send SIGTERM to this process when the one that started it has ended, on Linux.
 
-    MLflow's launcher, when it is killed, tells its command nothing: the run would stay RUNNING.
+    When MLflow's launcher is killed, its command would not notice, and the run would stay RUNNING.
     """
     parent = os.getppid()
     with contextlib.suppress(OSError, AttributeError):
@@ -160,7 +165,7 @@ def end_with_parent() -> None:
 
 @contextlib.contextmanager
 def hold(entry_point: str, output: str) -> Iterator[None]:
-    """Keeps other commands off an output folder; the system lets go of it when the process ends, however it ends.
+    """Keeps other commands off an output folder; the system unlocks it when the process ends, however it ends.
 
     Raises:
         InputError: another process holds it, or it can't be written to.
@@ -183,7 +188,7 @@ def hold(entry_point: str, output: str) -> Iterator[None]:
             file.write(json.dumps(holder).encode())
         except BlockingIOError:
             raise InputError(
-                f"The output folder {output} is in use by {described(path)}; wait until that has ended, or choose "
+                f"The output folder {output} is in use by {holder_of(path)}; wait until that has ended, or choose "
                 "another folder with output=<folder>."
             ) from None
         except OSError as error:
@@ -193,10 +198,10 @@ def hold(entry_point: str, output: str) -> Iterator[None]:
         yield
 
 
-def described(path: Path) -> str:
-    """Who holds a lock, as its file says."""
+def holder_of(path: Path) -> str:
+    """The process that holds a lock, as the lock's file says."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {held['pid']} on {held['host']} ({held['command']}, since {held['since']})"
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']} ({holder['command']}, since {holder['since']})"
     except (OSError, ValueError, KeyError, TypeError):  # it is just being written
         return "another process"

@@ -32,7 +32,7 @@ from exvo.tracking.tags import ENTRY_TAG, GATE_TAG
 
 def run(settings: RegisterSettings) -> None:
     """Registers in a run of its own, and says what it did and why."""
-    source = choose(settings)
+    source = run_to_register(settings)
     challenger = scored.validated(source)
     with runs.start_run("register") as run_id:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
@@ -48,12 +48,12 @@ def run(settings: RegisterSettings) -> None:
         elif already:
             moves, why = False, "it is champion already"
         else:
-            moves, why = weigh(settings.gate, champion, challenger)
+            moves, why = gate_decision(settings.gate, champion, challenger)
         text = card.card(facts(source, challenger))
         runs.log_text("card.md", text)
         outcome = f"{settings.gate}: {{}}, because {why}"
         tags = registry.lineage(source)
-        if not already:  # what stays true if the command is killed before the alias has moved
+        if not already:  # true even if the command is killed before the alias has moved
             tags[GATE_TAG] = outcome.format("passed" if moves else "not champion")
         version, new = registry.register(source, text, tags)
         print(
@@ -63,13 +63,13 @@ def run(settings: RegisterSettings) -> None:
             registry.make_champion(version)
             registry.note_gate(version, outcome.format("became champion"))
         elif already and champion is not None:
-            known = champion.tags.get(GATE_TAG, "")
-            if ": passed, " in known:  # an earlier command was killed after the alias had moved
-                registry.note_gate(version, known.replace(": passed, ", ": became champion, "))
+            noted = champion.tags.get(GATE_TAG, "")
+            if ": passed, " in noted:  # an earlier command was killed after the alias had moved
+                registry.note_gate(version, noted.replace(": passed, ", ": became champion, "))
         print(f"decision    {verdict(version.version, moves, already)}: {why}.")
         uri = registry.CHAMPION_URI if moves or already else f"models:/{registry.MODEL}/{version.version}"
         print(f"load        {uri}")
-        print(f"{registry.where_to_look(version.version)}\n{runs.where_to_look(run_id)}")
+        print(f"{registry.version_page(version.version)}\n{runs.where_to_look(run_id)}")
 
 
 def verdict(version: str, moves: bool, already: bool) -> str:
@@ -81,10 +81,11 @@ def verdict(version: str, moves: bool, already: bool) -> str:
     return f"version {version} does not become champion (gate=none would move the alias)"
 
 
-def choose(settings: RegisterSettings) -> Run:
+def run_to_register(settings: RegisterSettings) -> Run:
     """The run to register: the named one, or the best on val among those of one corpus and protocol.
 
-    Only a model that this version of exvo computes is registered: others of the candidates are left out, and said.
+    Only a model that this version of exvo computes is registered; candidates with others are left out, each with a line
+    that says why.
 
     Raises:
         InputError: there is none, the named one can't be registered, or the runs are of several corpora or protocols
@@ -97,22 +98,23 @@ def choose(settings: RegisterSettings) -> Run:
         registry.require_candidate(source)
         require_model_that_loads(source)
         return source
-    every = [(run, scored.condition(run)) for run in registry.candidates()]
-    kept = [(run, condition) for run, condition in every if fits(condition, settings)]
-    if not kept:
-        there = f" There are: {listed([condition for _, condition in every])}." if every else ""
+    candidates = [(run, scored.condition(run)) for run in registry.candidates()]
+    matching = [(run, condition) for run, condition in candidates if matches(condition, settings)]
+    if not matching:
+        others = f" There are: {run_counts([condition for _, condition in candidates])}." if candidates else ""
+        limits = " that fits corpus and protocol" if candidates else ""
         raise InputError(
-            "No finished few-shot run with a validation score and a model is there"
-            f"{' that fits corpus and protocol' if every else ''}; `{command_line('train', {})}` makes one.{there}"
+            f"No finished few-shot run with a validation score and a model is there{limits}; "
+            f"`{command_line('train', {})}` makes one.{others}"
         )
-    conditions = [condition for _, condition in kept]
+    conditions = [condition for _, condition in matching]
     if len(set(conditions)) > 1:
         raise InputError(
             "Scores of different corpora and protocols can't be ranked, and there are runs of several; give corpus (a "
-            f"name, or the first digits of a digest), protocol, or run_id: {listed(conditions)}."
+            f"name, or the first digits of a digest), protocol, or run_id: {run_counts(conditions)}."
         )
-    print(f"the best validation score of {listed(conditions)}")
-    for run in sorted((run for run, _ in kept), key=registry.score, reverse=True):
+    print(f"the best validation score of {run_counts(conditions)}")
+    for run in sorted((run for run, _ in matching), key=registry.score, reverse=True):
         try:
             require_model_that_loads(run)
         except InputError as error:
@@ -133,29 +135,29 @@ def require_model_that_loads(run: Run) -> None:
     models.checkpoint_of(run)
 
 
-def fits(condition: Condition, settings: RegisterSettings) -> bool:
+def matches(condition: Condition, settings: RegisterSettings) -> bool:
     """Whether a run is of the corpus and protocol that the options name."""
-    corpus = settings.corpus in ("", condition.corpus) or condition.digest.startswith(settings.corpus)
-    return corpus and settings.protocol in ("auto", condition.protocol)
+    same_corpus = settings.corpus in ("", condition.corpus) or condition.digest.startswith(settings.corpus)
+    return same_corpus and settings.protocol in ("auto", condition.protocol)
 
 
-def listed(conditions: list[Condition]) -> str:
+def run_counts(conditions: list[Condition]) -> str:
     """The conditions and how many runs each has, for a sentence."""
     return listing(
-        f"{one.corpus} {one.digest[:12]} under the {one.protocol} protocol ({count} run{'s' if count > 1 else ''})"
-        for one, count in Counter(conditions).items()
+        f"{each.corpus} {each.digest[:12]} under the {each.protocol} protocol ({count} run{'s' if count > 1 else ''})"
+        for each, count in Counter(conditions).items()
     )
 
 
-def weigh(gate: str, champion: ModelVersion, challenger: Scored) -> tuple[bool, str]:
+def gate_decision(gate: str, champion: ModelVersion, challenger: Scored) -> tuple[bool, str]:
     """Whether the alias moves, and why; prints and logs the difference to the champion's run."""
     try:
-        holder = scored.validated(registry.run_of(champion))
-        print(f"champion    {holder.run} ({champion.run_id}), version {champion.version}")
-        ours, theirs = validated(challenger), validated(holder)
+        titleholder = scored.validated(registry.run_of(champion))
+        print(f"champion    {titleholder.run} ({champion.run_id}), version {champion.version}")
+        ours, theirs = validation_text(challenger), validation_text(titleholder)
         if ours != theirs:
             raise InputError(f"the run was validated on {ours}, the champion on {theirs}")
-        first, second, task = pairwise.comparable(holder, challenger)
+        first, second, task = pairwise.comparable(titleholder, challenger)
     except InputError as error:
         if gate == "none":
             return registry.decide(gate, math.nan, math.nan, math.nan)
@@ -164,21 +166,21 @@ def weigh(gate: str, champion: ModelVersion, challenger: Scored) -> tuple[bool, 
     table = pairwise.paired(first, second, task)
     runs.log_table(table, "results/comparison.csv")
     runs.log_metrics(scoring.as_metrics(table, "difference"))
-    print(f"difference  {difference(table)}, over {len(first)} clips of {first['speaker'].nunique()} speakers")
+    print(f"difference  {difference_text(table)}, over {len(first)} clips of {first['speaker'].nunique()} speakers")
     for doubt in doubt_sentences(pairwise.doubts([("the champion", first), ("the run", second)], task)):
         print(f"note        {doubt}")
     row = table.iloc[0]
     return registry.decide(gate, row["value"], row["lo_by_speaker"], row["hi_by_speaker"])
 
 
-def validated(run: Scored) -> str:
+def validation_text(run: Scored) -> str:
     """What two runs must share to be compared, in words."""
-    of = run.condition
-    shots = f", {run.shots} enrolment clips" if of.protocol == "strict" else ""
-    return f"{of.corpus} {of.digest[:12]} under the {of.protocol} protocol{shots}"
+    condition = run.condition
+    shots = f", {run.shots} enrolment clips" if condition.protocol == "strict" else ""
+    return f"{condition.corpus} {condition.digest[:12]} under the {condition.protocol} protocol{shots}"
 
 
-def difference(table: pd.DataFrame) -> str:
+def difference_text(table: pd.DataFrame) -> str:
     """The difference of the headline score, with its interval by speaker."""
     row = table.iloc[0]
     if math.isnan(row["value"]):
@@ -189,17 +191,16 @@ def difference(table: pd.DataFrame) -> str:
 
 def facts(source: Run, challenger: Scored) -> CardFacts:
     """What the card says, from the run and its evaluations."""
-    every = {"val": artifacts.scores(source, "val")}
-    evaluated = scored.evaluations(source, "test")
-    tested = (table for one in evaluated if (table := artifacts.scores(one, "test")) is not None)
-    every["test"] = next(tested, None)
-    reports = [("test", one) for one in evaluated]
-    reports += [("val", one) for one in scored.evaluations(source, "val")]
-    tables = (
-        (split, artifacts.load_table(one.info.run_id, f"report/{split}/enrolment.parquet")) for split, one in reports
+    evaluations = {split: scored.evaluations(source, split) for split in ("test", "val")}
+    test_scores = (table for run in evaluations["test"] if (table := artifacts.scores(run, "test")) is not None)
+    scores = {"val": artifacts.scores(source, "val"), "test": next(test_scores, None)}
+    enrolments = (
+        (split, artifacts.load_table(run.info.run_id, f"report/{split}/enrolment.parquet"))
+        for split, evaluated in evaluations.items()
+        for run in evaluated
     )
     libraries = artifacts.load_json(source, "environment.json").get("libraries", {})
-    looked = scored.looks(source, "evaluate") if every["test"] is None else []
+    others = scored.runs_about(source, "evaluate") if scores["test"] is None else []
     return CardFacts(
         run=f"{card.text(source.info.run_name)} ({source.info.run_id})",
         entry_point=source.data.tags[ENTRY_TAG],
@@ -209,8 +210,8 @@ def facts(source: Run, challenger: Scored) -> CardFacts:
         libraries={name: libraries[name] for name in ("mlflow", "torch", "torchaudio") if name in libraries},
         best_epoch=source.data.metrics["best_epoch"],
         validation=challenger,
-        scores={split: table for split, table in every.items() if table is not None},
-        enrolment=next(((split, table) for split, table in tables if table is not None), None),
+        scores={split: table for split, table in scores.items() if table is not None},
+        enrolment=next(((split, table) for split, table in enrolments if table is not None), None),
         curve=scored.newest_curve(source),
-        tested_otherwise=any(artifacts.load_settings(one)["options"]["split"] == "test" for one in looked),
+        tested_otherwise=any(artifacts.load_settings(run)["options"]["split"] == "test" for run in others),
     )

@@ -1,10 +1,10 @@
-"""Whether a repeated training run gave what the first one gave, and by how much they differ if not."""
+"""Whether a repeated training run gave the same as the first, and by how much the two differ if not."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,9 +32,14 @@ class Outcome:
 
 
 class Row(NamedTuple):
-    """A thing of two outcomes: as text, and the largest magnitude between two numbers of it.
+    """One part of two outcomes side by side.
 
-    `difference` is 0 where all is equal and infinite where one of the two lacks a number that the other has.
+    Attributes:
+        what: the part's name.
+        run: the part of the run, as text.
+        repetition: the part of its repetition, as text.
+        difference: the largest magnitude of a difference between their numbers; 0 where all are equal, infinite where
+            one of the two lacks a number that the other has.
     """
 
     what: str
@@ -43,31 +48,31 @@ class Row(NamedTuple):
     difference: float
 
 
-def compare(first: Outcome, again: Outcome, headline: str) -> pd.DataFrame:
+def compare(first: Outcome, repeated: Outcome, headline: str) -> pd.DataFrame:
     """Two outcomes side by side, bit for bit: nothing is rounded, an undefined number equals an undefined one.
 
     The seconds that an epoch took are not compared.
 
     Args:
         first: of the run.
-        again: of its repetition.
+        repeated: of its repetition.
         headline: the main score, which has a row of its own.
 
     Returns:
         The columns of `Row`.
     """
-    rows = [_weights(first, again)]
-    rows.append(_numbers("best epoch", _part(first, "best_epoch"), _part(again, "best_epoch")))
-    for name in _union(first.epochs, again.epochs):
+    rows = [_weights(first, repeated)]
+    rows.append(_numbers("best epoch", _part(first, "best_epoch"), _part(repeated, "best_epoch")))
+    for name in _union(first.epochs.columns, repeated.epochs.columns):
         if name != "seconds":
-            each = [outcome.epochs[name].to_dict() if name in outcome.epochs else {} for outcome in (first, again)]
-            rows.append(_numbers(f"{name} of every epoch (last)", each[0], each[1]))
-    for split in _union(first.predictions, again.predictions):
+            each = [run.epochs[name].to_dict() if name in run.epochs else {} for run in (first, repeated)]
+            rows.append(_numbers(f"{name} of every epoch (last)", *each))
+    for split in _union(first.predictions, repeated.predictions):
         main = f"{split}/{headline}"
-        rows.append(_numbers(main, _part(first, main), _part(again, main)))
-        mine, other = _part(first, f"{split}/"), _part(again, f"{split}/")
+        rows.append(_numbers(main, _part(first, main), _part(repeated, main)))
+        mine, other = _part(first, f"{split}/"), _part(repeated, f"{split}/")
         rows.append(Row(f"all {split} scores", f"{len(mine)}", f"{len(other)}", gap(mine, other)))
-        rows.append(_predictions(split, first, again))
+        rows.append(_predictions(split, first, repeated))
     return pd.DataFrame(rows)
 
 
@@ -81,40 +86,40 @@ def digest(weights: Mapping[str, Tensor]) -> str:
     return total.hexdigest()
 
 
-def gap(first: Numbers, again: Numbers) -> float:
+def gap(first: Numbers, repeated: Numbers) -> float:
     """The largest magnitude between numbers of the same name; infinite where only one of the two has or defines it.
 
     >>> gap({"a": 1.0, "b": math.nan}, {"a": 1.25, "b": math.nan}), gap({"a": 1.0}, {"a": math.nan})
     (0.25, inf)
     """
-    if first.keys() != again.keys():
+    if first.keys() != repeated.keys():
         return math.inf
-    pairs = [(first[name], again[name]) for name in first]
+    pairs = [(first[name], repeated[name]) for name in first]
     gaps = [abs(a - b) for a, b in pairs if a != b and not (math.isnan(a) and math.isnan(b))]
     return math.inf if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
 
 
-def changes(first: Mapping[str, Any], now: Mapping[str, Any]) -> pd.DataFrame:
+def changes(first: Mapping[str, Any], repeated: Mapping[str, Any]) -> pd.DataFrame:
     """What differs between two environments, as `artifacts.load_environment` gives them, the memory left out.
 
     Returns:
         what, run and repetition, as text; 'not logged' where one of the two lacks it.
     """
-    old, new = _flat(first), _flat(now)
+    old, new = _flat(first), _flat(repeated)
     rows = [(name, old.get(name, "not logged"), new.get(name, "not logged")) for name in _union(new, old)]
     return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["what", "run", "repetition"])
 
 
-def text(found: pd.DataFrame, changed: pd.DataFrame) -> str:
-    """What a person reads in the terminal: the table of `compare`, whether all is equal, and what `changes` found."""
+def text(compared: pd.DataFrame, changed: pd.DataFrame) -> str:
+    """What a person reads in the terminal: the table of `compare`, whether all is equal, and that of `changes`."""
     results = [
         "equal" if gap == 0 else "differs" if math.isinf(gap) else f"differs by up to {gap:.2g}"
-        for gap in found["difference"]
+        for gap in compared["difference"]
     ]
-    shown = found[["what", "run", "repetition"]].assign(result=results)
-    differing = int((found["difference"] != 0).sum())
-    verdict = f"Not equal: {differing} of these {len(found)} lines differ." if differing else "Equal, bit for bit."
-    lines = [_aligned(shown), "", verdict]
+    table = compared[["what", "run", "repetition"]].assign(result=results)
+    differing = int((compared["difference"] != 0).sum())
+    verdict = f"Not equal: {differing} of these {len(compared)} lines differ." if differing else "Equal, bit for bit."
+    lines = [_aligned(table), "", verdict]
     if len(changed):
         lines += ["What differs between the machines, libraries and code of the two:", _aligned(changed)]
     elif differing:
@@ -133,43 +138,42 @@ def _aligned(table: pd.DataFrame) -> str:
 def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
     parts = {name: value for name, value in environment.items() if name not in ("memory_gib", "libraries")}
     parts |= environment.get("libraries", {})
-    return {name: ", ".join(map(str, one)) if isinstance(one, list) else str(one) for name, one in parts.items()}
+    return {name: ", ".join(map(str, part)) if isinstance(part, list) else str(part) for name, part in parts.items()}
 
 
-def _union(first: Any, again: Any) -> list[str]:
+def _union(first: Iterable[str], repeated: Iterable[str]) -> list[str]:
     """The keys of both, each once, in order."""
-    return list(dict.fromkeys([*first, *again]))
+    return list(dict.fromkeys([*first, *repeated]))
 
 
-def _part(outcome: Outcome, beginning: str) -> dict[str, float]:
-    """The metrics whose name is, or begins with, that."""
-    whole = beginning.endswith("/")
+def _part(outcome: Outcome, name: str) -> dict[str, float]:
+    """The metric of that name; where the name ends with a slash, all metrics whose names begin with it."""
     return {
-        name: value
-        for name, value in outcome.metrics.items()
-        if (name.startswith(beginning) if whole else name == beginning)
+        metric: value
+        for metric, value in outcome.metrics.items()
+        if (metric.startswith(name) if name.endswith("/") else metric == name)
     }
 
 
-def _numbers(what: str, first: Numbers, again: Numbers) -> Row:
+def _numbers(what: str, first: Numbers, repeated: Numbers) -> Row:
     """A row that shows the last of the numbers."""
-    shown = [f"{list(one.values())[-1]:.6g}" if one else "none" for one in (first, again)]
-    return Row(what, shown[0], shown[1], gap(first, again))
+    mine, other = (f"{list(numbers.values())[-1]:.6g}" if numbers else "none" for numbers in (first, repeated))
+    return Row(what, mine, other, gap(first, repeated))
 
 
-def _weights(first: Outcome, again: Outcome) -> Row:
-    mine, other = digest(first.weights), digest(again.weights)
+def _weights(first: Outcome, repeated: Outcome) -> Row:
+    mine, other = digest(first.weights), digest(repeated.weights)
     difference = 0.0 if mine == other else math.inf
-    shapes = [{name: tensor.shape for name, tensor in one.weights.items()} for one in (first, again)]
+    shapes = [{name: tensor.shape for name, tensor in one.weights.items()} for one in (first, repeated)]
     if difference and shapes[0] == shapes[1]:
-        gaps = [(first.weights[name].double() - again.weights[name].double()).abs().max() for name in shapes[0]]
+        gaps = [(first.weights[name].double() - repeated.weights[name].double()).abs().max() for name in shapes[0]]
         difference = float(max(gaps)) or math.inf
     return Row("weights, SHA-256", mine[:12], other[:12], difference)
 
 
-def _predictions(split: str, first: Outcome, again: Outcome) -> Row:
-    tables = [outcome.predictions.get(split, pd.DataFrame()) for outcome in (first, again)]
-    shown = [f"{len(table)} clips" for table in tables]
+def _predictions(split: str, first: Outcome, repeated: Outcome) -> Row:
+    tables = [outcome.predictions.get(split, pd.DataFrame()) for outcome in (first, repeated)]
+    counts = [f"{len(table)} clips" for table in tables]
     numbers = [table.select_dtypes("number") for table in tables]
     texts = [table.drop(columns=part.columns) for table, part in zip(tables, numbers, strict=True)]
     difference = math.inf
@@ -179,4 +183,4 @@ def _predictions(split: str, first: Outcome, again: Outcome) -> Row:
             default=math.inf,
         )
         difference = difference if list(numbers[0]) == list(numbers[1]) else math.inf
-    return Row(f"{split} predictions", shown[0], shown[1], difference)
+    return Row(f"{split} predictions", counts[0], counts[1], difference)

@@ -34,28 +34,30 @@ def run(given: ReproduceSettings) -> None:
     settings, system = logged_settings(given, source)
     environment = artifacts.load_environment(source)
     checkpoint = models.checkpoint_of(source)
-    first = outcome(source, checkpoint)
+    logged = outcome(source, checkpoint)
     ready = read_corpus(settings)
     require_same(ready, source)
-    torch.set_num_threads(environment.get("threads") or torch.get_num_threads())  # they order the sums
+    torch.set_num_threads(
+        environment.get("threads") or torch.get_num_threads()
+    )  # on which the order of additions depends
     entry_point = source.data.tags[ENTRY_TAG]
     with runs.start_run(entry_point, tags={REPEATS_TAG: source.info.run_id}, output=given.output) as run_id:
         print(f"repeats the run {source.info.run_name} ({source.info.run_id})")
         start(settings, system, ready)
         train(settings, system, ready, run_id)
-        if "test" in first.predictions:
+        if "test" in logged.predictions:
             score_test(settings, ready, run_id)
-        repeated = lookup.find_run(run_id)
-        again = outcome(repeated, models.checkpoint_of(repeated))
-        found = repetition.compare(first, again, scoring.headline(checkpoint.task))
-        changed = repetition.changes(environment, artifacts.load_environment(repeated))
-        equal = bool((found["difference"] == 0).all())
-        runs.log_table(found, "repetition/outcome.csv")
-        runs.log_table(changed, "repetition/environment.csv")
-        runs.set_tags({EQUAL_TAG: str(equal).lower()})
-        print(f"\n{repetition.text(found, changed)}\n")
+        new_run = lookup.find_run(run_id)
+        repeated = outcome(new_run, models.checkpoint_of(new_run))
+        compared = repetition.compare(logged, repeated, scoring.headline(checkpoint.task))
+        changes = repetition.changes(environment, artifacts.load_environment(new_run))
+        is_equal = bool((compared["difference"] == 0).all())
+        runs.log_table(compared, "repetition/outcome.csv")
+        runs.log_table(changes, "repetition/environment.csv")
+        runs.set_tags({EQUAL_TAG: str(is_equal).lower()})
+        print(f"\n{repetition.text(compared, changes)}\n")
         print(runs.where_to_look(run_id))
-    if not equal:
+    if not is_equal:
         raise SystemExit(1)
 
 
@@ -63,7 +65,7 @@ def find_training(given: ReproduceSettings) -> Run:
     """The run to repeat.
 
     Raises:
-        InputError: there is none, or it is not one of training.
+        InputError: there is none, or it trained nothing.
     """
     source = lookup.find_run(given.run, "run")
     entry_point, name = source.data.tags.get(ENTRY_TAG, ""), source.info.run_name
@@ -80,7 +82,7 @@ def find_training(given: ReproduceSettings) -> Run:
 
 
 def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSettings, SystemConfig]:
-    """What a training run was made with; the corpus' folder, workers and output are this command's.
+    """The settings and the system of a training run; the corpus' folder, workers and output are this command's.
 
     A run that started from another run's weights starts from those of the very same run.
 
@@ -100,9 +102,9 @@ def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSetting
     if options["device"] == "cuda" and not torch.cuda.is_available():
         raise InputError(f"The run {name} was trained with device=cuda, which this machine lacks; repeat it on a GPU.")
     parent = source.data.tags.get(PARENT_TAG)
-    if parent and not lookup.known_run(parent):
-        gone = names.run_of_id(parent)
-        why = names.deleted([gone]) if gone else f"The run {parent} has been removed from the tracking server."
+    if parent and not lookup.run_exists(parent):
+        deleted = names.run_of_id(parent)
+        why = names.deleted([deleted]) if deleted else f"The run {parent} has been removed from the tracking server."
         raise InputError(f"The run {name} started from the weights of another run. {why}")
     settings = TrainSettings(**options)
     return replace(
@@ -115,7 +117,7 @@ def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSetting
 
 
 def outcome(source: Run, checkpoint: Checkpoint) -> Outcome:
-    """What a training run has logged, without the scores of splits that were only ever scored in other runs."""
+    """What a training run has logged; splits that other runs have scored for it are left out."""
     run_id = source.info.run_id
     tables: dict[str, Any] = {split: artifacts.load_table(run_id, f"predictions/{split}.parquet") for split in SPLITS}
     predictions = {split: table for split, table in tables.items() if table is not None}
@@ -125,4 +127,4 @@ def outcome(source: Run, checkpoint: Checkpoint) -> Outcome:
 def score_test(settings: TrainSettings, ready: Ready, run_id: str) -> None:
     """Scores the test split, as `main` does."""
     checkpoint = load_checkpoint(Path(settings.output) / "runs" / run_id / WEIGHTS)
-    evaluate(checkpoint, ready, "test", settings.device, asdict(settings), runs.trained(asdict(settings)))
+    evaluate(checkpoint, ready, "test", settings, runs.trained(settings))

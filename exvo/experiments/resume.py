@@ -1,4 +1,4 @@
-"""The run of a command: a new one, or the unfinished one of the same command, which goes on where it was."""
+"""The run of a command: a new one, or the unfinished one of the same command, which is continued."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from exvo.config import SystemConfig, TrainSettings
 from exvo.errors import InputError
 from exvo.experiments.corpus import FEATURES, Ready, read_corpus
 from exvo.experiments.folder import copied_from, folder_id, renew, require_own
-from exvo.experiments.process import hold
+from exvo.experiments.process import hold, stopped
 from exvo.networks.checkpoint import WEIGHTS
 from exvo.tracking import lookup, names, provenance, runs, server
-from exvo.tracking.delivery import deliver
+from exvo.tracking.delivery import deliver_journal
 from exvo.tracking.lookup import Run
 from exvo.tracking.tags import CODE_TAG, COMMAND_TAG, CONTINUES_TAG, DIGEST_TAG
 from exvo.training.states import States
@@ -57,28 +57,31 @@ def resumable(entry_point: str, settings: TrainSettings, system: SystemConfig) -
         InputError: the output folder is in use by another command, or the store can't be used.
     """
     with hold(entry_point, settings.output):
-        command = own_command(entry_point, settings, system)
+        command = command_digest(entry_point, settings, system)
         tags = {COMMAND_TAG: command, CODE_TAG: provenance.source_digest()}
         if settings.resume:
             deliver_journals(settings.output)
-        known, ready = unfinished(settings, tags) if settings.resume else ("", None)
-        with going_on(entry_point, known, settings.output, tags) as run_id:
+        unfinished_id, ready = unfinished(settings, tags) if settings.resume else ("", None)
+        with continued_run(entry_point, unfinished_id, settings.output, tags) as run_id:
             states = States(Path(settings.output) / "runs" / run_id / WEIGHTS, command)
             try:
                 yield Begun(run_id, states, ready)
-            except KeyboardInterrupt as stop:
-                place = (
-                    f"from epoch {states.epoch + 1}" if states.epoch < (settings.epochs or 0) else "after its epochs"
-                )
-                place = place if states.epoch else "from the beginning"
-                stop.args = (f"Stopped; the same command goes on in the same run, {place}.",)
-                raise
+            except KeyboardInterrupt as interrupt:
+                place = resumes_at(states.epoch, settings.epochs or 0)
+                raise stopped(interrupt, f"Stopped; the same command goes on in the same run, {place}.") from None
         if not (states.best_file.parent / "journal").exists():  # else the run has not ended on the server
             states.clear()
 
 
-def own_command(entry_point: str, settings: TrainSettings, system: SystemConfig) -> str:
-    """The digest of what a command computes and where, by which its unfinished run is found.
+def resumes_at(kept: int, epochs: int) -> str:
+    """Where a training goes on whose state was kept after that many of its epochs."""
+    if kept == 0:
+        return "from the beginning"
+    return f"from epoch {kept + 1}" if kept < epochs else "after its epochs"
+
+
+def command_digest(entry_point: str, settings: TrainSettings, system: SystemConfig) -> str:
+    """A digest of what a command computes and where, by which its unfinished run is found.
 
     Raises:
         InputError: the output folder is a copy, and an unfinished run or an undelivered journal is its original's.
@@ -93,19 +96,19 @@ def own_command(entry_point: str, settings: TrainSettings, system: SystemConfig)
     if copied_from(output) is not None:
         if settings.resume:
             for run in unfinished_runs(digest())[:1]:
-                whose = f"unfinished run {run.info.run_name} goes on there"
-                require_own(settings.output, whose, "resume=false begins a new run here")
+                theirs = f"unfinished run {run.info.run_name} goes on there"
+                require_own(settings.output, theirs, "resume=false begins a new run here")
             require_delivered(settings.output)
         renew(output)
     return digest()
 
 
 def unfinished_runs(command: str, deleted: bool = False) -> list[Run]:
-    """The runs of a command, by its digest, that have not finished: killed, stopped, failed; the newest first.
+    """The runs of a command that have not finished: killed, stopped or failed ones; the newest first.
 
     Args:
         command: its digest.
-        deleted: those that are deleted, instead of those that are not.
+        deleted: finds deleted runs instead.
 
     Raises:
         InputError: the store can't be used.
@@ -116,10 +119,10 @@ def unfinished_runs(command: str, deleted: bool = False) -> list[Run]:
 
 
 def require_delivered(output: str) -> None:
-    """Refuses a copy of an output folder with journals, which its original has too and delivers.
+    """Refuses a copy of an output folder with journals: its original has them too, and delivers them.
 
     Raises:
-        InputError: it is one.
+        InputError: the folder is such a copy.
     """
     if list(Path(output).glob("runs/*/journal")):
         require_own(output, "undelivered journals are in both", "resume=false of train or main puts them aside here")
@@ -128,44 +131,50 @@ def require_delivered(output: str) -> None:
 def unfinished(settings: TrainSettings, tags: Mapping[str, str]) -> tuple[str, Ready | None]:
     """The id of the newest unfinished run of a command, or an empty text; and the corpus, if it was read for that."""
     command = tags[COMMAND_TAG]
-    found = unfinished_runs(command)
-    same = [run for run in found if run.data.tags.get(CODE_TAG) == tags[CODE_TAG]]
-    if not same:
-        for run in found[:1]:
+    all_runs = unfinished_runs(command)
+    same_code = [run for run in all_runs if run.data.tags.get(CODE_TAG) == tags[CODE_TAG]]
+    if not same_code:
+        for run in all_runs[:1]:
             print(
                 f"A new run begins: the unfinished run {run.info.run_name} of this command was begun by other code; "
                 f"`git checkout {run.data.tags.get('git.commit', '<its commit>')}` goes on with it."
             )
-        gone = [] if found else unfinished_runs(command, deleted=True)
-        if gone:
-            print(f"A new run begins: the unfinished run of this command is deleted. {names.deleted(gone[:1])}")
+        deleted = [] if all_runs else unfinished_runs(command, deleted=True)
+        if deleted:
+            print(f"A new run begins: the unfinished run of this command is deleted. {names.deleted(deleted[:1])}")
         return "", None
     ready = read_corpus(settings)
-    for run in same:
+    for run in same_code:
         if run.data.tags.get(DIGEST_TAG, ready.audit.digest) == ready.audit.digest:
             print(f"goes on with the unfinished run {run.info.run_name} ({run.info.run_id}); resume=false begins anew")
             return run.info.run_id, ready
-    print(f"A new run begins: the corpus has changed since the unfinished run {same[0].info.run_name} of this command.")
+    name = same_code[0].info.run_name
+    print(f"A new run begins: the corpus has changed since the unfinished run {name} of this command.")
     return "", ready
 
 
 @contextlib.contextmanager
-def going_on(entry_point: str, known: str, output: str, tags: Mapping[str, str] | None = None) -> Iterator[str]:
-    """A run that goes on, or a new one where `known` is empty; gives its id.
+def continued_run(
+    entry_point: str, unfinished_id: str, output: str, tags: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """The run that goes on, or a new one where `unfinished_id` is empty; gives its id.
 
-    `mlflow run` has made a run of its own, which is then tagged with the one that it continues.
+    `mlflow run` has made a run for the command, which is then tagged with the one that goes on.
     """
     with contextlib.ExitStack() as stack:
-        if known and os.environ.get("MLFLOW_RUN_ID", known) != known:
-            stack.enter_context(runs.start_run(entry_point, tags={CONTINUES_TAG: known}, output=output))
-            print(f"goes on in the run {known}; the run that MLflow has just made is tagged with it")
-        yield stack.enter_context(runs.start_run(entry_point, run_id=known, tags=tags, output=output))
+        if unfinished_id and os.environ.get("MLFLOW_RUN_ID", unfinished_id) != unfinished_id:
+            stack.enter_context(runs.start_run(entry_point, tags={CONTINUES_TAG: unfinished_id}, output=output))
+            print(f"goes on in the run {unfinished_id}; the run that MLflow has just made is tagged with it")
+        yield stack.enter_context(runs.start_run(entry_point, run_id=unfinished_id, tags=tags, output=output))
 
 
 def deliver_journals(output: str) -> list[str]:
-    """Delivers what the tracking server did not take of the runs in an output folder; returns what is in the way.
+    """Delivers what the tracking server did not take of the runs in an output folder.
 
-    Also removes the states of runs that have finished, where a kill came between the two.
+    Also removes the states of runs that have finished: a kill may have come between the two.
+
+    Returns:
+        A sentence for each run of which something could not be delivered.
 
     Raises:
         InputError: the folder is a copy with journals.
@@ -174,7 +183,7 @@ def deliver_journals(output: str) -> list[str]:
     problems = []
     for folder in sorted((Path(output) / "runs").glob("*/journal")):
         try:
-            deliver(folder)
+            deliver_journal(folder)
         except InputError as error:
             problems.append(str(error))
     for folder in {state.parent for state in (Path(output) / "runs").glob("*/epoch-*.safetensors")}:

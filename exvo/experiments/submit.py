@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from exvo.config import SubmitSettings
+from exvo.config import SubmitSettings, TrainSettings
 from exvo.corpora import hume_vb
 from exvo.corpora.base import Corpus
 from exvo.devices import resolve_device
@@ -30,23 +29,23 @@ from exvo.tracking.lookup import Run
 def run(settings: SubmitSettings) -> None:
     """Checks a file, or writes one in a run of its own."""
     source = lookup.find_run(settings.run_id)
-    options = artifacts.training_options(source)
-    task = options["task"]
+    training = artifacts.require_training(source)
+    task = training.task
     if task not in submission.TITLES:
         raise InputError(f"The run {source.info.run_name} was trained for task={task}; the challenge has no such task.")
     if settings.check:
-        check(Path(settings.check), test_files(load_corpus(corpus_settings(settings, options))))
+        check_file(Path(settings.check), test_files(load_corpus(corpus_settings(settings, training))))
         return
     name = submission.file_name(task, settings.team, settings.number)
     settings = replace(settings, device=resolve_device(settings.device))
-    corpus = load_corpus(corpus_settings(settings, options))
+    corpus = load_corpus(corpus_settings(settings, training))
     submission.require_emotions(corpus.targets)
-    place = Path(settings.output) / "submissions"
-    require_writable(place if place.exists() else place.parent)
+    folder = Path(settings.output) / "submissions"
+    require_writable(folder if folder.exists() else folder.parent)
     with runs.start_run("submit", output=settings.output) as run_id:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
-        runs.log_evaluated(source, options["protocol"])
-        write(place / name, corpus, predictions(source, settings, options), task)
+        runs.log_evaluated(source, training.protocol)
+        write(folder / name, corpus, test_predictions(source, settings, training), task)
         print(runs.where_to_look(run_id))
 
 
@@ -56,35 +55,35 @@ def test_files(corpus: Corpus) -> list[str]:
     return files
 
 
-def check(path: Path, files: list[str]) -> None:
-    """Says that a file is right.
+def check_file(path: Path, files: list[str]) -> None:
+    """Checks somebody's file, and prints that it passes.
 
     Raises:
-        InputError: it is not; all its problems are said.
+        InputError: it does not pass; names all its problems.
     """
     checked = submission.check_file(path, submission.file_ids(files))
     for note in checked.notes:
         print(f"note: {note}")
     if checked.problems:
         raise InputError(submission.problems_text(path.name, checked.problems))
-    print(f"{path.name} is right: {len(files):,} clips, {submission.TITLES[checked.task]}")
+    print(f"{path.name} passes the check: {len(files):,} clips, {submission.TITLES[checked.task]}")
 
 
-def predictions(source: Run, settings: SubmitSettings, options: dict[str, Any]) -> pd.DataFrame:
+def test_predictions(source: Run, settings: SubmitSettings, training: TrainSettings) -> pd.DataFrame:
     """The predictions of the test split under the run's own protocol, logged ones where there are some."""
-    for one in scored.evaluations(source, "test"):
-        table = artifacts.load_table(one.info.run_id, "predictions/test.parquet")
+    for run in scored.evaluations(source, "test"):
+        table = artifacts.load_table(run.info.run_id, "predictions/test.parquet")
         if table is not None:
-            print(f"predictions of the run {one.info.run_name} ({one.info.run_id})")
+            print(f"predictions of the run {run.info.run_name} ({run.info.run_id})")
             return table
-    ready = reopen(settings, source, options)
+    ready = reopen(settings, source, training)
     checkpoint = models.checkpoint_of(source)
-    clips = ready.clips("test", checkpoint.task, options["fill"])
-    enrolment = ready.enrolment("test", options["protocol"], options["shots"])
+    clips = ready.clips("test", checkpoint.task, training.fill)
+    enrolment = ready.enrolment("test", training.protocol, training.shots)
     outputs = predict_clips(
         checkpoint.network, clips, settings.device, enrolment.clips, progress="test", protocol=checkpoint.protocol
     )
-    print(f"predictions made now, {options['protocol']} protocol")
+    print(f"predictions made now, {training.protocol} protocol")
     return checkpoint.task.table(ready.rows("test"), outputs, enrolment.scored)
 
 
@@ -92,7 +91,7 @@ def write(path: Path, corpus: Corpus, table: pd.DataFrame, task: str) -> None:
     """Writes, checks and logs the file.
 
     Raises:
-        InputError: test clips have no prediction, or the file would be wrong.
+        InputError: test clips have no prediction, or the file would not pass the check.
     """
     files = test_files(corpus)
     ids = submission.file_ids(files)
@@ -108,7 +107,7 @@ def write(path: Path, corpus: Corpus, table: pd.DataFrame, task: str) -> None:
     runs.log_text(f"submission/{path.name}", path.read_text(encoding="utf-8"))
     for note in checked.notes:
         print(f"note: {note}")
-    print(f"{path} is written and right: {len(files):,} clips, {submission.TITLES[task]}")
+    print(f"wrote {path}, which passes the check: {len(files):,} clips, {submission.TITLES[task]}")
 
 
 def country_numbers(corpus: Corpus) -> dict[str, int]:

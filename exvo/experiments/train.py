@@ -6,7 +6,7 @@ The best epoch is chosen by the validation score; its model, scores and predicti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from torch import Tensor
 from exvo import systems
 from exvo.batches.clips import Clips
 from exvo.config import PUBLISHED_EPOCHS, SAMPLE_EPOCHS, SystemConfig, TrainSettings
+from exvo.corpora.base import Corpus
 from exvo.devices import resolve_device, resolve_precision
-from exvo.enrolment import Draw, EnrolmentSettings
+from exvo.enrolment import Draw, Enrolment, EnrolmentSettings
 from exvo.errors import InputError, TrainingError
 from exvo.evaluation import scoring
 from exvo.experiments.corpus import (
@@ -40,10 +41,12 @@ from exvo.options import command_line
 from exvo.tasks import Task, make_task, speaker_split
 from exvo.text import listing
 from exvo.tracking import lookup, models, runs
-from exvo.training.loop import TrainingConfig, fit
+from exvo.tracking.tags import EPOCH
+from exvo.training.loop import TrainingConfig, Validation, fit
 from exvo.training.states import Epoch, States
 
 Watch = Callable[[Epoch], None]
+"""Is given each epoch once it is logged; what it raises stops the training."""
 
 
 def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
@@ -81,13 +84,44 @@ def run(given: TrainSettings) -> None:
 
 
 def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = None) -> Ready:
-    """Logs the settings and makes the corpus ready, unless it is."""
+    """Logs the settings and the corpus, which it reads unless it is given."""
     runs.log_settings(asdict(settings), {"system": asdict(system), "features": asdict(FEATURES)})
     runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
     ready = ready or read_corpus(settings)
     log_corpus(ready)
     require_readable(ready, settings.skip_unreadable)
     return ready
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """The validation clips, by which the best epoch is chosen.
+
+    Attributes:
+        settings: of the training.
+        task: what is learnt.
+        rows: of the corpus table.
+        clips: the same clips, ready for batches.
+        enrolment: who enrols whom among them.
+    """
+
+    settings: TrainSettings
+    task: Task
+    rows: pd.DataFrame
+    clips: Clips
+    enrolment: Enrolment
+
+    def predictions(self, network: Network, progress: str = "") -> pd.DataFrame:
+        """The predictions table; `progress` names a progress bar."""
+        device, protocol = self.settings.device, self.settings.protocol
+        outputs = predict_clips(network, self.clips, device, self.enrolment.clips, progress=progress, protocol=protocol)
+        return self.task.table(self.rows, outputs, self.enrolment.scored)
+
+    def validate(self, network: Network) -> Validation:
+        """The scores of an epoch."""
+        predictions = self.predictions(network, "validation")
+        scores = {str(name): float(value) for name, value in scoring.score_epoch(predictions, self.task).items()}
+        return Validation(scores[scoring.headline(self.task)], scores)
 
 
 def train(
@@ -98,65 +132,76 @@ def train(
     watch: Watch = lambda epoch: None,
     states: States | None = None,
 ) -> Epoch:
-    """Trains, then scores the best epoch, which it returns, on the validation split and logs its model.
+    """Trains, then scores the best epoch on the validation split and logs its model.
 
-    `watch` is told of each epoch once it is logged; what it raises stops the training. `states` is where it goes on.
+    Args:
+        settings: without `auto`.
+        system: that they train.
+        ready: the corpus.
+        run_id: of the present run.
+        watch: see `Watch`.
+        states: where a training goes on that was killed; None: it begins, and keeps no states.
+
+    Returns:
+        The best epoch.
+
+    Raises:
+        InputError: clips, weights or a state can't be used.
+        TrainingError: a loss or an output is not finite.
     """
     if settings.task == "speaker":
         ready = known_speakers(ready)
-    corpus = ready.corpus
-    objective, categories = system.objective, bool(corpus.categories)
-    task = make_task(settings.task, corpus.clips, corpus.targets, corpus.name, categories, objective)
-    clips, held_out = training_clips(ready, task, settings, system), ready.clips("val", task, settings.fill)
+    task = task_of(settings, system, ready.corpus)
+    clips = training_clips(ready, task, settings, system)
     enrolment = ready.enrolment("val", settings.protocol, settings.shots)
+    held_out = HeldOut(settings, task, ready.rows("val"), ready.clips("val", task, settings.fill), enrolment)
     network = first_weights(settings, system, task, clips)
     best_file = Path(settings.output) / "runs" / run_id / WEIGHTS
-    scores: dict[str, float] = {}
-
-    def predictions(network: Network, progress: str = "") -> pd.DataFrame:
-        outputs = predict_clips(
-            network, held_out, settings.device, enrolment.clips, progress=progress, protocol=settings.protocol
-        )
-        return task.table(ready.rows("val"), outputs, enrolment.scored)
-
-    def validate(network: Network) -> float:
-        scores.update(scoring.score_epoch(predictions(network, "validation"), task))
-        return scores[scoring.headline(task)]
 
     def save_best(weights: Mapping[str, Tensor], epoch: Epoch) -> None:
         notes: Notes = {"model": settings.model, "run_id": run_id, "epoch": epoch.number, "score": epoch.score}
-        enrolled = EnrolmentSettings(settings.protocol, settings.shots)
-        save_checkpoint(best_file, network, weights, task, FEATURES, clips.fill, notes, enrolled)
+        protocol = EnrolmentSettings(settings.protocol, settings.shots)
+        save_checkpoint(best_file, network, weights, task, FEATURES, clips.fill, notes, protocol)
 
     def on_epoch(epoch: Epoch) -> None:
-        told = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds}
-        kept = {name: value for name, value in scores.items() if not name.endswith("_ccc") or name == "emotion_ccc"}
-        runs.log_metrics({f"epoch/{name}": value for name, value in {**told, **kept}.items()}, epoch.number)
-        best = "   best" if epoch.best else ""
-        score = f"val {scoring.headline(task)} {epoch.score:.4f}"
-        line = f"loss {epoch.loss:.4f}   {score}   {epoch.seconds:.1f} s{best}"
-        print(f"epoch {epoch.number:3d}/{settings.epochs}   {line}", flush=True)
+        log_epoch(epoch, settings.epochs, scoring.headline(task))
         watch(epoch)
 
     if network.personalised or settings.protocol == "strict":
         print(describe_enrolment(ready, "val", settings.protocol, settings.shots), end="")
     log_copies(enrolment, "val")
-    print(describe(settings, network, len(clips), corpus.synthetic), flush=True)
+    print(describe(settings, network, len(clips), ready.corpus.synthetic), flush=True)
     runs.keep_run()
+    config = training_config(settings, system)
     try:
-        best = fit(network, task, clips, training_config(settings, system), validate, save_best, on_epoch, states)
+        best = fit(network, task, clips, config, held_out.validate, save_best, on_epoch, states)
     except TrainingError as error:
         kept = f" The best weights before it are in {best_file}." if best_file.exists() else ""
         raise TrainingError(f"{error}{kept}") from None
     runs.log_metrics({"best_epoch": best.number})
-    checkpoint = load_checkpoint(best_file)
-    log_scores(predictions(checkpoint.network), task, "val", settings.model, ready)
+    log_scores(held_out.predictions(load_checkpoint(best_file).network), task, "val", settings.model, ready)
     runs.log_checkpoint(best_file)
     return best
 
 
+def task_of(settings: TrainSettings, system: SystemConfig, corpus: Corpus) -> Task:
+    """What is learnt of a corpus."""
+    categories = bool(corpus.categories)
+    return make_task(settings.task, corpus.clips, corpus.targets, corpus.name, categories, system.objective)
+
+
+def log_epoch(epoch: Epoch, epochs: int | None, headline: str) -> None:
+    """Logs an epoch's loss and scores, of each target's CCC only the mean, and prints a line about it."""
+    scores = {name: score for name, score in epoch.scores.items() if not name.endswith("_ccc") or name == "emotion_ccc"}
+    metrics = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds} | scores
+    runs.log_metrics({f"{EPOCH}{name}": value for name, value in metrics.items()}, epoch.number)
+    best = "   best" if epoch.best else ""
+    line = f"loss {epoch.loss:.4f}   val {headline} {epoch.score:.4f}   {epoch.seconds:.1f} s{best}"
+    print(f"epoch {epoch.number:3d}/{epochs}   {line}", flush=True)
+
+
 def known_speakers(ready: Ready) -> Ready:
-    """The corpus as a speaker recogniser sees it: the two parts of `speaker_split` are its train and val."""
+    """The corpus for a speaker recogniser: its train and val splits are the two parts of `speaker_split`."""
     rows = ready.rows("train")
     training, held_out = speaker_split(rows)
     clips = ready.corpus.clips.assign(split="")
@@ -199,7 +244,7 @@ def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: Sy
 
 
 def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, clips: Clips) -> Network:
-    """The network before training: random weights, the PANNs', or those of the run that it continues.
+    """The network before training: with random weights, the PANNs', or those of the run that it continues.
 
     Raises:
         InputError: there is no such run, or its weights don't fit.
@@ -211,7 +256,7 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
     if from_run:
         parent = lookup.find_run(settings.init.removeprefix("runs:/"))
     elif system.start in systems.SYSTEMS and not init:
-        parent = lookup.parent_run(system.start, settings.width, scoring.headline(task))
+        parent = lookup.parent_run(system.start, settings.width, scoring.headline(task), runs.present_run().tags)
         if parent is None:
             raise InputError(
                 f"model={settings.model} continues {system.start}, of which the tracking server has no finished run on "
@@ -250,12 +295,12 @@ def training_config(settings: TrainSettings, system: SystemConfig) -> TrainingCo
 
 
 def describe(settings: TrainSettings, network: Network, clips: int, synthetic: bool) -> str:
-    """What is about to be trained, in a line or two."""
+    """What is about to be trained, in one line, with a second one about a synthetic corpus."""
     weights = sum(parameter.numel() for parameter in network.parameters())
     line = (
         f"training {settings.model} ({weights / 1e6:.1f} million weights) on {clips} clips: {settings.epochs} epochs, "
         f"batch {settings.batch_size}, {settings.precision} on {settings.device}"
     )
     if synthetic:
-        line += "\nThe sample corpus is synthetic and its few epochs show the way, not what the system can do."
+        line += "\nThe sample corpus is synthetic: its scores show that training works, not how well on real voices."
     return line

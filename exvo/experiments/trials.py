@@ -1,4 +1,4 @@
-"""The trials of a study, one after the other in this process."""
+"""Runs the trials of a study, one after the other in this process."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ WORKER = "EXVO_TUNE_WORKER"
 POLL = 1.0
 """Seconds between two looks at the study."""
 
-GIVE_UP = 3
+ENOUGH_FAILED = 3
 """Failed trials after which the study stops, if they are more than those that have not failed."""
 
-SERVER_SECONDS = 600.0
+SERVER_WAIT_SECONDS = 600.0
 """What a trial waits for a tracking server that is away; then the study stops."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What a worker is told.
+    """What a command passes to its worker processes.
 
     Attributes:
         settings: the command's.
@@ -62,7 +62,7 @@ class Work:
         base: what all trials share.
         ready: the corpus.
         study: in its storage.
-        worker: what this process was told, or would tell its workers.
+        worker: what this process has got from its command, or passes to its workers.
     """
 
     given: TuneSettings
@@ -78,75 +78,78 @@ def do_trials(work: Work) -> None:
     Raises:
         TrainingError: most trials fail.
     """
-    study, shown, waits = work.study, ended(work.study), False
+    study, printed, is_waiting = work.study, ended_trials(work.study), False
     while os.getpid() == work.worker.pid or os.getppid() == work.worker.pid:
         await_server()
         end_dead_trials(study)
-        give_up(work)
+        require_successes(work)
         trial = study.begin(work.given.trials)
         if trial is not None:
             run_trial(work, trial)
-        elif study.count("running"):  # another worker's, in whose place this one may have to step
-            if not waits:
+        elif study.count("running"):  # another worker's trial, which this one runs again if that worker is killed
+            if not is_waiting:
                 print(f"waits for {study.count('running')} trials of other workers", flush=True)
-            waits = True
+            is_waiting = True
             time.sleep(POLL)
         else:
             return
-        shown = tell(work, shown)
+        printed = print_ended(work, printed)
 
 
 def await_server() -> None:
     """Waits until the tracking server answers, so that the next trial can begin its run.
 
     Raises:
-        InputError: it does not answer for `SERVER_SECONDS`.
+        InputError: it does not answer for `SERVER_WAIT_SECONDS`.
     """
-    since, told = time.monotonic(), False
+    since, is_waiting = time.monotonic(), False
     while not server.answers():
-        if not told:
+        if not is_waiting:
             print(f"waits for the tracking server {server.shown_uri()}, which does not answer", flush=True)
-        if time.monotonic() - since > SERVER_SECONDS:
+        if time.monotonic() - since > SERVER_WAIT_SECONDS:
+            minutes = f"{SERVER_WAIT_SECONDS / 60:.0f} minutes"
             raise InputError(
-                f"The tracking server {server.shown_uri()} has not answered for {SERVER_SECONDS / 60:.0f} minutes; "
-                "start it, and the same command goes on."
+                f"The tracking server {server.shown_uri()} has not answered for {minutes}; start it, and the same "
+                "command goes on."
             )
-        told = True
+        is_waiting = True
         time.sleep(POLL)
 
 
-def ended(study: Study) -> set[int]:
+def ended_trials(study: Study) -> set[int]:
     """The numbers of the trials that have ended."""
     rows = study.table()
     return set(rows["number"][rows["state"] != "running"])
 
 
-def tell(work: Work, shown: set[int]) -> set[int]:
-    """Prints a line for each trial that has ended since; returns the numbers of all."""
+def print_ended(work: Work, printed: set[int]) -> set[int]:
+    """Prints a line for each trial that has ended and is not among those printed before.
+
+    Returns:
+        The numbers of all that have ended.
+    """
     rows = work.study.table()
-    top, over = best(rows), rows[rows["state"] != "running"]
-    good = len(shown & set(over["number"][over["state"].isin(["finished", "pruned"])]))
-    for row in over[~over["number"].isin(shown)].to_dict("records"):
-        good += row["state"] in ("finished", "pruned")
+    top, ended = best(rows), rows[rows["state"] != "running"]
+    count = len(printed & set(ended["number"][ended["state"].isin(["finished", "pruned"])]))
+    for row in ended[~ended["number"].isin(printed)].to_dict("records"):
+        count += row["state"] in ("finished", "pruned")
         score = "" if math.isnan(row["score"]) else f"{row['score']:.4f}"
-        tried = ", ".join(f"{name} {default_text(row[name])}" for name in work.study.search if row[name] is not None)
+        options = ", ".join(f"{name} {default_text(row[name])}" for name in work.study.search if row[name] is not None)
         leader = "" if top is None else f"best {top['score']:.4f} (trial {top['number']})"
-        place = f"{good}/{work.given.trials}"
-        print(
-            f"trial {place:>7}  number {row['number']:3d}  {row['state']:8}  {score:>7}  {leader}  {tried}", flush=True
-        )
+        line = f"number {row['number']:3d}  {row['state']:8}  {score:>7}  {leader}  {options}"
+        print(f"trial {f'{count}/{work.given.trials}':>7}  {line}", flush=True)
         if row["problem"]:
             print(f"    {row['problem']}", flush=True)
-    return set(over["number"])
+    return set(ended["number"])
 
 
 def end_dead_trials(study: Study) -> None:
     """Ends the trials whose worker is gone, in the study and on the tracking server."""
     for trial in study.end_dead_trials():
-        runs.bury_run(trial.run_id)
+        runs.end_run_of_dead_trial(trial.run_id)
 
 
-def give_up(work: Work) -> None:
+def require_successes(work: Work) -> None:
     """Stops a study whose trials fail.
 
     Raises:
@@ -155,7 +158,7 @@ def give_up(work: Work) -> None:
     rows = work.study.table()
     rows = rows[rows["number"] >= work.worker.first]
     failed = rows[rows["state"] == "failed"]
-    if len(failed) >= GIVE_UP and len(failed) > rows["state"].isin(["finished", "pruned"]).sum():
+    if len(failed) >= ENOUGH_FAILED and len(failed) > rows["state"].isin(["finished", "pruned"]).sum():
         raise TrainingError(
             f"The study stops, because {len(failed)} of its trials have failed; the last one: "
             f"{failed['problem'].iloc[-1]}"
@@ -163,11 +166,11 @@ def give_up(work: Work) -> None:
 
 
 def run_trial(work: Work, trial: Trial) -> None:
-    """Trains in a run beneath the study's; how it ends is told to the tracking server and to the study.
+    """Trains in a run beneath the study's, and notes in both how the trial has ended.
 
     Raises:
         InputError: the user's mistake, which would fail every trial.
-        KeyboardInterrupt: as it came.
+        KeyboardInterrupt: the user stops the command.
     """
 
     def watch(epoch: Epoch) -> None:
@@ -207,4 +210,4 @@ def end_trial(trial: Trial, error: BaseException, checkpoints: Path) -> None:
     if state != "failed":
         (checkpoints / WEIGHTS).unlink(missing_ok=True)
     runs.set_tags({TRIAL_STATE_TAG: state, **({"exvo.problem": problem} if problem else {})})
-    runs.end_run("FAILED" if state == "failed" else "KILLED")
+    runs.end_run_as("FAILED" if state == "failed" else "KILLED")

@@ -20,18 +20,16 @@ from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.experiments.corpus import FEATURES, Ready, log_corpus, read_corpus, require_readable
 from exvo.experiments.folder import folder_id, require_own
-from exvo.experiments.process import hold
-from exvo.experiments.resume import deliver_journals, going_on
-from exvo.experiments.train import resolve
+from exvo.experiments.process import hold, stopped
+from exvo.experiments.resume import continued_run, deliver_journals
+from exvo.experiments.train import resolve, task_of
 from exvo.experiments.trials import POLL, WORKER, Work, Worker, do_trials
 from exvo.experiments.workers import run_trials
 from exvo.options import command_line
 from exvo.passwords import has_password
 from exvo.reports.study import StudyFacts, states_text, study_page
-from exvo.tasks import make_task
 from exvo.text import default_text
 from exvo.tracking import lookup, runs
-from exvo.tracking.runs import log_page
 from exvo.tracking.tags import STUDY_TAG
 from exvo.tuning.space import parse_search, study_name, values_text
 from exvo.tuning.storage import naming_storage_errors, open_storage, printable_storage
@@ -40,22 +38,22 @@ from exvo.tuning.study import Study, best, counts
 
 def run(given: TuneSettings) -> None:
     """Runs the study, or in a worker process its trials alone."""
-    told = json.loads(os.environ[WORKER]) if WORKER in os.environ else None
-    given = TuneSettings(**told["settings"]) if told else given
-    base, search = check(given)
+    worker = Worker(**json.loads(os.environ[WORKER])) if WORKER in os.environ else None
+    given = TuneSettings(**worker.settings) if worker else given
+    base, search = settings_and_search(given)
     settings, system = resolve(base)
     shown = printable_storage(given.storage, Path(given.output))
-    with contextlib.nullcontext() if told else hold("tune", given.output), naming_storage_errors(shown):
-        if not told:
+    with contextlib.nullcontext() if worker else hold("tune", given.output), naming_storage_errors(shown):
+        if not worker:
             deliver_journals(given.output)
             folder_id(Path(given.output))
         ready = read_corpus(settings)
         require_readable(ready, settings.skip_unreadable)
         study = open_study(given, settings, system, search, ready.audit.digest)
-        if not (told or given.storage or study.created):
+        if not (worker or given.storage or study.created):
             require_own(given.output, f"study {study.name} goes on there", "storage=<name>.journal begins a new one")
-        if told:
-            do_trials(Work(given, base, ready, study, Worker(**told)))
+        if worker:
+            do_trials(Work(given, base, ready, study, worker))
         else:
             tune(given, base, ready, study, shown)
 
@@ -76,14 +74,13 @@ def tune(given: TuneSettings, base: TrainSettings, ready: Ready, study: Study, s
         work = Work(given, base, ready, study, Worker(asdict(given), run_id, len(study.table()), os.getpid()))
         try:
             run_trials(work)
-        except KeyboardInterrupt as stop:
-            stop.args = ("Stopped; the same command goes on where this one was.",)
-            raise
+        except KeyboardInterrupt as interrupt:
+            raise stopped(interrupt, "Stopped; the same command goes on where this one was.") from None
         conclude(work, settings, system, shown)
         print(runs.where_to_look(run_id))
 
 
-def check(given: TuneSettings) -> tuple[TrainSettings, tuple[str, ...]]:
+def settings_and_search(given: TuneSettings) -> tuple[TrainSettings, tuple[str, ...]]:
     """The settings that all trials share, and the options that are searched.
 
     Raises:
@@ -95,20 +92,20 @@ def check(given: TuneSettings) -> tuple[TrainSettings, tuple[str, ...]]:
     search = parse_search(given.search)
     options = {field.name: getattr(given, field.name) for field in fields(TrainSettings)}
     defaults = {field.name: field.default for field in fields(TrainSettings)}
-    both = [f"{name}={default_text(options[name])}" for name in search if options[name] != defaults[name]]
-    if both:
+    repeated = [f"{name}={default_text(options[name])}" for name in search if options[name] != defaults[name]]
+    if repeated:
         raise InputError(
-            f"{', '.join(both)}: what is searched can't be given too; leave it out, or take it out of "
+            f"{', '.join(repeated)}: what is searched can't be given too; leave it out, or take it out of "
             f"search={given.search}."
         )
     system = systems.find(given.model)
     continues = given.init.startswith("runs:/") or (system.start in systems.SYSTEMS and not given.init)
     fixed = ["width"] if given.init or system.start != "random" else []
-    stuck = [name for name in [*fixed, *(["dropout"] if continues else [])] if name in search]
-    if stuck:
+    unsearchable = [name for name in [*fixed, *(["dropout"] if continues else [])] if name in search]
+    if unsearchable:
         raise InputError(
-            f"search={given.search}: {' and '.join(stuck)} can't be searched where training starts from other weights "
-            f"(model={given.model}{f', init={given.init}' if given.init else ''}), which fix it."
+            f"search={given.search}: {' and '.join(unsearchable)} can't be searched where training starts from other "
+            f"weights (model={given.model}{f', init={given.init}' if given.init else ''}), which fix it."
         )
     if has_password(given.storage) and "MLFLOW_RUN_ID" in os.environ:
         raise InputError(
@@ -134,8 +131,8 @@ def open_study(
     equal |= {"model": name, "digest": digest, "precision": given.precision, "init": init, "system": asdict(system)}
     equal["system"] |= {"dropout": equal.get("dropout")}
     assert settings.epochs is not None
-    named = study_name([name, settings.task, settings.corpus], equal, search)
-    study = Study(open_storage(given.storage, Path(given.output)), named, search, settings.epochs, settings.seed)
+    full_name = study_name([name, settings.task, settings.corpus], equal, search)
+    study = Study(open_storage(given.storage, Path(given.output)), full_name, search, settings.epochs, settings.seed)
     if study.created:
         study.try_first(asdict(settings))
     return study
@@ -144,12 +141,12 @@ def open_study(
 @contextlib.contextmanager
 def study_run(study: Study, output: str) -> Iterator[str]:
     """The study's run on the tracking server, the same in all commands; gives its id."""
-    patience = time.monotonic() + 30  # seconds: whoever has made the study is about to make its run
-    while not study.created and not study.run_id and time.monotonic() < patience:
+    until = time.monotonic() + 30  # seconds: the command that has made the study is about to make its run
+    while not study.created and not study.run_id and time.monotonic() < until:
         time.sleep(POLL)
-    known = study.run_id if lookup.known_run(study.run_id) else ""
-    with going_on("tune", known, output) as run_id:
-        if not known:
+    study_run_id = study.run_id if lookup.run_exists(study.run_id) else ""
+    with continued_run("tune", study_run_id, output) as run_id:
+        if not study_run_id:
             study.note(run_id)
         yield run_id
 
@@ -164,44 +161,40 @@ def log_start(
     runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
     runs.set_tags({STUDY_TAG: study.name, "exvo.storage": shown})
     log_corpus(ready)
-    told = ", ".join(f"{name} ({values})" for name, values in space.items())
-    print(
-        f"study {study.name} in {shown}\nsearches {told}; {given.trials} trials of {settings.epochs} epochs", flush=True
-    )
+    searched = ", ".join(f"{name} ({values})" for name, values in space.items())
+    print(f"study {study.name} in {shown}", flush=True)
+    print(f"searches {searched}; {given.trials} trials of {settings.epochs} epochs", flush=True)
 
 
 def conclude(work: Work, settings: TrainSettings, system: SystemConfig, shown: str) -> None:
     """Logs counts, trials and page in the study's run, and prints the command that repeats the best trial."""
     given, corpus, study = work.given, work.ready.corpus, work.study
-    task = make_task(
-        settings.task, corpus.clips, corpus.targets, corpus.name, bool(corpus.categories), system.objective
-    )
     trials = study.table()
     top = best(trials)
     options = {name: value for name, value in asdict(work.base).items() if name != "workers"}
-    chosen = {} if top is None else {name: top[name] for name in study.search}
-    repeat = "" if top is None else command_line("train", options | chosen)
+    best_options = {} if top is None else {name: top[name] for name in study.search}
+    repeat = "" if top is None else command_line("train", options | best_options)
     assert settings.epochs is not None
     about = StudyFacts(
-        study.name,
-        shown,
-        settings.model,
-        corpus.name,
-        corpus.synthetic,
-        scoring.headline(task),
-        {name: values_text(name) for name in study.search},
-        given.trials,
-        settings.epochs,
-        repeat,
-        command_line("tune", asdict(given) | ({"storage": shown} if given.storage else {})),
-        f"optuna-dashboard {shown}",
-        study.importances(settings.seed),
+        study=study.name,
+        storage=shown,
+        model=settings.model,
+        corpus=corpus.name,
+        synthetic=corpus.synthetic,
+        metric=scoring.headline(task_of(settings, system, corpus)),
+        space={name: values_text(name) for name in study.search},
+        total=given.trials,
+        epochs=settings.epochs,
+        train=repeat,
+        tune=command_line("tune", asdict(given) | ({"storage": shown} if given.storage else {})),
+        dashboard=f"optuna-dashboard {shown}",
+        importances=study.importances(settings.seed),
     )
-    told = counts(trials)
-    runs.log_metrics({f"study/{state}": number for state, number in told.items()})
+    numbers = counts(trials)
+    runs.log_metrics({f"study/{state}": number for state, number in numbers.items()})
     runs.log_table(trials, "study/trials.csv")
-    log_page("study", study_page(trials, about))
-    print(f"\n{states_text(told)}; live: {about.dashboard}")
+    runs.log_page("study", study_page(trials, about))
+    print(f"\n{states_text(numbers)}; live: {about.dashboard}")
     if top is None:
         print("no trial has finished, so there is no best one")
         return

@@ -1,4 +1,4 @@
-"""Worker processes that run the trials of a study, and who looks after them."""
+"""Starts worker processes that run the trials of a study, and replaces those that are killed."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 from exvo.errors import InputError, TrainingError
-from exvo.experiments.trials import POLL, WORKER, Work, do_trials, end_dead_trials, ended, tell
+from exvo.experiments.trials import POLL, WORKER, Work, do_trials, end_dead_trials, ended_trials, print_ended
 from exvo.options import LAUNCHER, by_mlflow
 from exvo.tracking import server
 
 RESTARTS = 5
 """Workers that a command replaces after they were killed."""
 
-STOP_SECONDS = 8.0
-"""What workers are given to end their trials."""
+WORKER_STOP_SECONDS = 8.0
+"""What workers have to end their trials."""
 
 
 def run_trials(work: Work) -> None:
     """Runs the trials that the study lacks, in this process where one worker is enough.
 
     Raises:
-        InputError, TrainingError: as `run_trial` and `give_up` do.
+        InputError: as `trials.run_trial` does.
+        TrainingError: as `trials.require_successes` does.
     """
     end_dead_trials(work.study)
     lacking = work.given.trials - work.study.count("finished", "pruned")
@@ -39,40 +40,41 @@ def run_trials(work: Work) -> None:
 
 
 def supervise(work: Work, workers: int) -> None:
-    """Has worker processes run the trials, shows how they go, and replaces workers that are killed.
+    """Has worker processes run the trials, prints how these end, and replaces workers that are killed.
 
     Raises:
-        InputError, TrainingError: what stopped a worker.
+        InputError: a worker has refused the input.
+        TrainingError: a worker has failed, or too many were killed.
     """
     folder = Path(work.given.output) / "studies" / work.study.name
     folder.mkdir(parents=True, exist_ok=True)
     logs = [folder / f"worker-{number}.log" for number in range(1, workers + 1)]
-    shown, restarts = ended(work.study), 0
+    printed, restarts = ended_trials(work.study), 0
     running: dict[Path, subprocess.Popen[bytes]] = {}
     try:
         running = {log: start_worker(work, log) for log in logs}
-        print(f"worker processes: {len(logs)}; what they say is in {folder}", flush=True)
+        print(f"worker processes: {len(logs)}; their output is in {folder}", flush=True)
         while running:
             time.sleep(POLL)
-            over = {log: process.returncode for log, process in running.items() if process.poll() is not None}
+            ended = {log: process.returncode for log, process in running.items() if process.poll() is not None}
             end_dead_trials(work.study)
-            shown = tell(work, shown)
-            for log, status in over.items():
+            printed = print_ended(work, printed)
+            for log, status in ended.items():
                 del running[log]
                 if status in (1, 2):
-                    raise (InputError if status == 2 else TrainingError)(last_words(log))
+                    raise (InputError if status == 2 else TrainingError)(final_sentence(log))
                 if status != 0:
                     restarts += 1
                     if restarts > RESTARTS:
                         raise TrainingError(
-                            f"Workers keep being killed ({ending(status)}); the last one's log is {log}."
+                            f"Workers keep being killed ({status_text(status)}); the last one's log is {log}."
                         )
-                    print(f"a worker was killed ({ending(status)}); another takes its place", flush=True)
+                    print(f"a worker was killed ({status_text(status)}); another takes its place", flush=True)
                     running[log] = start_worker(work, log)
     finally:
-        stop(list(running.values()))
+        stop_workers(list(running.values()))
         end_dead_trials(work.study)
-        tell(work, shown)
+        print_ended(work, printed)
 
 
 def start_worker(work: Work, log: Path) -> subprocess.Popen[bytes]:
@@ -95,27 +97,29 @@ def start_worker(work: Work, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def last_words(log: Path) -> str:
-    """The sentence with which a worker ended, or where to look for more."""
+def final_sentence(log: Path) -> str:
+    """The sentence with which a worker ended; where it wrote none, its last line and where its log is."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    said = [line.removeprefix("exvo: ") for line in lines if line.startswith("exvo: ")]
-    return said[-1] if said else f"A worker has failed: {lines[-1] if lines else 'without a word'}; its log is {log}."
+    sentences = [line.removeprefix("exvo: ") for line in lines if line.startswith("exvo: ")]
+    if sentences:
+        return sentences[-1]
+    return f"A worker has failed: {lines[-1] if lines else 'it has printed nothing'}; its log is {log}."
 
 
-def ending(status: int) -> str:
+def status_text(status: int) -> str:
     """A process' exit status in words.
 
-    >>> ending(-9), ending(3)
+    >>> status_text(-9), status_text(3)
     ('SIGKILL', 'status 3')
     """
     return signal.Signals(-status).name if status < 0 else f"status {status}"
 
 
-def stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
+def stop_workers(workers: Sequence[subprocess.Popen[bytes]]) -> None:
     """Asks workers to end their trials, and ends those that take too long."""
     for process in workers:
         process.send_signal(signal.SIGINT)
-    until = time.monotonic() + STOP_SECONDS
+    until = time.monotonic() + WORKER_STOP_SECONDS
     for process in workers:
         try:
             process.wait(max(0.1, until - time.monotonic()))

@@ -1,4 +1,4 @@
-"""What a run has logged, read back."""
+"""Reads back what a run has logged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from exvo.config import TrainSettings
 from exvo.errors import InputError
 from exvo.options import command_line
 from exvo.tables import read_flat_parquet, validated_predictions
 from exvo.text import first_line
 from exvo.tracking import names, server
-from exvo.tracking.lookup import logged
+from exvo.tracking.lookup import logged_metrics
 from exvo.tracking.tags import ENTRY_TAG, EPOCH, EVALUATED_TAG, LOGGED_URI, MODEL_TAG
+
+FORMER = {"protocol": "published"}
+"""Options that runs of early versions lack, where what these runs did is not what the option's default says."""
 
 
 def load_table(run_id: str, name: str) -> pd.DataFrame | None:
@@ -36,22 +40,23 @@ def load_table(run_id: str, name: str) -> pd.DataFrame | None:
     client = MlflowClient()
     if name not in {item.path for item in client.list_artifacts(run_id, str(Path(name).parent))}:
         return None
-    told = f"{name} of the run {run_id}"
+    place = f"{name} of the run {run_id}"
     with tempfile.TemporaryDirectory() as folder:
-        table = read_flat_parquet(Path(client.download_artifacts(run_id, name, folder)), told)
-    found: pd.DataFrame = validated_predictions(table, told) if name.startswith("predictions/") else table.to_pandas()
-    return found
+        table = read_flat_parquet(Path(client.download_artifacts(run_id, name, folder)), place)
+    frame: pd.DataFrame = validated_predictions(table, place) if name.startswith("predictions/") else table.to_pandas()
+    return frame
 
 
 def history(run_id: str) -> pd.DataFrame:
     """The metrics of each epoch of a training run, see `epochs`."""
-    return epochs(logged(run_id, EPOCH))
+    return epochs(logged_metrics(run_id, EPOCH))
 
 
 def epochs(points: Mapping[tuple[str, int], float]) -> pd.DataFrame:
-    """What `logged` gives, of each epoch: one row an epoch, in the index, and a column a metric (`loss`, ...).
+    """The metrics of each epoch among those that `logged_metrics` gives.
 
-    Empty where there is none.
+    Returns:
+        One row an epoch, in the index, and a column a metric (`loss`, ...); empty where there is none.
     """
     columns: dict[str, dict[int, float]] = {}
     for (name, step), value in points.items():
@@ -62,29 +67,31 @@ def epochs(points: Mapping[tuple[str, int], float]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Trained:
-    """What an evaluation tells of the training run.
+    """What the report of an evaluation says of the training run.
 
     Attributes:
-        run_id, name, tags: on the tracking server.
-        options: with which it trained.
+        run_id: on the tracking server.
+        name: of the run.
+        tags: of the run.
+        settings: with which it trained.
         epochs: see `epochs`.
     """
 
     run_id: str
     name: str
     tags: Mapping[str, str]
-    options: Mapping[str, Any]
+    settings: TrainSettings
     epochs: pd.DataFrame
 
 
 def trained(source: Run) -> Trained:
-    """The same, of a run that has ended."""
-    run_id, options = source.info.run_id, load_settings(source)["options"]
-    return Trained(run_id, source.info.run_name, source.data.tags, options, history(run_id))
+    """The same, of a training run that has ended."""
+    run_id = source.info.run_id
+    return Trained(run_id, source.info.run_name, source.data.tags, training_settings(source), history(run_id))
 
 
 def load_settings(source: Run) -> dict[str, Any]:
-    """The settings.json of a training run.
+    """The settings.json of a run: its `options`, and what else its entry point has logged there.
 
     Raises:
         InputError: the run has none, or it is damaged.
@@ -103,31 +110,47 @@ def load_settings(source: Run) -> dict[str, Any]:
     return loaded | {"options": options}
 
 
-def training_options(source: Run) -> dict[str, Any]:
-    """The options of a training run.
+def training_settings(source: Run) -> TrainSettings:
+    """The settings of a training run.
+
+    Options that its version of exvo did not have yet are what that version did; options that this version no longer
+    has are left out.
 
     Raises:
-        InputError: it is none, or its settings.json is missing or damaged.
+        InputError: its settings.json is missing or damaged.
     """
-    evaluated = source.data.tags.get(EVALUATED_TAG)
-    options: dict[str, Any] = load_settings(source)["options"]
+    return _settings(load_settings(source)["options"])
+
+
+def _settings(options: Mapping[str, Any]) -> TrainSettings:
+    available = {field.name for field in fields(TrainSettings)}
+    return TrainSettings(**FORMER | {name: value for name, value in options.items() if name in available})
+
+
+def require_training(source: Run) -> TrainSettings:
+    """The settings of a run that a user names as a training run.
+
+    Raises:
+        InputError: it trained nothing, or its settings.json is missing or damaged.
+    """
+    options, evaluated = load_settings(source)["options"], source.data.tags.get(EVALUATED_TAG)
     if evaluated or not {"model", "task"} <= options.keys():
         instead = f"it looks at the run {evaluated}; give that" if evaluated else "give one that train or main has made"
         raise InputError(f"The run {source.info.run_name} trained nothing: {instead}.")
-    return options
+    return _settings(options)
 
 
 def load_environment(source: Run) -> dict[str, Any]:
-    """The environment.json of a run, with its commit and a digest of the changes that were not in it."""
+    """The environment.json of a run, with its commit and a digest of its uncommitted changes."""
     folder = source.info.artifact_uri
     try:
-        found: dict[str, Any] = mlflow.artifacts.load_dict(f"{folder}/environment.json")
+        environment: dict[str, Any] = mlflow.artifacts.load_dict(f"{folder}/environment.json")
     except Exception:  # each artifact store has its own errors; runs of early versions have none
-        found = {}
+        environment = {}
     commit, dirty = source.data.tags.get("git.commit", "none"), source.data.tags.get("git.dirty") == "true"
     none = "unknown" if source.data.tags.get("git.dirty") == "unknown" else "none"
     text = mlflow.artifacts.load_text(f"{folder}/uncommitted.diff.txt") if dirty else ""
-    return found | {
+    return environment | {
         "commit": commit,
         "uncommitted changes": hashlib.sha256(text.encode()).hexdigest()[:12] if text else none,
     }
@@ -183,10 +206,10 @@ def require_model(uri: str) -> None:
             raise server.unusable(error) from None
         query = f"tags.`{MODEL_TAG}` = '{uri}'"
         trained_by = names.search(query) or names.search(query, deleted=True)
-        again = "train it again"
+        advice = "train it again"
         for run in trained_by[:1]:
-            again = f"`{command_line(run.data.tags[ENTRY_TAG], load_settings(run)['options'])}` trains it again"
-            again = f"it is that of the run {names.about(run)}, and {again}"
+            command = command_line(run.data.tags[ENTRY_TAG], load_settings(run)["options"])
+            advice = f"it is that of the run {names.describe_run(run)}, and `{command}` trains it again"
         raise InputError(
-            f"The logged model {uri} is deleted, and MLflow has no command that restores one; {again}."
+            f"The logged model {uri} is deleted, and MLflow has no command that restores one; {advice}."
         ) from None

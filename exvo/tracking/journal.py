@@ -12,17 +12,17 @@ from typing import Any
 
 from exvo.errors import InputError
 from exvo.files import lock, unlock, write_atomically
-
-Entry = dict[str, Any]
+from exvo.tracking.entries import Artifact, Entry, from_json, to_json
 
 
 class Journal:
     """Entries of one run: lines of a CRC-32 and JSON, appended; and, beside them, the files that some of them name.
 
-    A line that a killed process has cut short is passed over. Only one process at a time has a journal open.
+    An entry's line holds its number too; a line `{"done": <number>}` says that it has been delivered. A line that a
+    killed process has cut short is passed over. Only one process at a time has a journal open.
 
     Attributes:
-        folder: its own.
+        folder: that holds the lines and the files.
         pending: entries that have not been delivered, by their number.
     """
 
@@ -30,7 +30,7 @@ class Journal:
         """Opens a journal, or begins one.
 
         Raises:
-            InputError: another process has it open, or it can't be written.
+            InputError: another process has it open, another version of exvo has written it, or it can't be written.
         """
         self.folder, self.pending = folder, dict[int, Entry]()
         self._count = 0
@@ -44,33 +44,39 @@ class Journal:
         except OSError as error:
             raise self._unwritable(error) from None
         self._file.seek(0)
-        for line in self._file.read().splitlines():
+        try:
+            self._read(self._file.read())
+        except InputError:
+            unlock(self._file)
+            raise
+
+    def _read(self, content: bytes) -> None:
+        for line in content.splitlines():
             checksum, _, text = line.partition(b" ")
             if checksum != f"{zlib.crc32(text):08x}".encode():
                 continue
-            entry = json.loads(text)
-            if "done" in entry:
-                self.pending.pop(entry["done"], None)
+            fields = json.loads(text)
+            if "done" in fields:
+                self.pending.pop(fields["done"], None)
             else:
-                self.pending[entry["number"]] = entry
-                self._count = max(self._count, entry["number"])
+                self.pending[fields["number"]] = from_json(fields)
+                self._count = max(self._count, fields["number"])
 
     def keep(self, entry: Entry, content: bytes | None = None) -> None:
-        """Adds an entry; `content` is that of the artifact whose name is the entry's `name`.
+        """Adds an entry; `content` is that of an artifact.
 
         Raises:
             InputError: the disk is full or the folder can't be written to.
         """
-        if content is not None:
-            write_atomically(self.artifact(entry), content)
+        if content is not None and isinstance(entry, Artifact):
+            write_atomically(self.file_of(entry), content)
         self._count += 1
-        numbered = {**entry, "number": self._count}
-        self._append(numbered)
-        self.pending[self._count] = numbered
+        self._append({**to_json(entry), "number": self._count})
+        self.pending[self._count] = entry
 
-    def artifact(self, entry: Entry) -> Path:
-        """The kept file of an entry."""
-        return self.folder / "artifacts" / str(entry["name"])
+    def file_of(self, artifact: Artifact) -> Path:
+        """The file that keeps an artifact's content."""
+        return self.folder / "artifacts" / artifact.name
 
     def done(self, number: int) -> None:
         """Marks an entry as delivered."""
@@ -78,13 +84,13 @@ class Journal:
         del self.pending[number]
 
     def close(self) -> None:
-        """Closes it; a journal without pending entries is removed."""
+        """Closes the journal, and removes it where nothing is pending."""
         if not self.pending:
             shutil.rmtree(self.folder, ignore_errors=True)
         unlock(self._file)
 
-    def _append(self, entry: Entry) -> None:
-        text = json.dumps(entry).encode()
+    def _append(self, fields: dict[str, Any]) -> None:
+        text = json.dumps(fields).encode()
         line = b"\n%08x %b\n" % (zlib.crc32(text), text)
         try:
             if self._file.write(line) < len(line):

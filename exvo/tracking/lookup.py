@@ -1,8 +1,9 @@
-"""Runs found on the tracking server."""
+"""Finds runs on the tracking server."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import mlflow
 import pandas as pd
@@ -12,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
 from exvo.systems import SHORT_NAMES
-from exvo.text import writable
+from exvo.text import listing, writable
 from exvo.tracking import names, server
 from exvo.tracking.tags import (
     CONDITION,
@@ -34,7 +35,7 @@ def find_run(name: str, option: str = "run_id") -> Run:
 
     Args:
         name: what the user gave.
-        option: where.
+        option: the option that holds it, for the sentences of errors.
 
     Raises:
         InputError: there is none, it is deleted, or the name fits several; says which.
@@ -44,25 +45,27 @@ def find_run(name: str, option: str = "run_id") -> Run:
     name = writable(name)
     if not name.strip():
         raise InputError(f"{option} is empty; give the id or the name of a run, as `train` prints it, or a system.")
-    spelled = list(names.spellings(name))
-    for text in spelled:
-        own = names.run_of_id(text)
-        found = [own] if own else names.runs_of_name(text)
-        if len(found) > 1:
-            each = names.listed(map(names.about, found))
-            raise InputError(f"{option}={name} is the name of {len(found)} runs; give the id of one: {each}.")
-        if found and found[0].info.lifecycle_stage == "deleted":
-            raise InputError(f"{option}={name}: {names.deleted(found)}")
-        if found:
-            return found[0]
-    for text in spelled:
-        found = _of_system(text)
-        if found:
-            names.require_one_condition(found, CONDITION, f"{option}={name}")
-            return found[0]
-    gone = [run for text in spelled for run in names.runs_of_name(text, deleted=True) or _of_system(text, deleted=True)]
-    if gone:
-        raise InputError(f"{option}={name}: {names.deleted(gone)}")
+    spellings = list(names.spellings(name))
+    for text in spellings:
+        run_of_this_id = names.run_of_id(text)
+        runs = [run_of_this_id] if run_of_this_id else names.runs_of_name(text)
+        if len(runs) > 1:
+            each = listing(map(names.describe_run, runs))
+            raise InputError(f"{option}={name} is the name of {len(runs)} runs; give the id of one: {each}.")
+        if runs and runs[0].info.lifecycle_stage == "deleted":
+            raise InputError(f"{option}={name}: {names.deleted(runs)}")
+        if runs:
+            return runs[0]
+    for text in spellings:
+        runs = _of_system(text)
+        if runs:
+            names.require_one_condition(runs, CONDITION, f"{option}={name}")
+            return runs[0]
+    deleted = [
+        run for text in spellings for run in names.runs_of_name(text, deleted=True) or _of_system(text, deleted=True)
+    ]
+    if deleted:
+        raise InputError(f"{option}={name}: {names.deleted(deleted)}")
     raise InputError(
         f"{option}={name}: the tracking server {server.shown_uri()} has no run of that id or name, and no "
         "finished training run of a system of that name; `make personalisation` makes some to begin with."
@@ -75,10 +78,10 @@ def run_of_id(run_id: str) -> Run:
     Raises:
         InputError: it is gone for good.
     """
-    found = names.run_of_id(run_id)
-    if found is None:
+    run = names.run_of_id(run_id)
+    if run is None:
         raise InputError(f"The run {run_id} has been removed from the tracking server {server.shown_uri()}.")
-    return found
+    return run
 
 
 def _of_system(name: str, deleted: bool = False) -> list[Run]:
@@ -89,34 +92,42 @@ def _of_system(name: str, deleted: bool = False) -> list[Run]:
     return names.search(f"tags.`{SYSTEM_TAG}` = '{system}' and {DONE} and {NO_TRIAL}", deleted)
 
 
-def logged(run_id: str, begins: str = "") -> dict[tuple[str, int], float]:
-    """What a run has logged, by metric and step, but for metrics of the system; `begins`: how their names begin."""
+def logged_metrics(run_id: str, prefix: str = "") -> dict[tuple[str, int], float]:
+    """What a run has logged, by metric and step, but for metrics of the system.
+
+    Args:
+        run_id: of the run.
+        prefix: how the names of the metrics begin.
+    """
     client = MlflowClient()
-    names = [name for name in client.get_run(run_id).data.metrics if name.startswith(begins) and name[:7] != "system/"]
-    points = [(name, point) for name in names for point in client.get_metric_history(run_id, name)]
+    metrics = client.get_run(run_id).data.metrics
+    wanted = [name for name in metrics if name.startswith(prefix) and not name.startswith("system/")]
+    points = [(name, point) for name in wanted for point in client.get_metric_history(run_id, name)]
     return {(name, point.step): point.value for name, point in points}
 
 
-def parent_run(system: str, width: float, score: str) -> Run | None:
-    """The finished training run of a system with the best `score` on val, of the present run's corpus, task, protocol.
+def parent_run(system: str, width: float, score: str, tags: Mapping[str, str]) -> Run | None:
+    """The finished training run of a system with the best `score` on val; None where there is none of that width.
 
-    None where there is none of that width. A run that goes on keeps the one that it has started from.
+    Args:
+        system: its full name.
+        width: of its network.
+        score: the name of a score of the val split.
+        tags: of the run that continues it, and of the same corpus, task and protocol. A run that goes on keeps the one
+            that it has started from.
     """
-    active = mlflow.active_run()
-    assert active is not None
     client = MlflowClient()
-    tags = client.get_run(active.info.run_id).data.tags
     if PARENT_TAG in tags:
         return client.get_run(tags[PARENT_TAG])
     wanted = {SYSTEM_TAG: system} | {name: tags[name] for name in (DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
     query += f" and {DONE}"
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, query, order_by=[f"metrics.`val/{score}` DESC"], max_results=1000)
-    return next((one for one in found if float(one.data.params["width"]) == width), None)
+    runs = client.search_runs(experiments, query, order_by=[f"metrics.`val/{score}` DESC"], max_results=1000)
+    return next((run for run in runs if float(run.data.params["width"]) == width), None)
 
 
-def known_run(run_id: str) -> bool:
+def run_exists(run_id: str) -> bool:
     """Whether the server has this run, and it is not deleted."""
     server.quiet()
     try:
@@ -148,11 +159,11 @@ def finished_runs(trials: bool = True) -> pd.DataFrame:
     server.check_store()
     query = f"attributes.status = 'FINISHED' and tags.`{SYSTEM_TAG}` LIKE '%'{'' if trials else f' and {NO_TRIAL}'}"
     try:
-        found = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
+        runs = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
     except MlflowException as error:
         raise server.unusable(error) from None
     rows = []
-    for one in found:
-        tags = [one.data.tags.get(tag, "") for tag in RESULT_TAGS.values()]
-        rows.append((one.info.run_id, one.info.run_name, one.info.start_time, *tags, one.data.metrics))
+    for run in runs:
+        tags = [run.data.tags.get(tag, "") for tag in RESULT_TAGS.values()]
+        rows.append((run.info.run_id, run.info.run_name, run.info.start_time, *tags, run.data.metrics))
     return pd.DataFrame(rows, columns=["run_id", "run", "start", *RESULT_TAGS, "metrics"])

@@ -24,7 +24,8 @@ from exvo.tracking.lookup import find_run
 from exvo.tracking.provenance import PROJECT
 from exvo.tracking.tags import LOGGED_URI, MODEL_TAG
 
-SERVED = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
+REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
+"""The packages of a logged model."""
 
 
 def log_model(run_id: str, weights: Path) -> None:
@@ -42,7 +43,7 @@ def log_model(run_id: str, weights: Path) -> None:
             code_paths=[str(PROJECT / "exvo")],
             signature=signature(checkpoint.task),
             input_example=example_request(checkpoint),
-            pip_requirements=[f"{name}=={version(name)}" for name in SERVED],
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
         )
     client.set_tag(run_id, MODEL_TAG, info.model_uri)
 

@@ -1,4 +1,4 @@
-"""Which runs a name means: any name that MLflow allows; and what to say of runs and experiments that are deleted."""
+"""Which runs a name means, whatever name MLflow allows; sentences about runs, and about those that are deleted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
 from exvo.options import program
+from exvo.text import listing
 from exvo.tracking import server
-
-MOST = 10
-"""Runs that a sentence lists."""
 
 
 def run_of_id(run_id: str) -> Run | None:
@@ -35,7 +33,11 @@ def run_of_id(run_id: str) -> Run | None:
 
 
 def search(query: str, deleted: bool = False) -> list[Run]:
-    """All runs of all experiments that a query of MLflow finds, the newest first; the deleted ones instead if asked.
+    """The runs of all experiments that a query of MLflow finds, the newest first.
+
+    Args:
+        query: in MLflow's language.
+        deleted: finds deleted runs instead.
 
     Raises:
         InputError: the store can't be used.
@@ -43,17 +45,17 @@ def search(query: str, deleted: bool = False) -> list[Run]:
     client, newest = MlflowClient(), ["attributes.start_time DESC"]
     view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
     try:
-        kept = client.search_experiments(view_type=ViewType.ALL if deleted else ViewType.ACTIVE_ONLY)
-        experiments, found, token = [one.experiment_id for one in kept], [], ""
-        while experiments:
-            page = client.search_runs(experiments, query, view, 1000, newest, token or None)
-            found += page
+        experiments = client.search_experiments(view_type=ViewType.ALL if deleted else ViewType.ACTIVE_ONLY)
+        ids, runs, token = [experiment.experiment_id for experiment in experiments], [], ""
+        while ids:
+            page = client.search_runs(ids, query, view, 1000, newest, token or None)
+            runs += page
             token = page.token or ""
             if not token:
                 break
     except MlflowException as error:
         raise server.unusable(error) from None
-    return found
+    return runs
 
 
 def runs_of_name(name: str, deleted: bool = False) -> list[Run]:
@@ -61,32 +63,26 @@ def runs_of_name(name: str, deleted: bool = False) -> list[Run]:
 
     MLflow's queries have no way to write every name, so the query is wider and the names are compared here.
     """
-    plain = unicodedata.normalize("NFC", name)
-    wide = re.sub("[^A-Za-z0-9]+", "%", plain)
-    found = search(f"attributes.run_name LIKE '{wide}'", deleted) if name else []
-    same = [run for run in found if run.info.run_name == name]
-    return same or [run for run in found if unicodedata.normalize("NFC", run.info.run_name) == plain]
+    composed = unicodedata.normalize("NFC", name)
+    pattern = re.sub("[^A-Za-z0-9]+", "%", composed)
+    similar = search(f"attributes.run_name LIKE '{pattern}'", deleted) if name else []
+    same = [run for run in similar if run.info.run_name == name]
+    return same or [run for run in similar if unicodedata.normalize("NFC", run.info.run_name) == composed]
 
 
 def spellings(name: str) -> Iterator[str]:
     """What a name may stand for, the likeliest first: itself, less spaces around it, less what makes it a URI."""
-    tried = [name, name.strip()]
-    if tried[1].startswith("runs:/"):
-        run = tried[1].removeprefix("runs:/")
-        tried += [run, run.removesuffix("/model")]
-    yield from dict.fromkeys(filter(None, tried))
+    texts = [name, name.strip()]
+    if texts[1].startswith("runs:/"):
+        run = texts[1].removeprefix("runs:/")
+        texts += [run, run.removesuffix("/model")]
+    yield from dict.fromkeys(filter(None, texts))
 
 
-def about(run: Run) -> str:
+def describe_run(run: Run) -> str:
     """A run in a list: its name, id, when it began, and how it ended."""
     began = datetime.fromtimestamp(run.info.start_time / 1000).astimezone().isoformat(" ", "minutes")
     return f"{run.info.run_name} ({run.info.run_id}; {began}, {run.info.status.lower()})"
-
-
-def listed(runs: Iterable[str]) -> str:
-    """The first of some runs for a sentence, and how many there are beyond."""
-    every = list(runs)
-    return ", ".join(every[:MOST]) + (f" and {len(every) - MOST} more" if len(every) > MOST else "")
 
 
 def deleted(runs: list[Run]) -> str:
@@ -94,11 +90,11 @@ def deleted(runs: list[Run]) -> str:
     first = runs[0]
     experiment = MlflowClient().get_experiment(first.info.experiment_id)
     if experiment.lifecycle_stage == "deleted":
-        return f"The run {about(first)} is deleted with its whole experiment. {restore_experiment(experiment)}"
+        return f"The run {describe_run(first)} is deleted with its whole experiment. {restore_experiment(experiment)}"
     restores = f"`{program('mlflow')} runs restore --run-id {first.info.run_id}` restores"
     if len(runs) == 1:
-        return f"The run {about(first)} is deleted; {restores} it."
-    return f"All of these runs are deleted: {listed(map(about, runs))}; {restores} the newest."
+        return f"The run {describe_run(first)} is deleted; {restores} it."
+    return f"All of these runs are deleted: {listing(map(describe_run, runs))}; {restores} the newest."
 
 
 def restore_experiment(experiment: Experiment) -> str:
@@ -107,13 +103,13 @@ def restore_experiment(experiment: Experiment) -> str:
     return f"The experiment {experiment.name} is deleted; {restores} it with its runs."
 
 
-def require_one_condition(runs: list[Run], tags: Sequence[str], given: str) -> None:
+def require_one_condition(runs: list[Run], tags: Sequence[str], option: str) -> None:
     """Refuses runs of one system that can't stand for each other: of several corpora, tasks or protocols.
 
     Args:
         runs: the newest first.
         tags: of corpus, digest, task and protocol.
-        given: the option and its value.
+        option: with its value, as the user gave it.
 
     Raises:
         InputError: lists the newest of each.
@@ -122,12 +118,12 @@ def require_one_condition(runs: list[Run], tags: Sequence[str], given: str) -> N
     for run in runs:
         newest.setdefault(tuple(run.data.tags.get(tag, "") for tag in tags), run)
     if len(newest) > 1:
-        each = listed(
+        each = listing(
             f"{run.info.run_name} ({run.info.run_id}): {corpus} {digest[:12]}, task {task}, {protocol} protocol"
             for (corpus, digest, task, protocol), run in newest.items()
         )
         raise InputError(
-            f"{given}: the system's finished runs are of several corpora, tasks or protocols; give the name or id of "
+            f"{option}: the system's finished runs are of several corpora, tasks or protocols; give the name or id of "
             f"one run. The newest of each: {each}."
         )
 
@@ -145,7 +141,7 @@ def readings(text: str, with_comma: Iterable[str]) -> list[list[str]]:
     >>> readings("a,b,c", ["a,b"])
     [['a,b', 'c'], ['a', 'b', 'c']]
     """
-    known = set(with_comma)
+    names_with_comma = set(with_comma)
     parts = text.split(",")
 
     def read(start: int) -> Iterator[list[str]]:
@@ -153,7 +149,7 @@ def readings(text: str, with_comma: Iterable[str]) -> list[list[str]]:
             yield []
         for end in range(len(parts), start, -1):
             name = ",".join(parts[start:end])
-            if end == start + 1 or known & set(spellings(name)):
-                yield from ([name, *rest] for rest in read(end))
+            if end == start + 1 or names_with_comma & set(spellings(name)):
+                yield from ([name, *others] for others in read(end))
 
     return list(read(0))

@@ -36,13 +36,13 @@ LIBRARIES = (
 GIT_SECONDS = 20.0
 """What git is given to answer; a working tree on a slow disk takes some seconds."""
 
-ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
 """Variables by which git would look at another repository; a hook of git sets them."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """What is known of the code that runs.
+    """The code that runs, as far as it is known.
 
     Attributes:
         commit: 40 or 64 hexadecimal digits, or none.
@@ -62,8 +62,8 @@ def code() -> Code:
     """The commit and the uncommitted changes with which this process began.
 
     Where git is not installed, fails, or refuses the checkout because another user owns it, the commit is read from the
-    checkout's files: to name the folder safe for git would execute what its configuration says. A repository that the
-    project only lies in is not asked: its commit says nothing of this code.
+    checkout's files: if we told git that the folder is safe, it would execute what the folder's configuration says. A
+    repository around the project's folder is not asked: its commit says nothing of this code.
     """
     if not os.path.lexists(PROJECT / ".git"):
         return Code("none")
@@ -81,11 +81,11 @@ def git(*arguments: str) -> str:
     Raises:
         OSError: git is not installed, fails, or does not answer in time; the message is a clause.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    environment = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
     environment |= {"LC_ALL": "C", "GIT_OPTIONAL_LOCKS": "0", "GIT_CEILING_DIRECTORIES": str(PROJECT.parent)}
     words = ["git", *arguments]
     try:
-        done = subprocess.run(
+        answer = subprocess.run(
             words, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_SECONDS
         )
     except FileNotFoundError:
@@ -94,11 +94,11 @@ def git(*arguments: str) -> str:
         raise OSError(f"git has not answered for {GIT_SECONDS:g} seconds") from None
     except OSError as error:
         raise OSError(f"git can't be started: {error.strerror}") from None
-    if done.returncode != 0:
-        lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-        said = printable(lines[0].removeprefix("fatal: "), 200) if lines else f"status {done.returncode}"
-        raise OSError(f"git fails: {said}")
-    return done.stdout.decode("utf-8", "backslashreplace")
+    if answer.returncode != 0:
+        lines = [line.strip() for line in answer.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+        reason = printable(lines[0].removeprefix("fatal: "), 200) if lines else f"status {answer.returncode}"
+        raise OSError(f"git fails: {reason}")
+    return answer.stdout.decode("utf-8", "backslashreplace")
 
 
 def commit_of_files(place: Path) -> str:
@@ -140,25 +140,25 @@ def source_digest() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Hardware and library versions; and, where this process computes with PyTorch, what orders its sums.
+    """Hardware and library versions; and, where this process computes with PyTorch, what decides how it adds numbers.
 
     That is the processor's instructions, the threads and the GPUs as PyTorch has them. To look for them elsewhere would
     take as long as to import PyTorch.
     """
-    sums: dict[str, Any] = {}
+    arithmetic: dict[str, Any] = {}
     if "torch" in sys.modules:
         import torch
 
-        sums["instructions"] = torch.backends.cpu.get_cpu_capability()
-        sums["threads"] = torch.get_num_threads()
-        sums["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        arithmetic["instructions"] = torch.backends.cpu.get_cpu_capability()
+        arithmetic["threads"] = torch.get_num_threads()
+        arithmetic["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        **sums,
+        **arithmetic,
         "libraries": {name: version(name) for name in LIBRARIES},
     }
 

@@ -44,10 +44,10 @@ def candidates() -> list[Run]:
     server.check_store()
     query = f"tags.`{TASK_TAG}` = 'fewshot' and {DONE}"
     try:
-        found = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
+        runs = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
     except MlflowException as error:
         raise server.unusable(error) from None
-    return [run for run in found if not math.isnan(score(run))]
+    return [run for run in runs if not math.isnan(score(run))]
 
 
 def score(run: Run) -> float:
@@ -61,19 +61,19 @@ def require_candidate(run: Run) -> None:
     Raises:
         InputError: says what it is instead.
     """
-    tags, said = run.data.tags, f"The run {run.info.run_name}"
+    tags, subject = run.data.tags, f"The run {run.info.run_name}"
     evaluated = tags.get(EVALUATED_TAG)
     if evaluated:
-        raise InputError(f"{said} trained nothing: it looks at the run {evaluated}; give that as run_id.")
+        raise InputError(f"{subject} trained nothing: it looks at the run {evaluated}; give that as run_id.")
     task = tags.get(TASK_TAG)
     if task is None:
-        raise InputError(f"{said} is no training run; give one that train, main or tune has made.")
+        raise InputError(f"{subject} is no training run; give one that train, main or tune has made.")
     if task != "fewshot":
-        raise InputError(f"{said} was trained for task={task}; {MODEL} takes few-shot runs alone.")
+        raise InputError(f"{subject} was trained for task={task}; {MODEL} takes few-shot runs alone.")
     if run.info.status != "FINISHED":
-        raise InputError(f"{said} has not finished (it is {run.info.status.lower()}); give a run that has.")
+        raise InputError(f"{subject} has not finished (it is {run.info.status.lower()}); give a run that has.")
     if MODEL_TAG not in tags:
-        raise InputError(f"{said} has logged no model; give another.")
+        raise InputError(f"{subject} has logged no model; give another.")
     artifacts.require_model(tags[MODEL_TAG])
 
 
@@ -105,12 +105,12 @@ def run_of(version: ModelVersion) -> Run:
 
 def version_of(run: Run) -> ModelVersion | None:
     """The newest version that a run is registered as; None where it is none."""
-    found = MlflowClient().search_model_versions(f"name = '{MODEL}' and run_id = '{run.info.run_id}'")
-    return max(found, key=lambda version: int(version.version), default=None)
+    versions = MlflowClient().search_model_versions(f"name = '{MODEL}' and run_id = '{run.info.run_id}'")
+    return max(versions, key=lambda version: int(version.version), default=None)
 
 
 def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion, bool]:
-    """Registers a run's model, at once with its card and tags; of a registered run it renews both.
+    """Registers a run's model with its card and tags; of a run that is registered already it renews both.
 
     Returns:
         The version, and whether it is new.
@@ -133,18 +133,18 @@ def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion
 
 
 def make_champion(version: ModelVersion) -> None:
-    """Moves the alias."""
+    """Moves the alias `champion` to a version."""
     MlflowClient().set_registered_model_alias(MODEL, CHAMPION, version.version)
 
 
 def note_gate(version: ModelVersion, text: str) -> None:
-    """What became of a version at the gate, as its tag."""
+    """Tags a version with what became of it at the gate."""
     MlflowClient().set_model_version_tag(MODEL, version.version, GATE_TAG, text)
 
 
 def lineage(run: Run) -> dict[str, str]:
     """Where a version comes from, as its tags: run, system, corpus and digest, protocol, commit, study and trial."""
-    kept = (
+    copied = (
         SYSTEM_TAG,
         CORPUS_TAG,
         DIGEST_TAG,
@@ -155,7 +155,7 @@ def lineage(run: Run) -> dict[str, str]:
         STUDY_TAG,
         TRIAL_TAG,
     )
-    tags = {name: run.data.tags[name] for name in kept if name in run.data.tags}
+    tags = {name: run.data.tags[name] for name in copied if name in run.data.tags}
     study = run.data.tags.get("mlflow.parentRunId")
     return (
         {"exvo.run_id": run.info.run_id}
@@ -171,7 +171,8 @@ def decide(gate: str, value: float, low: float, high: float) -> tuple[bool, str]
     Args:
         gate: none, not-worse or better.
         value: candidate - champion; NaN where it is undefined.
-        low, high: its 95% interval by speaker.
+        low: the lower end of its 95% interval by speaker.
+        high: the upper end.
 
     >>> decide("not-worse", -0.01, -0.05, 0.02)
     (True, 'its 95% interval by speaker does not lie below zero')
@@ -187,6 +188,6 @@ def decide(gate: str, value: float, low: float, high: float) -> tuple[bool, str]
     return passed, f"its 95% interval by speaker {lies} {where} zero"
 
 
-def where_to_look(version: str) -> str:
-    """How to open a version's page in the UI."""
+def version_page(version: str) -> str:
+    """How to open a version's page, with its card, in the UI."""
     return f"card   {server.page(f'#/models/{MODEL}/versions/{version}')}"

@@ -18,11 +18,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from exvo.config import TrainSettings
 from exvo.errors import InputError
 from exvo.options import command_line, launched_run
 from exvo.text import all_writable, default_text, writable
 from exvo.tracking import artifacts, lookup, names, server
-from exvo.tracking.delivery import Record, now
+from exvo.tracking.delivery import RunLog, now
+from exvo.tracking.entries import Artifact, Dataset, Metrics, Model, Name, Params, Tags
 from exvo.tracking.provenance import Code, code, environment
 from exvo.tracking.tags import (
     COMMAND_TAG,
@@ -45,8 +47,23 @@ if TYPE_CHECKING:  # drawing takes part of a second to import, and most commands
 
     from exvo.reports.page import Page
 
-RECORDS: list[Record] = []
-"""What this process logs now: the last one is the present run."""
+_logs: list[RunLog] = []
+"""What this process logs to now: the last one is the present run's."""
+
+
+def present_run() -> RunLog:
+    """The present run, the one that this process has begun last and not ended: all that is logged goes to it."""
+    return _logs[-1]
+
+
+@contextmanager
+def logging_to(log: RunLog) -> Iterator[None]:
+    """Makes a run the present one."""
+    _logs.append(log)
+    try:
+        yield
+    finally:
+        _logs.remove(log)
 
 
 @contextmanager
@@ -70,66 +87,76 @@ def start_run(
     Raises:
         InputError: the store can't be used, or the run or its experiment is deleted.
     """
-    server.quiet()
-    server.check_store()
-    if code().changes is None:  # so that MLflow neither waits for git nor tags the commit of a repository around ours
-        os.environ["GIT_PYTHON_GIT_EXECUTABLE"] = "/dev/no-git"
+    log = _begin(entry_point, run_id, parent, tags, output)
+    status, is_refused = "FAILED", False
     try:
-        place = MlflowClient().get_run(parent).info.experiment_id if parent else None
-        active = mlflow.start_run(
-            run_id or None, place, nested=True, parent_run_id=parent or None, tags=tags, log_system_metrics=True
-        )
-        earlier = lookup.logged(run_id) if run_id and entry_point != "tune" else {}  # whose counts change
-        began = MlflowClient().get_run(active.info.run_id)
-        if began.data.tags.get(NOTE, "").startswith(FAILURE):
-            MlflowClient().delete_tag(began.info.run_id, NOTE)
-    except MlflowException as error:
-        raise _no_run(error, run_id or launched_run()) from None
-    record = Record(began, Path(output) / "runs" / began.info.run_id / "journal", earlier)
-    RECORDS.append(record)
-    status, refused = "FAILED", False
-    try:
-        set_tags({ENTRY_TAG: entry_point})
-        name_run()
-        log_code()
-        log_json("environment.json", environment())
-        yield record.run_id
+        with logging_to(log):
+            set_tags({ENTRY_TAG: entry_point})
+            name_run()
+            log_code()
+            log_json("environment.json", environment())
+            yield log.run_id
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     except InputError:
-        refused = not (
-            record.has_results or run_id or parent or record.run_id == launched_run() or entry_point == "tune"
-        )
+        was_there = run_id or parent or log.run_id == launched_run() or entry_point == "tune"
+        is_refused = not (log.has_results or was_there)
         raise
     except MlflowException as error:
         if error.get_http_status_code() < 500:
             raise
         raise server.unusable(error) from None
     finally:
-        RECORDS.remove(record)
-        problem = "it could not be kept"
-        try:
-            problem = record.end(record.status or status)
-        finally:
-            with suppress(MlflowException):  # it has ended there already, or is to end when all is delivered
-                mlflow.end_run("RUNNING" if problem else record.status or status)
-        if refused:
-            _remove(record.run_id)
+        problem = _end(log, log.status or status)
+        if is_refused:
+            _remove(log.run_id)
         elif problem:
             print(
                 f"What the run logged is not all on the tracking server ({problem}): the rest is kept in "
-                f"{record.folder}, and `{command_line('sync', {'output': output})}` delivers it.",
+                f"{log.folder}, and `{command_line('sync', {'output': output})}` delivers it.",
                 flush=True,
             )
 
 
+def _begin(entry_point: str, run_id: str, parent: str, tags: Mapping[str, Any] | None, output: str) -> RunLog:
+    """Begins a run, or goes on with one, see `start_run`."""
+    server.quiet()
+    server.check_store()
+    if code().changes is None:  # so that MLflow neither waits for git nor tags the commit of a repository around ours
+        os.environ["GIT_PYTHON_GIT_EXECUTABLE"] = "/dev/no-git"
+    client = MlflowClient()
+    try:
+        experiment = client.get_run(parent).info.experiment_id if parent else None
+        active = mlflow.start_run(
+            run_id or None, experiment, nested=True, parent_run_id=parent or None, tags=tags, log_system_metrics=True
+        )
+        earlier = lookup.logged_metrics(run_id) if run_id and entry_point != "tune" else {}  # a study's counts change
+        run = client.get_run(active.info.run_id)
+        if run.data.tags.get(NOTE, "").startswith(FAILURE):
+            client.delete_tag(run.info.run_id, NOTE)
+    except MlflowException as error:
+        raise _no_run(error, run_id or launched_run()) from None
+    return RunLog(run, Path(output) / "runs" / run.info.run_id / "journal", earlier)
+
+
+def _end(log: RunLog, status: str) -> str:
+    """Ends a run with that status; returns why not all of it is on the server, or an empty text."""
+    problem = "it could not be kept"
+    try:
+        problem = log.end(status)
+    finally:
+        with suppress(MlflowException):  # it has ended there already, or is to end when all is delivered
+            mlflow.end_run("RUNNING" if problem else status)
+    return problem
+
+
 def _no_run(error: MlflowException, run_id: str) -> InputError:
     """Why a run could not begin or go on."""
-    known = names.run_of_id(run_id) if run_id else None
-    if known is not None and known.info.lifecycle_stage == "deleted":
-        return InputError(names.deleted([known]))
+    run = names.run_of_id(run_id) if run_id else None
+    if run is not None and run.info.lifecycle_stage == "deleted":
+        return InputError(names.deleted([run]))
     deleted = re.search(r"The experiment (\S+) " + server.DELETED, str(error))
     if deleted:
         restores = names.restore_experiment(MlflowClient().get_experiment(deleted[1]))
@@ -148,7 +175,7 @@ def _remove(run_id: str) -> None:
 def describe_failure(sentence: str) -> None:
     """Ends the run that `mlflow run` has made for this command as failed, with the reason as its description."""
     run_id = launched_run()
-    if not run_id or server.known_to_fail():
+    if not run_id or server.has_failed():
         return
     server.quiet()
     with suppress(MlflowException, InputError):
@@ -161,77 +188,77 @@ def describe_failure(sentence: str) -> None:
 
 def name_run(system: str = "") -> None:
     """Puts what the run does before the random name that MLflow made, so that lists of runs can be read."""
-    record = RECORDS[-1]
-    entry_point = record.tags[ENTRY_TAG]
-    random = re.fullmatch(rf"(?:{entry_point}-)?([a-z]+-[a-z]+-\d+)", record.name)
+    log = present_run()
+    entry_point = log.tags[ENTRY_TAG]
+    random = re.fullmatch(rf"(?:{entry_point}-)?([a-z]+-[a-z]+-\d+)", log.name)
     words = [system] if system and entry_point in ("train", "main") else [entry_point, system]
-    if system and TRIAL_TAG in record.tags:
-        words = [f"trial-{int(record.tags[TRIAL_TAG]):03d}", system]
+    if system and TRIAL_TAG in log.tags:
+        words = [f"trial-{int(log.tags[TRIAL_TAG]):03d}", system]
     if random:
-        record.add({"kind": "name", "value": "-".join([*filter(None, words), random[1]])})
+        log.add(Name("-".join([*filter(None, words), random[1]])))
 
 
 def log_code() -> None:
     """Tags the commit and whether the tree differs from it; the difference is an artifact. Says what git can't tell."""
-    known = code()
-    dirty = "unknown" if known.changes is None else default_text(bool(known.changes))
-    set_tags({"git.commit": known.commit} | ({} if known.commit == "none" else {"git.dirty": dirty}))
-    if known.problem:
-        set_tags({"git.problem": known.problem})
-        say_problem(known)
-    if known.changes:
-        log_text("uncommitted.diff.txt", f"{known.changes}\n{known.difference}")
+    present = code()
+    dirty = "unknown" if present.changes is None else default_text(bool(present.changes))
+    set_tags({"git.commit": present.commit} | ({} if present.commit == "none" else {"git.dirty": dirty}))
+    if present.problem:
+        set_tags({"git.problem": present.problem})
+        say_problem(present)
+    if present.changes:
+        log_text("uncommitted.diff.txt", f"{present.changes}\n{present.difference}")
 
 
 @cache
-def say_problem(known: Code) -> None:
-    """Prints, once in a process, why it is not known of the code what git would tell."""
-    if known.commit == "none":
-        print(f"the run's commit is logged as none: {known.problem}", flush=True)
+def say_problem(present: Code) -> None:
+    """Prints, once in a process, why git could not tell all about the code."""
+    if present.commit == "none":
+        print(f"the run's commit is logged as none: {present.problem}", flush=True)
     else:
         print(
-            f"the run's commit {known.commit[:12]} was read from the checkout's files, and uncommitted changes are not "
-            f"known: {known.problem}",
+            f"the run's commit {present.commit[:12]} was read from the checkout's files, and uncommitted changes are "
+            f"not known: {present.problem}",
             flush=True,
         )
 
 
 def log_settings(settings: Mapping[str, Any], details: Mapping[str, Any]) -> None:
-    """Every resolved option as a param, and with all details as settings.json.
+    """Logs every resolved option as a param, and all of them with the details as settings.json.
 
     A param that `mlflow run` has logged already stays as it was typed: params can't be changed.
     """
-    record = RECORDS[-1]
-    values = {name: default_text(value) for name, value in settings.items() if name not in record.params}
+    log = present_run()
+    values = {name: default_text(value) for name, value in settings.items() if name not in log.params}
     if values:
-        record.add({"kind": "params", "values": values})
+        log.add(Params(values))
     log_json("settings.json", {"options": dict(settings), **details})
 
 
 def log_json(name: str, content: Any) -> None:
-    """A JSON artifact."""
+    """Logs a JSON artifact."""
     log_text(name, json.dumps(all_writable(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def log_text(name: str, text: str) -> None:
-    """A text artifact."""
+    """Logs a text artifact."""
     log_bytes(name, writable(text).encode())
 
 
 def log_bytes(name: str, content: bytes) -> None:
-    """A file as an artifact."""
-    RECORDS[-1].add({"kind": "artifact", "name": name}, content)
+    """Logs a file as an artifact."""
+    present_run().add(Artifact(name), content)
 
 
 def log_corpus(clips: pd.DataFrame, name: str, folder: Path, digest: str) -> None:
-    """The corpus as an MLflow dataset with the digest of its whole content."""
+    """Logs the corpus as an MLflow dataset with the digest of its whole content."""
     data = mlflow.data.from_pandas(clips, source=writable(str(folder)), name=name, digest=digest[:32])
-    RECORDS[-1].add({"kind": "dataset", "dataset": data.to_dict()})
+    present_run().add(Dataset(data.to_dict()))
     set_tags({DIGEST_TAG: digest, CORPUS_TAG: name})
 
 
 def log_system(system: str, task: str, protocol: str) -> None:
-    """What the run trains or evaluates, as tags that `compare` and `continued` systems look for."""
+    """Tags what the run trains or evaluates; `compare` and systems that continue another one look for these tags."""
     set_tags({SYSTEM_TAG: system, TASK_TAG: task, PROTOCOL_TAG: protocol})
     name_run(system)
 
@@ -243,28 +270,28 @@ def log_evaluated(source: Run, protocol: str) -> None:
 
 
 def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:
-    """Metrics in one request, those that an earlier process has logged at that step left out; undefined ones as NaN."""
-    record = RECORDS[-1]
-    values = {name: float(value) for name, value in metrics.items() if (name, step) not in record.earlier}
+    """Logs metrics, but for those that an earlier process has logged at that step; undefined ones as NaN."""
+    log = present_run()
+    values = {name: float(value) for name, value in metrics.items() if (name, step) not in log.earlier}
     if values:
-        record.add({"kind": "metrics", "values": values, "step": step, "time": now()})
+        log.add(Metrics(values, step, now()))
 
 
-def trained(options: Mapping[str, Any]) -> artifacts.Trained:
-    """The present run, which has trained with these options; no server is asked."""
-    record = RECORDS[-1]
-    return artifacts.Trained(record.run_id, record.name, record.tags, options, artifacts.epochs(record.metrics))
+def trained(settings: TrainSettings) -> artifacts.Trained:
+    """The present run, which has trained with these settings; no server is asked."""
+    log = present_run()
+    return artifacts.Trained(log.run_id, log.name, log.tags, settings, artifacts.epochs(log.metrics))
 
 
 def log_table(table: pd.DataFrame, name: str) -> None:
-    """A table as an artifact: CSV (which the UI shows) or Parquet, by its name's ending."""
+    """Logs a table as an artifact: CSV (which the UI shows) or Parquet, by its name's ending."""
     file = io.BytesIO()
     table.to_csv(file, index=False) if name.endswith(".csv") else table.to_parquet(file, index=False)
     log_bytes(name, file.getvalue())
 
 
 def log_figure(figure: Figure, name: str) -> None:
-    """A picture as an artifact, PNG."""
+    """Logs a picture as a PNG artifact."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=150, bbox_inches="tight")
     log_bytes(name, file.getvalue())
@@ -272,29 +299,29 @@ def log_figure(figure: Figure, name: str) -> None:
 
 def log_checkpoint(path: Path) -> None:
     """Logs the served model around a checkpoint, a file that must stay; its URI becomes a tag of the run."""
-    RECORDS[-1].add({"kind": "model", "weights": str(path.resolve())})
+    present_run().add(Model(str(path.resolve())))
 
 
 def set_tags(tags: Mapping[str, Any]) -> None:
-    """Tags of the present run."""
-    RECORDS[-1].add({"kind": "tags", "values": {name: str(value)[:5000] for name, value in tags.items()}})
+    """Tags the present run; MLflow takes 5,000 characters of a value."""
+    present_run().add(Tags({name: str(value)[:5000] for name, value in tags.items()}))
 
 
 def keep_run() -> None:
-    """The present run stays from now on, whatever ends it: what it computes takes time."""
-    RECORDS[-1].has_results = True
+    """Keeps the present run from now on, whatever ends it: what it computes takes time."""
+    present_run().has_results = True
 
 
-def end_run(status: str) -> None:
-    """The present run is to end as FAILED or KILLED."""
-    RECORDS[-1].status = status
+def end_run_as(status: str) -> None:
+    """Has the present run end as FAILED or KILLED."""
+    present_run().status = status
 
 
-def bury_run(run_id: str) -> None:
+def end_run_of_dead_trial(run_id: str) -> None:
     """Ends as killed the run of a trial whose process is gone, where this server has it and it has not ended."""
     client = MlflowClient()
     with suppress(MlflowException):
-        if lookup.known_run(run_id) and client.get_run(run_id).info.status == "RUNNING":
+        if lookup.run_exists(run_id) and client.get_run(run_id).info.status == "RUNNING":
             client.set_tag(run_id, TRIAL_STATE_TAG, "killed")
             client.set_terminated(run_id, "KILLED")
 

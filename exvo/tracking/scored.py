@@ -1,16 +1,18 @@
-"""Runs with predictions to compare: found, and read back."""
+"""Finds runs with predictions to compare, and reads the predictions back."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 from mlflow.entities import Run
 
+from exvo.config import TrainSettings
 from exvo.errors import InputError
-from exvo.evaluation import pairwise, results
+from exvo.evaluation import results
 from exvo.evaluation.pairwise import Scored
 from exvo.evaluation.results import Condition
 from exvo.options import command_line
@@ -23,10 +25,9 @@ SPLIT = "val"
 
 
 def condition(run: Run) -> Condition:
-    """Under which conditions a training run was validated."""
-    names = (CORPUS_TAG, DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)
-    corpus, digest, task, protocol = (run.data.tags.get(name, "") for name in names)
-    return Condition(corpus, digest, task, protocol, SPLIT)
+    """The conditions under which a training run was validated."""
+    tags = (run.data.tags.get(name, "") for name in (CORPUS_TAG, DIGEST_TAG, TASK_TAG, PROTOCOL_TAG))
+    return results.make_condition(tags, SPLIT)
 
 
 def validated(run: Run) -> Scored:
@@ -41,83 +42,138 @@ def validated(run: Run) -> Scored:
             f"The run {run.info.run_name} has no predictions of the {SPLIT} split, without which it can't be compared "
             "with the champion; train it again."
         )
-    return Scored(run.info.run_name, condition(run), artifacts.load_settings(run)["options"]["shots"], predictions)
+    return Scored(run.info.run_name, condition(run), artifacts.training_settings(run).shots, predictions)
 
 
 def evaluations(trained: Run, split: str) -> list[Run]:
     """The runs with predictions of a split under the options of training: itself, then its evaluations, newest first.
 
-    Whether they do have predictions is left to `lookup.load_table`.
+    Whether they do have predictions is left to `artifacts.load_table`.
     """
-    shots = artifacts.load_settings(trained)["options"]["shots"]
-    found = looks(trained, "evaluate", f"tags.`{PROTOCOL_TAG}` = '{condition(trained).protocol}'")
-    options = [(run, artifacts.load_settings(run)["options"]) for run in found]
-    return [trained, *(run for run, own in options if (own["split"], own["shots"]) == (split, shots))]
+    same = (split, artifacts.training_settings(trained).shots)
+    protocol = f"tags.`{PROTOCOL_TAG}` = '{condition(trained).protocol}'"
+    runs = [(run, artifacts.load_settings(run)["options"]) for run in runs_about(trained, "evaluate", protocol)]
+    return [trained, *(run for run, options in runs if (options["split"], options["shots"]) == same)]
 
 
-def looks(trained: Run, entry_point: str, query: str = "") -> list[Run]:
+def runs_about(trained: Run, entry_point: str, query: str = "") -> list[Run]:
     """The finished runs of an entry point that look at a training run, newest first; `query` narrows them."""
-    of_it = f"tags.`{EVALUATED_TAG}` = '{trained.info.run_id}' and tags.`{ENTRY_TAG}` = '{entry_point}'"
-    return names.search(f"{of_it} and attributes.status = 'FINISHED'{f' and {query}' if query else ''}")
+    about_it = f"tags.`{EVALUATED_TAG}` = '{trained.info.run_id}' and tags.`{ENTRY_TAG}` = '{entry_point}'"
+    return names.search(f"{about_it} and attributes.status = 'FINISHED'{f' and {query}' if query else ''}")
 
 
 def newest_curve(trained: Run) -> tuple[str, pd.DataFrame] | None:
     """The split and the table of the newest `enrolment-curve` of a training run; None where there is none."""
-    for run in looks(trained, "enrolment-curve"):
+    for run in runs_about(trained, "enrolment-curve"):
         text = artifact(run, "enrolment/curve.csv")
         if text is not None:
             return artifacts.load_settings(run)["options"]["split"], pd.read_csv(io.StringIO(text))
     return None
 
 
-def training(scored: Mapping[Any, Any]) -> dict[str, Any]:
-    """How a scored run was trained: `run` (the training run's name), `evaluation` (its own, if another) and options.
+@dataclass(frozen=True)
+class SystemRun:
+    """A finished run of a system, in a table of results.
+
+    Attributes:
+        run_id: of the run that has made the predictions.
+        training_id: of the training run; the same where that has made the predictions.
+        run: the training run's name.
+        evaluation: the evaluation's name; empty where the training run has made the predictions.
+        system: that was trained.
+        condition: of its scores.
+        metrics: the scores of the condition's split, by name without the split.
+        settings: with which it was trained; the shots are those of the predictions.
+    """
+
+    run_id: str
+    training_id: str
+    run: str
+    evaluation: str
+    system: str
+    condition: Condition
+    metrics: Mapping[str, float]
+    settings: TrainSettings
+
+
+def system_runs(table: pd.DataFrame, split: str) -> list[SystemRun]:
+    """The runs of a table with columns as `results.newest` gives them, with how they were trained.
+
+    Raises:
+        InputError: the settings of a run are missing or damaged.
+    """
+    return [_system_run(row, split) for row in table.to_dict("records")]
+
+
+def _system_run(row: Mapping[Hashable, Any], split: str) -> SystemRun:
+    training_id = row["evaluated_run"] or row["run_id"]
+    source = lookup.run_of_id(training_id)
+    settings, evaluation = artifacts.training_settings(source), ""
+    if training_id != row["run_id"]:
+        evaluation = row["run"]
+        options = artifacts.load_settings(lookup.run_of_id(row["run_id"]))["options"]
+        settings = replace(settings, shots=options.get("shots", settings.shots))
+    return SystemRun(
+        run_id=row["run_id"],
+        training_id=training_id,
+        run=source.info.run_name,
+        evaluation=evaluation,
+        system=row["system"],
+        condition=results.make_condition((row[key] for key in results.KEYS), split),
+        metrics=row["metrics"],
+        settings=settings,
+    )
+
+
+def as_table(runs: Iterable[SystemRun]) -> pd.DataFrame:
+    """Runs as `results.results_table` takes them: run_id, system, run, evaluation, metrics, the columns `TRAINING`."""
+    columns = ["run_id", "system", "run", "evaluation", "metrics"]
+    rows = [
+        [getattr(run, name) for name in columns] + [getattr(run.settings, name) for name in results.TRAINING]
+        for run in runs
+    ]
+    return pd.DataFrame(rows, columns=[*columns, *results.TRAINING])
+
+
+def scored_run(source: Run, option: str, split: str) -> tuple[Scored, SystemRun]:
+    """A run's predictions of a split, its own or those of its newest evaluation, and the run that has made them.
 
     Args:
-        scored: a row of `lookup.finished_runs`.
-    """
-    own = lookup.run_of_id(scored["run_id"])
-    options, name, evaluation = artifacts.load_settings(own)["options"], scored["run"], ""
-    if scored["evaluated_run"]:
-        source = lookup.run_of_id(scored["evaluated_run"])
-        options = artifacts.load_settings(source)["options"] | options
-        name, evaluation = source.info.run_name, name
-    return {"run": name, "evaluation": evaluation} | {option: options[option] for option in results.TRAINING}
-
-
-def scored_run(source: Run, given: str, split: str) -> tuple[Scored, dict[str, Any]]:
-    """A run's predictions of a split, its own or those of its newest evaluation, as a row of a table of results.
+        source: the run.
+        option: by which the user chose it, for the sentences of errors.
+        split: train, val or test.
 
     Raises:
         InputError: it has not finished, it is no run of a system, or it has no predictions.
     """
-    said = f"The run {source.info.run_name} ({given})"
+    subject = f"The run {source.info.run_name} ({option})"
     status = source.info.status
     if status != "FINISHED":
-        ended = {"FAILED": "has failed", "KILLED": "was stopped"}.get(status, f"is {status.lower()}")
-        raise InputError(f"{said} {ended}; give a run that has finished.")
-    runs = lookup.finished_runs()
-    known = runs[(runs["run_id"] == source.info.run_id) | (runs["evaluated_run"] == source.info.run_id)]
-    if source.info.run_id not in set(known["run_id"]):
-        raise InputError(f"{said} names no system; give a run that train, main or evaluate of this version has made.")
-    own_first = known.sort_values("evaluated_run", key=lambda column: column == source.info.run_id, kind="stable")
-    for row in own_first.to_dict("records"):
-        about = row | training(row) | {"metrics": results.of_split(row["metrics"], split)}
-        condition = results.make_condition((row[key] for key in results.KEYS), split)
-        found = predictions_of(about | {"run": source.info.run_name}, condition)
-        if found is not None:
-            return found, about
-    raise InputError(f"{said} {no_predictions(own_first.iloc[0].to_dict(), split)}")
+        state = {"FAILED": "has failed", "KILLED": "was stopped"}.get(status, f"is {status.lower()}")
+        raise InputError(f"{subject} {state}; give a run that has finished.")
+    finished, run_id = lookup.finished_runs(), source.info.run_id
+    table = finished[(finished["run_id"] == run_id) | (finished["evaluated_run"] == run_id)]
+    if run_id not in set(table["run_id"]):
+        raise InputError(
+            f"{subject} names no system; give a run that train, main or evaluate of this version has made."
+        )
+    table = table.assign(metrics=table["metrics"].map(lambda metrics: results.of_split(metrics, split)))
+    table = table.sort_values("evaluated_run", key=lambda column: column == run_id, kind="stable")  # itself first
+    for row in table.to_dict("records"):
+        run = _system_run(row, split)
+        predictions = predictions_of(run)
+        if predictions is not None:
+            return replace(predictions, run=source.info.run_name), run
+    raise InputError(f"{subject} {no_predictions(table['evaluated_run'].iloc[0] or run_id, split)}")
 
 
-def predictions_of(row: Mapping[Any, Any], condition: Condition) -> Scored | None:
-    """The predictions of a run of a table of results; None where it has none of the condition's split."""
-    predictions = artifacts.load_table(row["run_id"], f"predictions/{condition.split}.parquet")
-    return None if predictions is None else pairwise.Scored(row["run"], condition, row["shots"], predictions)
+def predictions_of(run: SystemRun) -> Scored | None:
+    """The predictions of a run; None where it has none of the condition's split."""
+    predictions = artifacts.load_table(run.run_id, f"predictions/{run.condition.split}.parquet")
+    return None if predictions is None else Scored(run.run, run.condition, run.settings.shots, predictions)
 
 
-def no_predictions(row: Mapping[Any, Any], split: str) -> str:
-    """The end of a sentence about a run without predictions."""
-    trained = row["evaluated_run"] or row["run_id"]
-    again = command_line("evaluate", {"run_id": trained, "split": split})
-    return f"has no predictions of the {split} split; write them with `{again}`."
+def no_predictions(training_id: str, split: str) -> str:
+    """The end of a sentence about a run without predictions, with the command that makes them."""
+    command = command_line("evaluate", {"run_id": training_id, "split": split})
+    return f"has no predictions of the {split} split; write them with `{command}`."

@@ -39,7 +39,7 @@ DATABASE_SECONDS = 4.0
 SERVER_SECONDS = 8.0
 """The same of a server."""
 
-START = ". Start it, or set MLFLOW_TRACKING_URI to one that runs"
+START_ADVICE = ". Start it, or set MLFLOW_TRACKING_URI to one that runs"
 
 UNKNOWN = "no such kind of address is known; give one that begins with http:, https:, sqlite: or postgresql:"
 
@@ -54,16 +54,20 @@ _failed: set[str] = set()
 
 
 def quiet() -> None:
-    """MLflow's and its database's own messages only from warnings on, and no bars of single downloads."""
+    """Has MLflow and its database say nothing below warnings, and draw no progress bars of single downloads."""
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("mlflow.system_metrics", "mlflow.store.db.utils", "urllib3.connectionpool"):  # what fails, we tell
+    for name in (
+        "mlflow.system_metrics",
+        "mlflow.store.db.utils",
+        "urllib3.connectionpool",
+    ):  # we say ourselves what fails
         logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a git that is missing is told by `tracking.log_code`
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # `tracking.where_to_look` is ours
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # `runs.log_code` says that git is missing
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # `runs.where_to_look` prints ours
     warnings.filterwarnings("ignore", "The specified dataset source can be interpreted in multiple ways")
 
 
@@ -101,7 +105,7 @@ def _require_usable(kind: str, uri: str) -> None:
         raise InputError(f"The {kind} {passwords.without_password(uri)} can't be used: {problem}.")
 
 
-def known_to_fail() -> bool:
+def has_failed() -> bool:
     """Whether this process has found the tracking store unusable."""
     return tracking_uri() in _failed - _usable
 
@@ -111,8 +115,8 @@ def _problem(uri: str) -> str:
     scheme = uri.partition(":")[0]
     letters = passwords.misread(uri)
     if letters:
-        written = ", ".join(f"%{ord(letter):02X} for {letter}" for letter in letters)
-        return f"its password holds what ends it too early; write {written}"
+        escapes = ", ".join(f"%{ord(letter):02X} for {letter}" for letter in letters)
+        return f"its password holds what ends it too early; write {escapes}"
     try:
         if scheme.startswith("sqlite"):
             _open_sqlite(make_url(uri).database or "")
@@ -132,22 +136,22 @@ def _problem(uri: str) -> str:
     except ValueError as error:
         return f"the address can't be read ({why(error)})"
     except (MlflowException, SQLAlchemyError, OSError, sqlite3.Error) as error:
-        advice = START if scheme in ("http", "https") else ""
+        advice = START_ADVICE if scheme in ("http", "https") else ""
         return why(error) + advice
     return ""
 
 
 def _is_folder(uri: str) -> bool:
     """Whether an address is a path, which MLflow takes for a folder."""
-    scheme, named = uri.partition(":")[0], "://" in uri
-    return scheme == "file" or not (named or scheme in ("databricks", "databricks-uc", "uc"))
+    scheme, has_host = uri.partition(":")[0], "://" in uri
+    return scheme == "file" or not (has_host or scheme in ("databricks", "databricks-uc", "uc"))
 
 
 def _open_sqlite(name: str) -> None:
-    """Reads an SQLite database where there is one, and sees that it may be written.
+    """Reads an SQLite database where there is one, and checks that it may be written to.
 
     Raises:
-        OSError: it is none, or may not be written.
+        OSError: the file is no database, or may not be written to.
     """
     path = Path(name).absolute()
     if name in ("", ":memory:") or name.startswith("file:"):
@@ -155,7 +159,7 @@ def _open_sqlite(name: str) -> None:
     if path.is_dir():
         raise OSError(f"{name} is a folder; give the database's file, as in sqlite:///{name.rstrip('/')}/mlflow.db")
     if not path.exists():
-        parent = next(one for one in path.parents if one.exists())
+        parent = next(folder for folder in path.parents if folder.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             raise OSError(f"{parent} is no folder that may be written to")
         return
@@ -176,14 +180,14 @@ def _open_sqlite(name: str) -> None:
 
 
 def _ask_health(uri: str) -> None:
-    """Any answer will do; an error that comes with it is MLflow's to tell."""
+    """Asks a server for any answer; of an error that it holds MLflow tells later."""
     http_request(
         get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=SERVER_SECONDS, raise_on_status=False
     )
 
 
 def _in_time(seconds: float, action: Callable[[], object]) -> None:
-    """Does something that may hang, for which drivers have no common limit.
+    """Does something that may hang: drivers have no common option for a time limit.
 
     Raises:
         TimeoutError: it takes longer.
@@ -208,7 +212,9 @@ def _in_time(seconds: float, action: Callable[[], object]) -> None:
 def unusable(error: MlflowException) -> InputError:
     """What to raise where the tracking server fails."""
     away = tracking_uri().startswith("http") and error.get_http_status_code() >= 500
-    return InputError(f"The tracking server {shown_uri()} can't be used: {why(error)}{START + '.' if away else ''}")
+    return InputError(
+        f"The tracking server {shown_uri()} can't be used: {why(error)}{START_ADVICE + '.' if away else ''}"
+    )
 
 
 def why(error: Exception) -> str:
@@ -216,8 +222,8 @@ def why(error: Exception) -> str:
     text = passwords.hide(str(error))
     if DELETED in text:
         return "the run is deleted"
-    own = re.search(r"\((?:sqlite3|psycopg\d?)\.[\w.]+\) (.+)|\[Errno -?\d+\] ([\w -]+)|(timed out)", text)
-    return next(filter(None, own.groups())) if own else first_line(error)[:200].rstrip(".")
+    reason = re.search(r"\((?:sqlite3|psycopg\d?)\.[\w.]+\) (.+)|\[Errno -?\d+\] ([\w -]+)|(timed out)", text)
+    return next(filter(None, reason.groups())) if reason else first_line(error)[:200].rstrip(".")
 
 
 def shown_uri() -> str:
@@ -237,7 +243,7 @@ def page(place: str) -> str:
 
 
 def answers() -> bool:
-    """Whether the tracking server does."""
+    """Whether the tracking server answers."""
     quiet()
     try:
         MlflowClient().search_experiments(max_results=1)

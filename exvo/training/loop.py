@@ -53,6 +53,19 @@ class TrainingConfig:
     roles: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Validation:
+    """The scores of an epoch on the validation clips.
+
+    Attributes:
+        score: that chooses the best epoch, higher is better; NaN, where undefined, is never better.
+        scores: others to be logged, by name.
+    """
+
+    score: float
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
 def make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """The optimiser of all weights; SGD has momentum 0.9, AdamW weight decay 0.0001 (arXiv 2206.06680)."""
     if config.optimizer == "sgd":
@@ -180,7 +193,7 @@ def fit(
     task: Task,
     clips: Clips,
     config: TrainingConfig,
-    validate: Callable[[Network], float],
+    validate: Callable[[Network], Validation],
     save_best: Callable[[Mapping[str, Tensor], Epoch], None],
     on_epoch: Callable[[Epoch], None],
     states: States | None = None,
@@ -192,7 +205,7 @@ def fit(
         task: what the outputs are.
         clips: the training split.
         config: how to train.
-        validate: the score that chooses the best epoch (higher is better; NaN, where undefined, is never better).
+        validate: scores the network on the validation clips.
         save_best: writes the weights of an epoch that is the best so far.
         on_epoch: called after each epoch, when its weights, if best, are written.
         states: the states on disk: training resumes from the last one, bit for bit on the CPU, and writes one after
@@ -222,9 +235,10 @@ def fit(
         began = time.perf_counter()
         loss = train_epoch(network, task, optimizer, source, config, number)
         seconds = time.perf_counter() - began
-        score = float(validate(network))
+        validation = validate(network)
+        score = validation.score
         is_best = best is None or score > best.score or (math.isnan(best.score) and not math.isnan(score))
-        epoch = Epoch(number, loss, rate, seconds, score, is_best)
+        epoch = Epoch(number, loss, rate, seconds, score, is_best, validation.scores)
         if is_best or best is None:
             best = epoch
             save_best(network.state_dict(), epoch)

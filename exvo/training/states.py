@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Epoch:
         seconds: of training alone.
         score: on validation clips, by which the best epoch is chosen; NaN where it is undefined.
         best: whether its score is better than those of all epochs before it.
+        scores: others on the validation clips, by name.
     """
 
     number: int
@@ -42,6 +43,7 @@ class Epoch:
     seconds: float
     score: float
     best: bool
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from exvo.__main__ import command
 from exvo.tracking import runs
-from exvo.tracking.delivery import Record
+from exvo.tracking.delivery import RunLog
 from exvo.training import loop
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -37,13 +37,11 @@ def run_here(entry_point: str, options: dict[str, str], monkeypatch: pytest.Monk
 @contextlib.contextmanager
 def run_by_hand(name: str | None = None, run_id: str | None = None) -> Iterator[mlflow.ActiveRun]:
     """A run that a test logs with the functions of `tracking`, without what an entry point logs of its own."""
-    with mlflow.start_run(run_name=name, run_id=run_id) as active:
-        record = Record(active, Path("output") / "runs" / active.info.run_id / "journal")
-        runs.RECORDS.append(record)
-        try:
-            yield active
-        finally:
-            runs.RECORDS.remove(record)
+    with contextlib.ExitStack() as stack:
+        active = stack.enter_context(mlflow.start_run(run_name=name, run_id=run_id))
+        log = RunLog(active, Path("output") / "runs" / active.info.run_id / "journal")
+        stack.enter_context(runs.logging_to(log))
+        yield active
 
 
 def artifacts(run: Run, folder: str | None = None) -> set[str]:
