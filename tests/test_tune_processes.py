@@ -196,6 +196,7 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_postgresql_keeps_a_study_of_two_workers_one_killed_and_no_password_is_logged(
     postgres: str,
     options: dict[str, str],
@@ -208,7 +209,7 @@ def test_postgresql_keeps_a_study_of_two_workers_one_killed_and_no_password_is_l
         url = postgres.replace("postgresql:", "postgresql+psycopg:")
         return new_study(RDBStorage(url, {"poolclass": NullPool}))  # closes its connections at once
 
-    options |= {"storage": postgres, "workers": "2", "epochs": "12"}
+    options |= {"storage": postgres, "workers": "2", "epochs": "100"}  # long enough to be killed in the middle
     process = started("tune", options, store)
     killed = int(str(wait_for("an epoch", lambda: running_worker(kept()), process)))
     os.kill(killed, signal.SIGKILL)

@@ -70,7 +70,7 @@ class Process:
         nothing = os.open(os.devnull, os.O_RDONLY)
         if terminal is None:
             printed, its_output = os.pipe()
-            self.stdout = open(printed, encoding="utf-8")
+            self.stdout = os.fdopen(printed, encoding="utf-8")
             streams = [nothing, its_output, its_output]
         else:
             its_output = os.dup(terminal)
@@ -88,7 +88,8 @@ class Process:
         self._answers.settimeout(timeout)
         line = b""
         while not line.endswith(b"\n"):
-            assert (byte := self._answers.recv(1)), "the process that forks commands has ended"
+            byte = self._answers.recv(1)
+            assert byte, "the process that forks commands has ended"
             line += byte
         return int(line)
 
