@@ -138,7 +138,9 @@ def test_no_entry_point_looks_a_name_up(tmp_path: Path) -> None:
         timeout=250,
         check=False,
     )
-    results = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    results = [
+        json.loads(line.removeprefix("RESULT ")) for line in done.stdout.splitlines() if line.startswith("RESULT ")
+    ]
     expected: list[object] = [[name, 2 if name == "submit" else 0, []] for name in ENTRY_POINTS]
     assert results[:-1] == expected, done.stdout + done.stderr
     assert results[-1:] == [["extract", 0, ["config.mlflow-telemetry.io"]]]

@@ -86,11 +86,11 @@ def test_load_model_gives_the_numbers_of_evaluate(registered: tuple[str, pd.Data
 
 
 PACKAGED = """
-import sys, mlflow
+import json, sys, mlflow
 model = mlflow.pyfunc.load_model(sys.argv[1])
 import exvo, exvo.training.loop
 heavy = ("matplotlib", "optuna", "sklearn", "exvo.tracking.runs")
-print(exvo.__file__, [name for name in heavy if name in sys.modules])
+print(json.dumps({"exvo": exvo.__file__, "heavy": [name for name in heavy if name in sys.modules]}))
 """
 
 
@@ -99,7 +99,7 @@ def test_the_model_runs_the_code_that_lies_beside_it(registered: tuple[str, pd.D
     done = subprocess.run(
         [sys.executable, "-c", PACKAGED, folder], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == [str(Path(folder) / "code" / "exvo" / "__init__.py"), "[]"]
+    assert json.loads(done.stdout) == {"exvo": str(Path(folder) / "code" / "exvo" / "__init__.py"), "heavy": []}
 
 
 TABLES = ("text/csv", "application/vnd.apache.parquet")

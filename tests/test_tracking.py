@@ -83,7 +83,7 @@ import sys, pandas as pd, mlflow
 from pathlib import Path
 model = mlflow.pyfunc.load_model(sys.argv[1])
 files = Path(sys.argv[2]).read_text().split()
-print(model.predict(pd.DataFrame({"audio": [Path(file).read_bytes() for file in files]})).to_json())
+model.predict(pd.DataFrame({"audio": [Path(file).read_bytes() for file in files]})).to_json(sys.argv[3])
 assert "main" not in model.__module__ and not any(name.startswith("pipelines") for name in sys.modules)
 """
 
@@ -97,9 +97,9 @@ def test_the_model_reloads_in_a_clean_process_with_the_same_numbers(  # type: ig
     )
     (tmp_path / "files.txt").write_text("\n".join(str(tiny_corpus / file) for file in predictions["file"]))
     model = mlflow.artifacts.download_artifacts(trained.data.tags["exvo.model_uri"])
-    command = [sys.executable, "-c", RELOAD, model, str(tmp_path / "files.txt")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    answers = pd.DataFrame(json.loads(done.stdout.splitlines()[-1])).reset_index(drop=True)
+    command = [sys.executable, "-c", RELOAD, model, str(tmp_path / "files.txt"), str(tmp_path / "answers.json")]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    answers = pd.DataFrame(json.loads((tmp_path / "answers.json").read_text())).reset_index(drop=True)
     for name in ("High", "Loud", "age"):
         np.testing.assert_allclose(answers[name], predictions[f"prediction.{name}"], atol=1e-5)
     assert answers["country"].tolist() == predictions["prediction.country"].tolist()
