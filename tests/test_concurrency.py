@@ -100,7 +100,7 @@ def test_on_one_embedded_store(store: str, tiny_corpus: Path, tmp_path: Path) ->
     check_all(tmp_path)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_on_one_server(server: str, tiny_corpus: Path, tmp_path: Path) -> None:
     run_all_at_once(tmp_path, tiny_corpus, server)
     check_all(tmp_path)

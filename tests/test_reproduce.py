@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from exvo.experiments.repetition import Outcome, changes, compare, digest, text
 from exvo.training import loop
 
-from helpers.commands import run_here
+from helpers.commands import history, newest, run_here
 from helpers.corpora import write_table_corpus
 
 SMALL = {"model": "cnn10-relative", "corpus": "table", "epochs": "2", "batch_size": "4", "width": "0.1"}
@@ -34,21 +34,10 @@ def options(tiny_corpus: Path, store: str) -> dict[str, str]:
     return SMALL | {"data": str(tiny_corpus)}
 
 
-def newest() -> Run:
-    return MlflowClient().search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
-
-
 def weights(run: Run) -> dict[str, bytes]:
     """The weights' bits, read without exvo."""
     tensors = load_file(Path("output/runs") / run.info.run_id / "best.safetensors")
     return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-
-
-def histories(run: Run) -> dict[str, list[tuple[int, float]]]:
-    """Each metric's steps and values; without what the machine's load decides."""
-    names = [name for name in run.data.metrics if not name.startswith("system/") and name != "epoch/seconds"]
-    every = {name: MlflowClient().get_metric_history(run.info.run_id, name) for name in names}
-    return {name: [(point.step, point.value) for point in points] for name, points in every.items()}
 
 
 @pytest.fixture
@@ -77,8 +66,8 @@ def test_a_run_is_repeated_bit_for_bit(
     assert again.data.tags["exvo.equal"] == "true"
     assert again.data.tags["exvo.entry_point"] == "main"
     assert weights(again) == weights(first)
-    assert histories(again) == histories(first)
-    assert {"epoch/loss", "val/emotion_ccc", "test/emotion_ccc", "best_epoch"} <= set(histories(again))
+    assert history(again) == history(first)
+    assert {"epoch/loss", "val/emotion_ccc", "test/emotion_ccc", "best_epoch"} <= set(history(again))
     params = first.data.params | {"workers": "auto"}
     assert again.data.params == params
     assert "Equal, bit for bit." in said

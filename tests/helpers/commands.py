@@ -51,6 +51,7 @@ def artifacts(run: Run, folder: str | None = None) -> set[str]:
 
 
 def newest() -> Run:
+    """The run that began last in the default experiment."""
     return MlflowClient().search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
 
 
@@ -67,9 +68,11 @@ def at_epoch(number: int, event: Callable[[], object], monkeypatch: pytest.Monke
 
 
 SMALL = {"model": "cnn10-relative", "corpus": "table", "epochs": "4", "batch_size": "4", "width": "0.1"}
+"""Options of a training that takes a second."""
 
 
 def equal(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two networks' weights have the same names and values."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -85,12 +88,14 @@ def history(run: Run, seconds: bool = False) -> dict[str, list[tuple[int, float]
 
 
 def weights(run: Run, output: str | Path = "output") -> dict[str, torch.Tensor]:
+    """The best weights of a run, from its output folder."""
     return load_file(Path(output) / "runs" / run.info.run_id / "best.safetensors")
 
 
 def models(run: Run) -> list[str]:
-    found = MlflowClient().search_logged_models(["0"], f"source_run_id = '{run.info.run_id}'")
-    return [model.model_uri for model in found]
+    """The addresses of all models that a run has logged."""
+    logged = MlflowClient().search_logged_models(["0"], f"source_run_id = '{run.info.run_id}'")
+    return [model.model_uri for model in logged]
 
 
 def check_equal(run: Run, whole: Run, outputs: tuple[str | Path, str | Path] = ("output", "whole")) -> None:
