@@ -37,7 +37,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
-from scipy import signal
 from tqdm import tqdm
 
 from exvo.config import EMOTIONS
@@ -152,6 +151,8 @@ def draw_cues(intensities: np.ndarray, voice: Voice, generator: np.random.Genera
 
 def synthesise(cues: np.ndarray, voice: Voice, generator: np.random.Generator) -> np.ndarray:
     """The waveform of a clip, (samples,), of 0.5-1.3 s at 16 kHz, within -1 to 1."""
+    from scipy import signal  # half a second, which only this needs
+
     pitch, sweep, loudness, rate, roughness, breath, brightness, opening, fronting = cues
     seconds = np.clip(0.9 * 2.0 ** (-0.15 * rate + generator.normal(0.0, 0.2)), 0.5, 1.3)
     time = np.arange(int(seconds * RATE)) / RATE

@@ -23,7 +23,7 @@ from exvo.reports import card
 from exvo.reports.card import Facts
 from exvo.reports.tables import intervals, numbers
 from exvo.text import listing
-from exvo.tracking import artifacts, lookup, models, registry, runs, scored
+from exvo.tracking import artifacts, lookup, registry, runs, scored
 from exvo.tracking.lookup import Run
 from exvo.tracking.registry import ModelVersion
 from exvo.tracking.tags import ENTRY_TAG, GATE_TAG
@@ -94,7 +94,7 @@ def choose(settings: RegisterSettings) -> Run:
             raise InputError("run_id is given beside corpus or protocol; give the run, or where to look for the best.")
         source = lookup.find_run(settings.run_id)
         registry.require_candidate(source)
-        models.checkpoint_of(source)
+        require_model_that_loads(source)
         return source
     every = [(run, scored.condition(run)) for run in registry.candidates()]
     kept = [(run, condition) for run, condition in every if fits(condition, settings)]
@@ -113,12 +113,23 @@ def choose(settings: RegisterSettings) -> Run:
     print(f"the best validation score of {listed(conditions)}")
     for run in sorted((run for run, _ in kept), key=registry.score, reverse=True):
         try:
-            models.checkpoint_of(run)
+            require_model_that_loads(run)
         except InputError as error:
             print(f"left out    {run.info.run_name} ({run.info.run_id}): {error}")
         else:
             return run
     raise InputError("No model of these runs can be used any more, as said above; train one again.")
+
+
+def require_model_that_loads(run: Run) -> None:
+    """Refuses a run whose model this version of exvo can't compute.
+
+    Raises:
+        InputError: it can't.
+    """
+    from exvo.tracking import models  # and with it PyTorch, which a command that is refused before does not need
+
+    models.checkpoint_of(run)
 
 
 def fits(condition: Condition, settings: RegisterSettings) -> bool:

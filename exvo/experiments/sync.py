@@ -6,7 +6,6 @@ from pathlib import Path
 
 from exvo.config import SyncSettings
 from exvo.errors import InputError
-from exvo.experiments.resume import deliver_journals
 from exvo.text import printable
 
 
@@ -19,8 +18,13 @@ def run(settings: SyncSettings) -> None:
     if not Path(settings.output).is_dir():
         what = "is not a folder" if Path(settings.output).exists() else "is not there"
         raise InputError(f"output={printable(settings.output, 200)} {what}; give the output folder of the runs.")
-    found = len(list((Path(settings.output) / "runs").glob("*/journal")))
-    problems = deliver_journals(settings.output)
-    print(f"runs in {settings.output} with something to deliver: {found}; delivered: {found - len(problems)}")
+    folder = Path(settings.output) / "runs"
+    journals, problems = list(folder.glob("*/journal")), list[str]()
+    if journals or any(folder.glob("*/epoch-*.safetensors")):
+        from exvo.experiments.resume import deliver_journals  # and with it MLflow and PyTorch
+
+        problems = deliver_journals(settings.output)
+    delivered = len(journals) - len(problems)
+    print(f"runs in {settings.output} with something to deliver: {len(journals)}; delivered: {delivered}")
     if problems:
         raise InputError(" ".join(problems))

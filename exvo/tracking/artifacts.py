@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +16,15 @@ import mlflow
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
+from exvo.options import command_line
 from exvo.tables import check_predictions, read_parquet
 from exvo.text import first_line
+from exvo.tracking import names, server
 from exvo.tracking.lookup import logged
-from exvo.tracking.tags import EPOCH, EVALUATED_TAG
+from exvo.tracking.tags import ENTRY_TAG, EPOCH, EVALUATED_TAG, LOGGED_URI, MODEL_TAG
 
 
 def load_table(run_id: str, name: str) -> pd.DataFrame | None:
@@ -162,3 +166,27 @@ def load_json(run: Run, name: str) -> dict[str, Any]:
         return dict(json.loads(artifact(run, name) or "{}"))
     except (ValueError, TypeError, RecursionError):
         raise InputError(f"The {name} of the run {run.info.run_name} is damaged; give another run.") from None
+
+
+def require_model(uri: str) -> None:
+    """Refuses a logged model that is deleted, with the command that trains it again.
+
+    Raises:
+        InputError: it is deleted, or the store can't be used.
+    """
+    logged = re.fullmatch(LOGGED_URI, uri)
+    try:
+        if logged:
+            MlflowClient().get_logged_model(logged[1])
+    except MlflowException as error:
+        if error.error_code not in server.NOT_THERE:
+            raise server.unusable(error) from None
+        query = f"tags.`{MODEL_TAG}` = '{uri}'"
+        trained_by = names.search(query) or names.search(query, deleted=True)
+        again = "train it again"
+        for run in trained_by[:1]:
+            again = f"`{command_line(run.data.tags[ENTRY_TAG], load_settings(run)['options'])}` trains it again"
+            again = f"it is that of the run {names.about(run)}, and {again}"
+        raise InputError(
+            f"The logged model {uri} is deleted, and MLflow has no command that restores one; {again}."
+        ) from None

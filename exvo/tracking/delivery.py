@@ -24,7 +24,6 @@ from exvo.errors import InputError
 from exvo.text import all_writable
 from exvo.tracking import names, server
 from exvo.tracking.journal import Entry, Journal
-from exvo.tracking.models import log_model
 
 FILES = ("artifact", "model")
 """Entries for the artifact store, which may be away when the rest of the server is not."""
@@ -194,6 +193,8 @@ def send(run_id: str, entry: Mapping[str, Any], file: Path | None = None) -> Non
                 parent = Path(entry["name"]).parent.as_posix()
                 client.log_artifact(run_id, str(file), None if parent == "." else parent)
         case "model":
+            from exvo.tracking.models import log_model  # and with it the served model and PyTorch
+
             log_model(run_id, Path(entry["weights"]))
         case "end":
             client.set_terminated(run_id, entry["status"], entry["time"])

@@ -19,10 +19,10 @@ from exvo.options import command_line
 from exvo.serving.model import LOGGED_MODEL, example, signature
 from exvo.text import writable
 from exvo.tracking import names, server
-from exvo.tracking.artifacts import load_settings
+from exvo.tracking.artifacts import require_model
 from exvo.tracking.lookup import find_run
 from exvo.tracking.provenance import PROJECT
-from exvo.tracking.tags import ENTRY_TAG, LOGGED_URI, MODEL_TAG
+from exvo.tracking.tags import LOGGED_URI, MODEL_TAG
 
 SERVED = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
 
@@ -82,30 +82,6 @@ def load_weights(uri: str) -> Checkpoint:
             return load_checkpoint(Path(file))
         except InputError as error:
             raise InputError(str(error).replace(file, f"The model {uri}", 1)) from None
-
-
-def require_model(uri: str) -> None:
-    """Refuses a logged model that is deleted, with the command that trains it again.
-
-    Raises:
-        InputError: it is deleted, or the store can't be used.
-    """
-    logged = re.fullmatch(LOGGED_URI, uri)
-    try:
-        if logged:
-            MlflowClient().get_logged_model(logged[1])
-    except MlflowException as error:
-        if error.error_code not in server.NOT_THERE:
-            raise server.unusable(error) from None
-        query = f"tags.`{MODEL_TAG}` = '{uri}'"
-        trained_by = names.search(query) or names.search(query, deleted=True)
-        again = "train it again"
-        for run in trained_by[:1]:
-            again = f"`{command_line(run.data.tags[ENTRY_TAG], load_settings(run)['options'])}` trains it again"
-            again = f"it is that of the run {names.about(run)}, and {again}"
-        raise InputError(
-            f"The logged model {uri} is deleted, and MLflow has no command that restores one; {again}."
-        ) from None
 
 
 def load_model(uri: str) -> Checkpoint:

@@ -8,13 +8,13 @@ import os
 import platform
 import re
 import subprocess
+import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 from exvo.text import printable
 
@@ -140,17 +140,25 @@ def source_digest() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Hardware and library versions; instructions and threads are those that PyTorch uses: they order its sums."""
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    """Hardware and library versions; and, where this process computes with PyTorch, what orders its sums.
+
+    That is the processor's instructions, the threads and the GPUs as PyTorch has them. To look for them elsewhere would
+    take as long as to import PyTorch.
+    """
+    sums: dict[str, Any] = {}
+    if "torch" in sys.modules:
+        import torch
+
+        sums["instructions"] = torch.backends.cpu.get_cpu_capability()
+        sums["threads"] = torch.get_num_threads()
+        sums["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": gpus,
+        **sums,
         "libraries": {name: version(name) for name in LIBRARIES},
     }
 

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
 from exvo.reports.tables import numbers
-from exvo.tracking import models, server
+from exvo.tracking import artifacts, server
 from exvo.tracking.tags import (
     CORPUS_TAG,
     DIGEST_TAG,
@@ -74,7 +74,7 @@ def require_candidate(run: Run) -> None:
         raise InputError(f"{said} has not finished (it is {run.info.status.lower()}); give a run that has.")
     if MODEL_TAG not in tags:
         raise InputError(f"{said} has logged no model; give another.")
-    models.require_model(tags[MODEL_TAG])
+    artifacts.require_model(tags[MODEL_TAG])
 
 
 def champion() -> ModelVersion | None:

@@ -10,18 +10,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
 from exvo.options import command_line, launched_run
-from exvo.reports.page import Page
 from exvo.text import all_writable, default_text, writable
 from exvo.tracking import artifacts, lookup, names, server
 from exvo.tracking.delivery import Record, now
@@ -41,6 +39,11 @@ from exvo.tracking.tags import (
     TRIAL_STATE_TAG,
     TRIAL_TAG,
 )
+
+if TYPE_CHECKING:  # drawing takes part of a second to import, and most commands draw nothing
+    from matplotlib.figure import Figure
+
+    from exvo.reports.page import Page
 
 RECORDS: list[Record] = []
 """What this process logs now: the last one is the present run."""
