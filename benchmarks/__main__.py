@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
-import re
 import shutil
 import statistics
 import subprocess
@@ -27,8 +25,9 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from benchmarks import learning, memory, plain
+from benchmarks import learning, memory, plain, startup
 from benchmarks.files import Files
+from benchmarks.timing import REPEATS, Row, compare, row, seconds
 from exvo import corpora
 from exvo.batches.clips import Clips
 from exvo.batches.epoch import training_batches
@@ -48,49 +47,12 @@ from exvo.networks.network import Network
 from exvo.reports.run import About, report
 from exvo.serving.model import answer
 from exvo.tasks import Task
+from exvo.tracking.provenance import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data" / "emogator-mini"
-REPEATS = 5
 FEATURES = FeatureConfig()
 TASK = Task("fewshot", EMOTIONS)
-
-Row = dict[str, object]
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def row(what: str, against: str, ratios: Sequence[float], target: str = "", **also: float) -> Row:
-    """A line of the table: median and range of the ratios; `target` is `>= 3` or, where less is better, `<= 1.3`."""
-    median = statistics.median(ratios)
-    met = not target or (median >= float(target[3:]) if target.startswith(">=") else median <= float(target[3:]))
-    ends = {"lowest": min(ratios), "highest": max(ratios)}
-    return {"what": what, "against": against, "ratio": median, **ends, "target": target, "met": met, "also": also}
-
-
-def compare(
-    what: str,
-    ours: Callable[[], object],
-    reference: Callable[[], object],
-    against: str,
-    target: str = "",
-    before: Callable[[], object] = int,
-    also: Mapping[str, float] | None = None,
-) -> Row:
-    """Times both, in turn, five times; the ratio is reference over ours, so more is better.
-
-    What is called `before` each of them is not timed.
-    """
-    pairs = []
-    for _ in tqdm(range(REPEATS), what, leave=False, disable=None):
-        pairs.append([(before(), seconds(work))[1] for work in (ours, reference)])
-    spent = statistics.median(own for own, _ in pairs)
-    return row(what, against, [other / own for own, other in pairs], target, **{"seconds": spent, **(also or {})})
 
 
 def extraction_rows(folder: Path, files: list[str], scratch: Path, kind: str) -> Iterator[Row]:
@@ -152,15 +114,15 @@ def store_rows(store: Store, contents: list[str], scratch: Path) -> Iterator[Row
             pass
 
     batches = sum(1 for _ in training_batches(clips, 32, 0, 0))
-    found = compare(
+    batch_row = compare(
         "random batches of 32 crops from the store, warm",
         lambda: through(clips),
         lambda: through(files),
         "one .npy a clip",
     )
-    milliseconds = 1000 * found["also"]["seconds"] / batches  # type: ignore[index]
-    found["also"] = {"milliseconds a batch (target 1)": milliseconds}
-    yield found | {"met": milliseconds < 1}
+    milliseconds = 1000 * batch_row["also"]["seconds"] / batches  # type: ignore[index]
+    batch_row["also"] = {"milliseconds a batch (target 1)": milliseconds}
+    yield batch_row | {"met": milliseconds < 1}
     if Path("/proc/self/status").is_file():
         sizes = [memory.fill(scratch / str(count), count) for count in (1_000, 8_000)]
         grown = []
@@ -207,16 +169,16 @@ def training_rows(store: Store, contents: list[str], scratch: Path) -> Iterator[
         yield compare(what, ours, reference, against, target)
         yield compare(what, ours, beside, f"{against}; with our setting of malloc")
     for encoder, width, clips in (("cnn10", 1.0, 64), ("cnn10", 0.25, 300)):
-        some = learning.random_clips(store, contents[:clips])
-        times = [learning.waiting(encoder, width, some) for _ in range(REPEATS)]
+        random_clips = learning.random_clips(store, contents[:clips])
+        times = [learning.waiting(encoder, width, random_clips) for _ in range(REPEATS)]
         shares = [100 * waited / whole for waited, whole in times]
         yield row(f"waiting for data, {encoder}, width {width:g}, batch 32", "% of the epoch", shares, "<= 2")
-    some = learning.random_clips(store, contents[:200])
+    random_clips = learning.random_clips(store, contents[:200])
     for model in ("cnn14-relative", "cnn14-attention-cnn10-layernorm-full"):
         yield compare(
             f"a training epoch of {model}, width 0.25, 200 clips, batch 32",
-            learning.epoch(model, 0.25, some),
-            learning.epoch("cnn14", 0.25, some),
+            learning.epoch(model, 0.25, random_clips),
+            learning.epoch("cnn14", 0.25, random_clips),
             "an epoch of the plain cnn14",
         )
 
@@ -237,33 +199,35 @@ def predictions(clips: int) -> pd.DataFrame:
 def interval_rows(clips: int) -> Iterator[Row]:
     """1,000 resamples of ten CCCs by clip, by speaker and per country, and the report, against loops."""
     table = predictions(clips)
-    truth, prediction = (table[[f"{side}.{one}" for one in EMOTIONS]].to_numpy() for side in ("truth", "prediction"))
+    truth, prediction = (
+        table[[f"{side}.{emotion}" for emotion in EMOTIONS]].to_numpy() for side in ("truth", "prediction")
+    )
     speakers, countries = table["speaker"].to_numpy(), table["country"]
-    found: dict[str, np.ndarray] = {}
+    intervals: dict[str, np.ndarray] = {}
 
     def ours() -> None:
-        every = ccc_statistics(truth, prediction, EMOTIONS, "emotion_ccc")
-        found["ours"] = interval(bootstrap(every)).loc["emotion_ccc", ["ci_low", "ci_high"]].to_numpy(float)
+        per_clip = ccc_statistics(truth, prediction, EMOTIONS, "emotion_ccc")
+        intervals["ours"] = interval(bootstrap(per_clip)).loc["emotion_ccc", ["ci_low", "ci_high"]].to_numpy(float)
 
     def loop() -> None:
-        rows = [one for chunk in draws(clips, 1000, 0) for one in chunk]
-        found["plain"] = plain.interval(truth, prediction, rows)
+        rows = [resample for chunk in draws(clips, 1000, 0) for resample in chunk]
+        intervals["plain"] = plain.interval(truth, prediction, rows)
 
     result = compare(f"1,000 resamples, {clips:,} clips, ten emotions", ours, loop, "a loop over the same", ">= 15")
-    difference = float(np.abs(found["ours"] - found["plain"]).max())
+    difference = float(np.abs(intervals["ours"] - intervals["plain"]).max())
     result["also"] = {"largest difference": difference}
     yield result | {"met": result["met"] and difference < 1e-9}
 
     def by_group() -> None:
-        every = score_statistics(table, TASK)
-        interval(bootstrap(every, groups=speakers))
-        with_intervals(group_scores(every, countries, "emotion_ccc"), every, countries, "emotion_ccc", speakers)
+        per_clip = score_statistics(table, TASK)
+        interval(bootstrap(per_clip, groups=speakers))
+        with_intervals(group_scores(per_clip, countries, "emotion_ccc"), per_clip, countries, "emotion_ccc", speakers)
 
     members = [np.flatnonzero(speakers == speaker) for speaker in np.unique(speakers)]
 
     def loop_by_speaker() -> None:
-        drawn = [one for chunk in draws(len(members), 1000, 0) for one in chunk]
-        plain.interval(truth, prediction, [np.concatenate([members[speaker] for speaker in one]) for one in drawn])
+        drawn = [resample for chunk in draws(len(members), 1000, 0) for resample in chunk]
+        plain.interval(truth, prediction, [np.concatenate([members[number] for number in people]) for people in drawn])
 
     against = "a loop for one interval by speaker alone"
     result = compare("intervals by speaker, and per country by clip and by speaker", by_group, loop_by_speaker, against)
@@ -277,25 +241,6 @@ def interval_rows(clips: int) -> Iterator[Row]:
         loop,
         against,
     )
-
-
-def start_rows() -> Iterator[Row]:
-    """`--help` and the bare import, against importing what training needs."""
-    python = sys.executable
-
-    def command(*words: str) -> Callable[[], object]:
-        return lambda: subprocess.run([python, *words], capture_output=True, check=True)
-
-    needed = command("-c", "import torch, mlflow, pandas")
-    bare = statistics.median(seconds(command("-c", "pass")) for _ in range(REPEATS))
-    for what, words, most in (
-        ("exvo train --help", ("-m", "exvo", "train", "--help"), 1.0),
-        ("import exvo", ("-c", "import exvo"), 0.2),
-    ):
-        found = compare(
-            what, command(*words), needed, "importing torch, mlflow and pandas", also={"Python alone": bare}
-        )
-        yield found | {"met": found["also"]["seconds"] < most, "target": f"{most:g} s"}  # type: ignore[index]
 
 
 def serving_row() -> Row:
@@ -318,8 +263,10 @@ def serving_row() -> Row:
     times = [(sum(seconds(ours) for _ in range(10)), sum(seconds(bare) for _ in range(10))) for _ in range(REPEATS)]
     against = "the bare forward pass and log-mel (time over theirs)"
     what = "a served prediction, cnn14-relative, width 1, 2 s, with a profile"
-    milliseconds = 100 * statistics.median(own for own, _ in times)
-    return row(what, against, [own / other for own, other in times], "<= 1.3", milliseconds=milliseconds)
+    milliseconds = 100 * statistics.median(our_time for our_time, _ in times)
+    return row(
+        what, against, [our_time / bare_time for our_time, bare_time in times], "<= 1.3", {"milliseconds": milliseconds}
+    )
 
 
 def markdown(rows: Sequence[Row], about: Mapping[str, object], bf16: Mapping[str, object]) -> str:
@@ -352,13 +299,6 @@ def markdown(rows: Sequence[Row], about: Mapping[str, object], bf16: Mapping[str
     return "\n".join(lines) + "\n"
 
 
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
-    return found[1] if found else platform.machine()
-
-
 def main() -> None:
     """Runs everything."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
@@ -373,13 +313,11 @@ def main() -> None:
         kind = "MP3 at 48 kHz" if data else "WAV"
         rows: list[Row] = []
 
-        def add(found: Iterator[Row]) -> None:
-            for one in found:
-                rows.append(one)
-                print(
-                    f"{time.perf_counter() - began:4.0f} s  {one['what']}: {one['ratio']:.2f}  {one['also']}",
-                    flush=True,
-                )
+        def add(new_rows: Iterator[Row]) -> None:
+            for new_row in new_rows:
+                rows.append(new_row)
+                figures = f"{new_row['what']}: {new_row['ratio']:.2f}  {new_row['also']}"
+                print(f"{time.perf_counter() - began:4.0f} s  {figures}", flush=True)
 
         add(extraction_rows(corpus.folder, files, scratch, kind))
         store, audio = extraction.extract(corpus.folder, files, scratch / "features", FEATURES)
@@ -395,7 +333,7 @@ def main() -> None:
             add(evaluation(store, shuffled[:clips], encoder, width) for _ in range(1))
         add(training_rows(store, shuffled, scratch))
         add(interval_rows(20_000))
-        add(start_rows())
+        add(startup.rows(scratch))
         add(serving_row() for _ in range(1))
         store, audio = extraction.extract(sample.folder, sample.clips["file"].tolist(), scratch / "small", FEATURES)
         bf16 = learning.bf16_against_float32(sample, store, audio)

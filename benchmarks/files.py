@@ -15,5 +15,5 @@ class Files(dict[str, np.ndarray]):
         self.folder = folder
 
     def __missing__(self, content: str) -> np.ndarray:
-        found: np.ndarray = np.load(self.folder / f"{content}.npy")
-        return found
+        log_mel: np.ndarray = np.load(self.folder / f"{content}.npy")
+        return log_mel

@@ -65,10 +65,10 @@ def batches_that_keep_the_score(setting: Setting, sizes: Sequence[int], epochs: 
     tables = {size: run(setting, "cnn14", size, epochs)[0]["val"] for size in sizes}
     samples, rows = {}, list[dict[str, object]]()
     for size, table in tables.items():
-        every = scoring.statistics(table, setting.task)
-        samples[size] = bootstrap(every, groups=table["speaker"].to_numpy())[["emotion_ccc"]]
+        per_clip = scoring.statistics(table, setting.task)
+        samples[size] = bootstrap(per_clip, groups=table["speaker"].to_numpy())[["emotion_ccc"]]
         lo, hi = interval(samples[size] - samples[sizes[0]]).loc["emotion_ccc", ["ci_low", "ci_high"]].to_numpy(float)
-        ccc = float(every.scores()["emotion_ccc"])
+        ccc = float(per_clip.scores()["emotion_ccc"])
         rows.append({"batch": size, "ccc": ccc, "lo": float(lo), "hi": float(hi), "kept": bool(hi >= 0)})
     return rows
 
@@ -101,31 +101,31 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--epochs", type=int, default=60, help="of the run with scores")
     parser.add_argument("--quick", action="store_true", help="tiny, to see that it runs: its figures mean nothing")
-    given = parser.parse_args()
-    if given.export:
-        return export(given.folder, given.export, given.data)
-    labels, device = pd.read_parquet(given.folder / "labels.parquet"), resolve_device(given.device)
-    setting = Setting(given.folder, labels, device, 1.0, 20, 50, 5, (8, 32, 256))
-    sizes, few, epochs = [32, 64, 128, 256, 512], 15, given.epochs
-    if given.quick:
+    options = parser.parse_args()
+    if options.export:
+        return export(options.folder, options.export, options.data)
+    labels, device = pd.read_parquet(options.folder / "labels.parquet"), resolve_device(options.device)
+    setting = Setting(options.folder, labels, device, 1.0, 20, 50, 5, (8, 32, 256))
+    sizes, short, epochs = [32, 64, 128, 256, 512], 15, options.epochs
+    if options.quick:
         setting = replace(setting, width=0.05, warm=1, steps=2, repeats=2, batches=(4,))
-        sizes, few, epochs = [4, 8], 1, 1
+        sizes, short, epochs = [4, 8], 1, 1
     write_files(setting)
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    found: dict[str, object] = {"device": name, "torch": torch.__version__, "quick": given.quick}
+    figures: dict[str, object] = {"device": name, "torch": torch.__version__, "quick": options.quick}
     for system in SYSTEMS:
         for size in setting.batches:
-            found[f"speed, {system}, batch {size}"] = row = speed(setting, system, size)
+            figures[f"speed, {system}, batch {size}"] = row = speed(setting, system, size)
             print(json.dumps(row, indent=1), flush=True)
-    found["batches"] = batches_that_keep_the_score(setting, sizes, few)
+    figures["batches"] = batches_that_keep_the_score(setting, sizes, short)
     tables, seconds = run(setting, "cnn14", sizes[0], epochs)
     scores = {
         split: json.loads(scoring.score(table, setting.task).to_json(orient="records"))
         for split, table in tables.items()
     }
-    found["run"] = {"epochs": epochs, "minutes": seconds / 60, "scores": scores}
-    content = json.dumps(found, indent=1)
-    (given.folder / "gpu.json").write_text(f"{content}\n", encoding="utf-8")
+    figures["run"] = {"epochs": epochs, "minutes": seconds / 60, "scores": scores}
+    content = json.dumps(figures, indent=1)
+    (options.folder / "gpu.json").write_text(f"{content}\n", encoding="utf-8")
     print(content)
     return None
 

@@ -139,9 +139,9 @@ def bare_steps(setting: Setting, name: str, size: int, mode: str, precision: str
     while True:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch.autocast(setting.device, torch.bfloat16, enabled=precision == "bf16"):
-            found = network.training_outputs(batch.log_mel, batch.enrolment, None, factors)
+            outputs = network.training_outputs(batch.log_mel, batch.enrolment, None, factors)
         network.zero_grad(set_to_none=True)
-        objectives(found, setting.task, batch)["main"].backward()  # type: ignore[no-untyped-call]
+        objectives(outputs, setting.task, batch)["main"].backward()  # type: ignore[no-untyped-call]
         yield size
 
 
@@ -164,7 +164,7 @@ def waits(setting: Setting, steps: Iterator[int]) -> float | None:
         for _ in islice(steps, setting.steps):
             pass
     torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(one.message) for one in caught) / setting.steps
+    return sum("synchroniz" in str(warning.message) for warning in caught) / setting.steps
 
 
 def speed(setting: Setting, name: str, size: int) -> dict[str, object]:
@@ -186,10 +186,10 @@ def speed(setting: Setting, name: str, size: int) -> dict[str, object]:
         for way, steps in ways.items():
             rates[way].append(rate(setting, steps))
     row: dict[str, object] = {"system": name, "batch": size, "precision": precision, "failed": failed}
-    row["clips a second"] = {way: statistics.median(found) for way, found in rates.items()}
+    row["clips a second"] = {way: statistics.median(values) for way, values in rates.items()}
     for way in (way for way in rates if way.startswith("ours")):
         for other in {"plain", way.replace("ours", "bare")} & set(rates):
-            ratios = [one / base for one, base in zip(rates[way], rates[other], strict=True)]
+            ratios = [value / base for value, base in zip(rates[way], rates[other], strict=True)]
             row[f"{way} over {other}"] = [statistics.median(ratios), min(ratios), max(ratios)]
     row["waits a step"] = waits(setting, ways["ours eager"]) if "ours eager" in ways else None
     return row

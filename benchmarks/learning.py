@@ -71,26 +71,26 @@ def epoch_and_validation(
         train_epoch(network, TASK, optimizer, clips, config, 1)
         predict(network, others, "cpu")
 
-    given = (encoder, folder, training, held_out, clips.labels)
-    return ours, elsewhere(plain.loop, *given), plain.loop(*given)
+    arguments = (encoder, folder, training, held_out, clips.labels)
+    return ours, elsewhere(plain.loop, *arguments), plain.loop(*arguments)
 
 
-def elsewhere(make: Callable[..., Callable[[], object]], *given: object) -> Callable[[], object]:
-    """What `make(*given)` returns, called in a process of its own, which has malloc as the system sets it.
+def elsewhere(make: Callable[..., Callable[[], object]], *arguments: object) -> Callable[[], object]:
+    """What `make(*arguments)` returns, called in a process of its own, which has malloc as the system sets it.
 
     `exvo.devices` sets it for the whole process, so that a loop beside ours would gain from it too.
     """
     pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    pool.submit(_keep, make, *given).result()
+    pool.submit(_keep, make, *arguments).result()
     return lambda: pool.submit(_call).result()
 
 
 _kept: Callable[[], object] = int
 
 
-def _keep(make: Callable[..., Callable[[], object]], *given: object) -> None:
+def _keep(make: Callable[..., Callable[[], object]], *arguments: object) -> None:
     global _kept
-    _kept = make(*given)
+    _kept = make(*arguments)
 
 
 def _call() -> None:
@@ -151,11 +151,11 @@ def bf16_against_float32(corpus: Corpus, store: Store, audio: pd.DataFrame) -> d
     differences = []
     for seed in tqdm(SEEDS, "bf16 against float32", leave=False, disable=None):
         samples = {}
-        for precision, found in scores.items():
+        for precision, of_seeds in scores.items():
             predictions = best_predictions(precision, seed)
-            every = scoring.statistics(predictions, task)
-            found.append(float(every.scores()["emotion_ccc"]))
-            samples[precision] = bootstrap(every, groups=predictions["speaker"].to_numpy())[["emotion_ccc"]]
+            per_clip = scoring.statistics(predictions, task)
+            of_seeds.append(float(per_clip.scores()["emotion_ccc"]))
+            samples[precision] = bootstrap(per_clip, groups=predictions["speaker"].to_numpy())[["emotion_ccc"]]
         differences.append(samples["bf16"] - samples["float32"])
     ends = interval(sum(differences[1:], differences[0]) / len(SEEDS)).loc["emotion_ccc"].astype(float)
     return {

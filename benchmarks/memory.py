@@ -37,9 +37,9 @@ def fill(folder: Path, clips: int) -> float:
 
 def own_memory() -> float:
     """MB of this process that no file holds."""
-    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024 / 1e6
+    match = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert match
+    return int(match[1]) * 1024 / 1e6
 
 
 def main() -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,12 @@ USES = {
     "Train": ("main", "extract", "train", "tune", "reproduce"),
     "Look at runs": ("evaluate", "compare", "enrolment-curve", "embed"),
     "Use a model": ("register", "predict", "submit"),
-    "Keep house": ("sync",),
+    "After the tracking server was away": ("sync",),
 }
 """The entry points, by what they are used for."""
+
+MAX_WIDTH = 100
+"""Columns of the overview, on a terminal that has as many."""
 
 
 def main() -> None:
@@ -98,23 +103,25 @@ def body(entry_point: str) -> Callable[[Any], None]:
 
 def about(entry_point: str) -> str:
     """What an entry point does: its module's docstring, read without importing the module."""
-    found = importlib.util.find_spec(module_name(entry_point))
-    assert found is not None
-    assert found.origin is not None
-    return ast.get_docstring(ast.parse(Path(found.origin).read_text(encoding="utf-8"))) or ""
+    module = importlib.util.find_spec(module_name(entry_point))
+    assert module is not None
+    assert module.origin is not None
+    return ast.get_docstring(ast.parse(Path(module.origin).read_text(encoding="utf-8"))) or ""
 
 
 def overview() -> str:
     """What `exvo --help` says: each entry point with the first sentence about it."""
+    width = min(MAX_WIDTH, shutil.get_terminal_size().columns)
     lines = ["usage: exvo <entry point> [--<option> <value> ...]", ""]
     for use, names in USES.items():
-        lines += [f"{use}:", *(f"  {name:16}{first_paragraph(about(name))}" for name in names), ""]
+        lines += [f"{use}:", *(described(name, width) for name in names), ""]
     return "\n".join([*lines, "exvo <entry point> --help explains its options."])
 
 
-def first_paragraph(text: str) -> str:
-    """The first paragraph of a docstring on one line."""
-    return " ".join(text.partition("\n\n")[0].split())
+def described(entry_point: str, width: int) -> str:
+    """The lines of the overview about an entry point, at most so many columns wide."""
+    sentence = about(entry_point).partition("\n\n")[0]
+    return textwrap.fill(sentence, width, initial_indent=f"  {entry_point:16}", subsequent_indent=" " * 18)
 
 
 def version() -> str:

@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses, the table of options. The only home of a default.
+"""Settings: the options of each entry point and the constants of the signal, with all defaults; they live here alone.
 
 Imports nothing but the standard library, so that `--help` is instant.
 """
@@ -35,21 +35,20 @@ EMBEDDINGS = ("main", "enrolment")
 CORPORA = ("sample", "hume-vb", "emogator", "table")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SEARCHED = ("batch_size", "learning_rate", "width", "dropout", "optimizer")
-"""What a study may search."""
+"""The options that a study may search."""
 
 PROTOCOLS = ("published", "strict")
 MAX_SHOTS = 16
-"""Enrolment clips of a speaker at most."""
+"""The most enrolment clips of a speaker."""
 
 GATES = ("none", "not-worse", "better")
 
-PROTOCOL_HELP = (
-    "of enrolment: published (a speaker's first clips enrol and are scored too) or strict (clips that enrol are not "
-    "scored, a clip never enrols itself); auto: {}"
-)
+RUN_HELP = "the training run: its id, its name, or a system (then it is the newest finished run of that system)"
 
-CROP_FRAMES = 250
-"""Frames of a training crop: 2.5 s (arXiv 2206.06680)."""
+PROTOCOL_HELP = (
+    "protocol of enrolment: published (a speaker's first clips enrol and are scored too) or strict (clips that enrol "
+    "are not scored, a clip never enrols itself); auto: {}"
+)
 
 PUBLISHED_EPOCHS = 60
 """What `epochs=auto` means on a real corpus (arXiv 2206.06680)."""
@@ -60,17 +59,25 @@ SAMPLE_EPOCHS = 3
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """Log-mel settings: those of the 16 kHz PANNs (Kong et al., arXiv 1912.10211), as in arXiv 2206.06680."""
+    """Settings of the log-mel: those of the 16 kHz PANNs (Kong et al., arXiv 1912.10211), as in arXiv 2206.06680."""
 
     sample_rate: int = 16_000  # Hz
-    window: int = 512  # samples, Hann, also the FFT's length
-    hop: int = 160  # samples: a frame each 10 ms
-    bands: int = 64
+    window: int = 512  # samples of the Hann window, which is also the FFT's length
+    hop: int = sample_rate // 100  # samples from a frame to the next: 10 ms
+    bands: int = 64  # mel bands
     fmin: float = 50.0  # Hz
-    fmax: float = 8_000.0  # Hz
+    fmax: float = sample_rate / 2  # Hz
     floor: float = 1e-10  # power below which a band counts as silent: -100 dB
-    min_samples: int = 257  # a centred window with reflect padding needs more than window / 2
+    min_samples: int = window // 2 + 1  # the fewest for a centred window with reflect padding
     max_seconds: float = 60.0  # a longer file is not a vocal burst
+
+    def frames(self, samples: int) -> int:
+        """The frames of a clip: 1 + samples // hop for an even window."""
+        return 1 + (samples + 2 * (self.window // 2) - self.window) // self.hop
+
+    def seconds(self, frames: int) -> float:
+        """The duration of so many frames."""
+        return frames * self.hop / self.sample_rate
 
     @property
     def floor_db(self) -> float:
@@ -82,26 +89,38 @@ class FeatureConfig:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
+CROP_SECONDS = 2.5
+"""The length of a training crop (arXiv 2206.06680)."""
+
+CROP_FRAMES = round(CROP_SECONDS * FeatureConfig.sample_rate / FeatureConfig.hop)
+"""The same in frames: 250."""
+
+CNN14_FRAMES = 2**5
+"""The fewest frames that CNN14 can take, since five poolings halve them; a shorter clip is filled."""
+
+
 @dataclass(frozen=True)
 class SystemConfig:
-    """A named system. The defaults are the plain CNN14; a system is this plus its differences (`exvo/systems.py`)."""
+    """A named system (`exvo/systems.py`), as its differences from the plain CNN14, whose values are the defaults."""
 
     encoder: str = "cnn14"  # cnn5, cnn10, cnn14
-    start: str = "random"  # random; panns: `init` names the weights; or the system whose best run it continues
-    batch_size: int = 32  # clips, where `batch_size` is auto
-    enrolment: str = "none"  # encoder of the enrolment clips: none, cnn5, cnn10, or shared (the main one)
+    start: str = (
+        "random"  # random; panns (`init` names the weights); or the name of the system whose best run it continues
+    )
+    batch_size: int = 32  # clips in a batch, where the option `batch_size` is auto
+    enrolment: str = "none"  # encoder of the enrolment clips: none, cnn5, cnn10, or shared (the main encoder)
     fusion: str = "none"  # how the speaker's profile reaches the output: attention, conditioning, relative, film
     layer_norm: bool = False  # before and after the attention's product
     enrolment_emotion: str = "none"  # head on the enrolment clips: none, learn, forget
     enrolment_speaker: str = "none"  # head on the enrolment clips: none, learn, forget
     main_speaker: str = "none"  # head on the main embedding: none, learn, forget
-    protocol: str = "published"  # of enrolment, where `protocol` is auto
-    objective: str = "ccc"  # of the emotions: ccc (1 - CCC) or mse
-    dropout: float = 0.2  # after each block
+    protocol: str = "published"  # of enrolment, where the option `protocol` is auto
+    objective: str = "ccc"  # loss of the emotions: ccc (1 - CCC) or mse
+    dropout: float = 0.2  # share of the channels dropped after each block, where the option `dropout` is auto
 
     @property
     def roles(self) -> dict[str, str]:
-        """learn or forget for each head that the system has."""
+        """The heads that the system has, each with `learn` or `forget`."""
         heads = ("enrolment_emotion", "enrolment_speaker", "main_speaker")
         return {head: getattr(self, head) for head in heads if getattr(self, head) != "none"}
 
@@ -109,8 +128,12 @@ class SystemConfig:
 def option(default: Any, help: str, **limits: Any) -> Any:
     """A dataclass field that is also a command-line option.
 
-    `limits` may hold `choices` (of a text), `low` and `high` (of a number, inclusive), `auto` (what `auto` means:
-    the field is then None) and `path` (the kind of `exvo.files.locate`, of a text that names one file or folder).
+    Args:
+        default: its value where it is not given; None stands for `auto`.
+        help: what `--help` says of it.
+        limits: any of `choices` (the values that a text may have), `low` and `high` (the range of a number, both
+            included), `auto` (what `auto` means, for `--help`) and `path` (of a text that names a file or folder: which
+            kind, see `exvo.files.locate`).
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
@@ -143,11 +166,11 @@ class TrainSettings(ExtractSettings):
     batch_size: int | None = option(None, "clips in a training batch", low=2, auto="the system's: 32 or 8")
     learning_rate: float = option(0.001, "the optimiser's first step size", low=1e-12, high=100.0)
     optimizer: str = option("sgd", "sgd (momentum 0.9), adam or adamw", choices=OPTIMIZERS)
-    seed: int = option(0, "of weights, order, crops and dropout", low=0, high=2**31 - 1)
+    seed: int = option(0, "seed of the weights, the order, the crops and the dropout", low=0, high=2**31 - 1)
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
     precision: str = option(
         "auto",
-        "of the training arithmetic; auto: bf16 where the processor has instructions for it",
+        "arithmetic of the training; auto: bf16 where the processor has instructions for it",
         choices=("auto", "float32", "bf16"),
     )
     width: float = option(1.0, "multiplier of the channels; 1 is the paper's", low=0.01, high=4.0)
@@ -156,20 +179,20 @@ class TrainSettings(ExtractSettings):
     )
     init: str = option(
         "",
-        "weights to start from: a file of PANNs weights, or runs:/<id>; empty: random ones, for a continued system the "
-        "best run of the system that it continues",
+        "weights to start from: a file of PANNs weights, or runs:/<id>; empty: random ones, or for a continued system "
+        "those of the best run of the system that it continues",
         path="input",
     )
     protocol: str = option("auto", PROTOCOL_HELP.format("the system's"), choices=("auto", *PROTOCOLS))
     shots: int = option(2, "enrolment clips of a speaker", low=1, high=MAX_SHOTS)
     fill: str = option(
         "auto",
-        "what fills a training crop after a short clip: zero (0 dB, as published), floor (-100 dB) or repeat (the clip "
-        "again); auto: zero on hume-vb, else repeat",
+        "what fills a training crop after a short clip: zero (0 dB, as published), floor (-100 dB) or repeat (the same "
+        "clip); auto: zero on hume-vb, else repeat",
         choices=("auto", "zero", "floor", "repeat"),
     )
     resume: bool = option(
-        True, "go on with the unfinished run of the same command, where there is one; false: begin anew"
+        True, "continue the unfinished run of the same command, where there is one; false: start a new run"
     )
 
 
@@ -178,8 +201,10 @@ class TuneSettings(TrainSettings):
     """Options of `tune`; those that are searched must be left out."""
 
     workers: int = option(1, "processes that run trials here; the cores are divided among them", low=1, high=64)
-    trials: int = option(20, "finished and pruned trials that the study is to have in all", low=1, high=100_000)
-    search: str = option("batch_size,learning_rate", f"what is searched, with commas: some of {', '.join(SEARCHED)}")
+    trials: int = option(20, "finished and pruned trials that the study has in the end", low=1, high=100_000)
+    search: str = option(
+        "batch_size,learning_rate", f"the options to search, with commas: one or more of {', '.join(SEARCHED)}"
+    )
     storage: str = option(
         "",
         "where the study is kept: a journal file (<name>.journal) or the URL of a database "
@@ -192,9 +217,9 @@ class TuneSettings(TrainSettings):
 class RunSettings:
     """Options of all entry points that take a training run: the corpus and all else come from it."""
 
-    run_id: str = option("", "the training run: its id or name, or a system, whose newest finished run it is then")
+    run_id: str = option("", RUN_HELP)
     split: str = option("val", "the split of its corpus", choices=SPLITS)
-    data: str = option("", "the corpus' folder; empty: where the run found it", path="input")
+    data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features", path="output")
@@ -204,8 +229,8 @@ class RunSettings:
 class ReproduceSettings:
     """Options of `reproduce`: all else comes from the run."""
 
-    run: str = option("", "the training run: its id or name, or a system, whose newest finished run it is then")
-    data: str = option("", "the corpus' folder; empty: where the run found it", path="input")
+    run: str = option("", RUN_HELP)
+    data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features, checkpoints and the sample corpus", path="output")
 
@@ -223,7 +248,9 @@ class EvaluateSettings(RunSettings):
 class EmbedSettings(RunSettings):
     """Options of `embed`."""
 
-    embedding: str = option("main", "of the main encoder, or of the encoder of enrolment clips", choices=EMBEDDINGS)
+    embedding: str = option(
+        "main", "whose embeddings: of the main encoder, or of the encoder of enrolment clips", choices=EMBEDDINGS
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,9 +266,13 @@ class CompareSettings:
 
     corpus: str = option("", "the corpus whose systems to list; empty: all")
     split: str = option("val", "the split whose scores to compare", choices=SPLITS)
-    a: str = option("", "the run that b is compared with: id, name, or a system's newest; empty, as b: all systems")
-    b: str = option("", "the run whose difference to a is tested")
-    runs: str = option("", "runs to compare each with each: ids, names or systems, with commas; empty: as a says")
+    a: str = option(
+        "", "the run with which b is compared: its id, its name, or a system; a and b empty: all systems are compared"
+    )
+    b: str = option("", "the run whose difference from a is tested")
+    runs: str = option(
+        "", "two or more runs, which are compared pair by pair: ids, names or systems, with commas; empty: see a"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,21 +281,23 @@ class RegisterSettings:
 
     run_id: str = option(
         "",
-        "the few-shot run to register: its id or name, or a system, whose newest finished run it is then; empty: the "
-        "one with the best validation score",
+        "the few-shot run to register: its id, its name, or a system (then it is the newest finished run of that "
+        "system); empty: the one with the best validation score",
     )
     corpus: str = option(
-        "", "of whose runs the best is taken: a corpus, or the first digits of its digest; empty: the only one there is"
+        "",
+        "the corpus among whose runs the best is chosen: its name, or the first digits of its digest; empty: the only "
+        "one there is",
     )
     protocol: str = option(
         "auto",
-        "of enrolment, of whose runs the best is taken; auto: the only one there is",
+        "the protocol of enrolment among whose runs the best is chosen; auto: the only one there is",
         choices=("auto", *PROTOCOLS),
     )
     gate: str = option(
         "not-worse",
-        "when the alias champion moves: always (none), unless the run is worse than the champion beyond the 95% "
-        "interval by speaker (not-worse), or only if it is better beyond it",
+        "when the alias champion moves to the new version: always (none); unless the 95% interval by speaker of its "
+        "difference from the champion lies below 0 (not-worse); or only if that interval lies above 0 (better)",
         choices=GATES,
     )
 
@@ -273,11 +306,11 @@ class RegisterSettings:
 class SubmitSettings:
     """Options of `submit`."""
 
-    run_id: str = option("", "the training run: its id or name, or a system, whose newest finished run it is then")
+    run_id: str = option("", RUN_HELP)
     team: str = option("", "the team's name in the file's name: letters, digits, - and _")
-    number: int = option(1, "of the submission, in the file's name", low=0, high=99)
+    number: int = option(1, "number of the submission in the file's name", low=0, high=99)
     check: str = option("", "a submission file to check against the run's corpus, instead of writing one", path="input")
-    data: str = option("", "the corpus' folder; empty: where the run found it", path="input")
+    data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features and, in submissions/, the file", path="output")
@@ -292,10 +325,12 @@ class PredictSettings:
         "the model: models:/<name>@<alias> or models:/<name>/<version> of the registry, or a training run's id or name",
     )
     audio: str = option(
-        "", "the clips: a file, a folder, a glob or @<list of files>, or several with commas (\\, is one in a name)"
+        "", "the clips: a file, a folder, a glob or @<list of files>, or several with commas (\\, is a comma in a name)"
     )
-    enrolment: str = option("", "clips of who is heard in all of them, given likewise; empty: the typical speaker")
-    top: int = option(3, "emotions of each clip on the screen", low=1, high=1000)
+    enrolment: str = option(
+        "", "clips of the one person who speaks in all of these, given in the same way; empty: the typical speaker"
+    )
+    top: int = option(3, "emotions shown for each clip on the screen", low=1, high=1000)
     save: str = option("", "a file for the whole table, .csv or .parquet", path="save")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
 

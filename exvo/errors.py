@@ -1,11 +1,11 @@
-"""What a command turns into a sentence: a user's mistake, and a training that can't go on."""
+"""The errors that a command shows as a sentence, without a traceback."""
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: one sentence that names the file, row or option, what was found, what to do."""
+    """A user's mistake, in one sentence: the file, row or option, what is wrong with it, and what to do."""
 
 
 class TrainingError(RuntimeError):
-    """Training can't go on: one sentence that names the clips and says what is kept."""
+    """A training that can't go on, in one sentence: the clips at fault, and what is kept."""

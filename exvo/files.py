@@ -1,4 +1,4 @@
-"""Files: paths as the user gives them and as the disk holds them, locks, and writes that leave no half file."""
+"""Files: paths as a user gives them, names as the disk holds them, atomic writes, and locks; in this order."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import errno
 import fcntl
 import os
 import re
-import shlex
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
@@ -21,96 +20,22 @@ import psutil
 from exvo.errors import InputError
 from exvo.text import LONGEST_NAME, printable, writable
 
-HELD: set[IO[bytes]] = set()
-"""Files that this process has locked: a forked child has them too, and must not hold them when its parent is gone."""
-
-
-def lock(file: IO[bytes]) -> None:
-    """Locks an open file for this process alone, until it is closed with `unlock`.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    HELD.add(file)
-
-
-def unlock(file: IO[bytes]) -> None:
-    """Lets go of a file and closes it."""
-    HELD.discard(file)
-    file.close()
-
-
-def _let_go() -> None:
-    for file in list(HELD):
-        os.close(file.fileno())
-    HELD.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-UNREAD = (
-    *(".3g2", ".3ga", ".3gp", ".aa3", ".aac", ".ac3", ".alac", ".amr", ".ape", ".asf", ".au", ".avi", ".awb"),
-    *(".caf", ".dff", ".dsf", ".dss", ".dts", ".eac3", ".f4a", ".f4v", ".flv", ".gsm", ".m2ts", ".m4a", ".m4b"),
-    *(".m4p", ".m4r", ".m4v", ".mka", ".mkv", ".mov", ".mp1", ".mp2", ".mp4", ".mpc", ".mpeg", ".mpg", ".mts"),
-    *(".mxf", ".nist", ".ogv", ".oma", ".qcp", ".ra", ".rm", ".shn", ".snd", ".sph", ".spx", ".tak"),
-    *(".ts", ".tta", ".vob", ".voc", ".w64", ".weba", ".webm", ".wma", ".wmv", ".wv"),
-)
-"""Endings of audio and video that is not read, and that ffmpeg converts."""
-
 NAME_BYTES = 255
-"""Of a file's or a folder's name, on the file systems in use."""
+"""The most bytes of the name of a file or a folder, on the file systems in use."""
 
 PATH_CHARACTERS = 4_096
-"""Of a whole path."""
+"""More characters than a whole path may have."""
 
 _SHELLS = ("bash", "sh", "dash")
-_CONVERT = "ffmpeg -nostdin -n -i {} -ac 1 -ar 16000 {}"
-
-
-def on_disk(folder: str | os.PathLike[str], path: str) -> str:
-    """Where a file of a folder lies: its path, or where nothing is there the same path in another Unicode form.
-
-    Args:
-        folder: that is there as it is given; empty: the working folder.
-        path: relative to it, or absolute.
-
-    Returns:
-        The two joined, as they are given where there is no such file in any form.
-    """
-    whole = os.path.join(folder, path)
-    if os.path.lexists(whole) or "\0" in path:
-        return whole
-    place = os.path.join(folder, "/") if path.startswith("/") else os.fspath(folder)
-    for part in filter(None, path.split("/")):
-        step = os.path.join(place, part)
-        if not os.path.lexists(step):
-            twin = _twin(place or ".", unicodedata.normalize("NFC", part) if len(part) < LONGEST_NAME else part)
-            if not twin:
-                return whole
-            step = os.path.join(place, twin)
-        place = step
-    return place
-
-
-def _twin(folder: str, composed: str) -> str:
-    """A name in a folder that is this one in another Unicode form, or empty."""
-    with suppress(OSError):
-        return _twins(folder, os.stat(folder).st_mtime_ns).get(composed, "")
-    return ""
-
-
-@lru_cache(maxsize=64)
-def _twins(folder: str, _changed: int) -> dict[str, str]:
-    """The names of a folder by their composed form (NFC)."""
-    return {unicodedata.normalize("NFC", name): name for name in sorted(os.listdir(folder))}
+"""Those through which MLflow starts a command."""
 
 
 @cache
 def launched_from() -> str:
-    """The folder in which `mlflow run` was typed, where that is not the project's, in which it starts us; else empty.
+    """The folder in which `mlflow run` was typed; empty under another launcher, and where it is the project's folder.
 
-    It is asked for once: MLflow takes its variable away when the run begins.
+    MLflow starts the command in the project's folder. The answer is kept, since MLflow removes its variable when the
+    run begins.
     """
     if "MLFLOW_RUN_ID" not in os.environ:
         return ""
@@ -123,26 +48,26 @@ def launched_from() -> str:
 
 
 def places() -> list[str]:
-    """The folders in which a relative path is looked for, in this order: the user's, the project's."""
+    """The folders in which a relative path is looked for, in this order: the user's, and the project's."""
     return [folder for folder in (launched_from(), os.getcwd()) if folder]
 
 
 def expand(path: str) -> str:
-    """A path with `~` as the home folder, unless something of that very name is there."""
+    """A path with `~` replaced by the home folder, unless a file or folder has exactly this name."""
     return path if os.path.lexists(path) else os.path.expanduser(path)
 
 
 def locate(option: str, text: str, kind: str) -> str:
-    """The path of an option where it is: `~` expanded, and looked for where the user is.
+    """The path that an option names, with `~` expanded and relative to the folder where the user gave the command.
 
     Args:
-        option: its name, for a sentence.
+        option: its name, for sentences.
         text: its value; an address (runs:/<id>, postgresql://...) stays as it is.
-        kind: `input` (looked for in `places`), `place` (the same, but it need not be there), `save` (written where the
-            user is), or `output` (in the project's folder).
+        kind: `input` (which must be in one of `places`), `place` (the same, but it need not be there), `save` (which is
+            written where the user is), or `output` (in the project's folder).
 
     Raises:
-        InputError: no file can have that name, it can't be looked at, or an input is in neither of two places.
+        InputError: no file can have that name, it can't be looked up, or an input is in neither of two folders.
     """
     if text.startswith("journal:"):  # of Optuna
         return f"journal:{locate(option, text.removeprefix('journal:'), kind)}"
@@ -153,16 +78,16 @@ def locate(option: str, text: str, kind: str) -> str:
     user = launched_from() if kind != "output" and not os.path.isabs(path) else ""
     if not user:
         return on_disk("", path) if kind == "input" else path
-    theirs = on_disk(user, path)
-    if kind == "save" or os.path.lexists(theirs):
-        return theirs
-    own = on_disk("", path)
-    if kind == "input" and not os.path.lexists(own):
+    of_user = on_disk(user, path)
+    if kind == "save" or os.path.lexists(of_user):
+        return of_user
+    of_project = on_disk("", path)
+    if kind == "input" and not os.path.lexists(of_project):
         raise InputError(
             f"{option}={printable(text, LONGEST_NAME)} is neither in {user}, where the command was given, nor in "
             f"{os.getcwd()}, the project's folder; correct it or give an absolute path."
         )
-    return own
+    return of_project
 
 
 def require_name(option: str, path: str) -> None:
@@ -178,74 +103,80 @@ def require_name(option: str, path: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        what = "has a name that is too long for a file" if error.errno == errno.ENAMETOOLONG else "can't be looked up"
+        too_long = error.errno == errno.ENAMETOOLONG
+        problem = "has a name that is too long for a file" if too_long else "can't be looked up"
         raise InputError(
-            f"{option}={printable(path, 80)} {what} ({error.strerror}, {len(path):,} characters); give another path."
+            f"{option}={printable(path, 80)} {problem} ({error.strerror}, {len(path):,} characters); give another path."
         ) from None
     except ValueError:
         raise InputError(f"{option}={printable(path, 80)} holds a null character; give another path.") from None
 
 
+def on_disk(folder: str | os.PathLike[str], path: str) -> str:
+    """The path of a file as the disk holds it, whose names may be in another Unicode form than those that are given.
+
+    Args:
+        folder: an existing folder, in the form in which it is given; empty: the working folder.
+        path: relative to the folder, or absolute.
+
+    Returns:
+        The two joined, each name in the form that is there; where no form is there, as they are given.
+    """
+    as_given = os.path.join(folder, path)
+    if os.path.lexists(as_given) or "\0" in path:
+        return as_given
+    place = os.path.join(folder, "/") if path.startswith("/") else os.fspath(folder)
+    for part in filter(None, path.split("/")):
+        step = os.path.join(place, part)
+        if not os.path.lexists(step):
+            twin = _twin(place or ".", unicodedata.normalize("NFC", part) if len(part) < LONGEST_NAME else part)
+            if not twin:
+                return as_given
+            step = os.path.join(place, twin)
+        place = step
+    return place
+
+
+def _twin(folder: str, composed: str) -> str:
+    """The name of a file of a folder whose composed form (NFC) is this one; empty where there is none."""
+    with suppress(OSError):
+        return _twins(folder, os.stat(folder).st_mtime_ns).get(composed, "")
+    return ""
+
+
+@lru_cache(maxsize=64)
+def _twins(folder: str, _changed: int) -> dict[str, str]:
+    """The names in a folder by their composed form (NFC); read anew when the folder has changed."""
+    return {unicodedata.normalize("NFC", name): name for name in sorted(os.listdir(folder))}
+
+
+@contextmanager
+def plain_path(path: Path) -> Iterator[Path]:
+    """The path of a file for libraries that take only UTF-8: its own, or that of a copy that is there for the time."""
+    if writable(str(path)) == str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(shutil.copy(path, Path(folder) / writable(path.name)))
+
+
 def require_writable(folder: Path) -> None:
-    """Refuses a folder into which no file can be written, before something is computed for it; makes it if need be.
+    """Refuses a folder into which no file can be written, before something is computed for it; makes a missing one.
 
     Raises:
-        InputError: names the folder, and why.
+        InputError: names the folder and the reason.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        why = error.strerror or error
-        raise InputError(f"{folder} can't be written to ({why}); free space or choose another folder.") from None
-
-
-def why_left_out(path: str, endings: Sequence[str]) -> str:
-    """What of a folder is passed over whatever its format, as a kind in the plural; empty where it is looked into.
-
-    Args:
-        path: of a file or folder in it.
-        endings: of audio that is read, in small letters.
-    """
-    name = os.path.basename(path)
-    if name.startswith(".") or name == "__MACOSX":  # macOS puts these beside files in archives
-        return "hidden files or folders"
-    if os.path.isfile(path):
-        return ""
-    if os.path.islink(path):
-        return "links to folders, which are not followed" if os.path.isdir(path) else "broken links"
-    if not os.path.isdir(path) and os.path.splitext(name)[1].lower() in (*endings, *UNREAD):
-        return "pipes, devices or files that can't be looked at"
-    return ""
-
-
-def with_conversion(problem: str, path: str) -> str:
-    """What is wrong with an audio file, and for a format that is not read the command that converts it.
-
-    >>> with_conversion("not audio", "in.m4a"), with_conversion("missing", "in.m4a")
-    ('not audio; convert it: ffmpeg -nostdin -n -i in.m4a -ac 1 -ar 16000 in.m4a.wav', 'missing')
-    """
-    if problem in ("missing", "empty file", "a folder") or os.path.splitext(path)[1].lower() not in UNREAD:
-        return problem
-    safe = printable(f"./{path}" if path.startswith("-") else path, LONGEST_NAME)
-    return f"{problem}; convert it: {_CONVERT.format(shlex.quote(safe), shlex.quote(f'{safe}.wav'))}"
-
-
-def folder_conversion(folder: str, endings: Sequence[str]) -> str:
-    """The command that converts all files of a folder that have one of these endings, each into a WAV file beside it.
-
-    >>> print(folder_conversion("clips", [".m4a"]))
-    find clips '!' -name '.*' '(' -iname '*.m4a' ')' -exec ffmpeg -nostdin -n -i '{}' -ac 1 -ar 16000 '{}.wav' ';'
-    """
-    names = [word for ending in endings for word in ("-o", "-iname", f"*{ending}")][1:]
-    safe = printable(f"./{folder}" if folder.startswith("-") else folder, LONGEST_NAME)
-    words = ["find", safe, "!", "-name", ".*", "(", *names, ")"]
-    return shlex.join([*words, "-exec", *_CONVERT.format("{}", "{}.wav").split(), ";"])
+        cause = error.strerror or error
+        raise InputError(f"{folder} can't be written to ({cause}); free space or choose another folder.") from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes to a temporary name and renames: the file is there whole, or as it was before.
+    """Writes a file under a temporary name and renames it, so that it is there whole, or as it was before.
 
     Raises:
         InputError: the disk is full or the folder can't be written to.
@@ -266,11 +197,31 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def plain_path(path: Path) -> Iterator[Path]:
-    """A file's path for libraries that take no other than UTF-8: its own, or for the time being that of a copy."""
-    if writable(str(path)) == str(path):
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(shutil.copy(path, Path(folder) / writable(path.name)))
+HELD: set[IO[bytes]] = set()
+"""Files that this process has locked. A forked child closes them, else they would stay locked after its parent."""
+
+
+def lock(file: IO[bytes]) -> None:
+    """Locks an open file for this process alone, until it is closed with `unlock`.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    HELD.add(file)
+
+
+def unlock(file: IO[bytes]) -> None:
+    """Closes a file that `lock` has locked, which unlocks it."""
+    HELD.discard(file)
+    file.close()
+
+
+def _close_inherited() -> None:
+    """Closes, in a forked child, the files that its parent has locked."""
+    for file in list(HELD):
+        os.close(file.fileno())
+    HELD.clear()
+
+
+os.register_at_fork(after_in_child=_close_inherited)

@@ -1,4 +1,4 @@
-"""The options of an entry point as its command line holds them.
+"""The options of an entry point on its command line: parsed, and written as the command that a person can repeat.
 
 Imports nothing but the standard library, so that `--help` is instant.
 """
@@ -24,21 +24,24 @@ from exvo.files import launched_from, locate
 from exvo.text import default_text, nearest
 
 LAUNCHER = "EXVO_LAUNCHER"
-"""The variable that tells worker processes how their command was started: `mlflow run`, or empty."""
+"""The environment variable by which worker processes know that `mlflow run` started their command; else empty."""
 
 
 _run_of_launcher = ""
 
 
 def note_launcher() -> None:
-    """Notes the run that `mlflow run` has made for this command, and where; MLflow takes its mark away as it begins."""
+    """Notes the run that `mlflow run` has made for this command, and the folder in which it was given.
+
+    It must be called first: MLflow removes the variable that names the run when the run begins.
+    """
     global _run_of_launcher
     launched_from()
     _run_of_launcher = os.environ.get("MLFLOW_RUN_ID", "")
 
 
 def launched_run() -> str:
-    """The id of the run that `mlflow run` has made for this command; an empty text under another launcher."""
+    """The id of the run that `mlflow run` has made for this command; empty under another launcher."""
     return _run_of_launcher
 
 
@@ -53,23 +56,22 @@ def program(name: str) -> str:
     >>> program("python").endswith("python") or "python3" in program("python")
     True
     """
-    own = Path(sys.executable).parent
-    names = [name, *(["python3"] if name == "python" else [])]
-    for one in names:
-        if Path(shutil.which(one) or "").parent == own:
-            return one
-    if name != "python" and not (own / name).exists():
+    folder = Path(sys.executable).parent
+    for command in [name, *(["python3"] if name == "python" else [])]:
+        if Path(shutil.which(command) or "").parent == folder:
+            return command
+    if name != "python" and not (folder / name).exists():
         return f"{program('python')} -m {name}"
-    path = Path(sys.executable) if name == "python" else own / name
+    path = Path(sys.executable) if name == "python" else folder / name
     with contextlib.suppress(ValueError):
         return shlex.quote(str(path.relative_to(Path.cwd())))
     return shlex.quote(str(path))
 
 
 def environment_manager() -> str:
-    """The option of `mlflow run` that chooses the kind of environment that this process runs in, with a space before.
+    """The option of `mlflow run` for the kind of environment in which this process runs, with a space before it.
 
-    MLflow's own environments are called mlflow-<hash>; conda needs no option.
+    It is empty for conda, MLflow's default. The environments that MLflow makes are called mlflow-<hash>.
     """
     folder = Path(sys.prefix)
     if not folder.name.startswith("mlflow-"):
@@ -83,32 +85,36 @@ def environment_manager() -> str:
 
 
 def command_line(entry_point: str, options: Mapping[str, Any]) -> str:
-    """The command that runs an entry point with these options, those left out that have their default.
+    """The command that runs an entry point with these options; options with their default are left out.
 
-    It starts the entry point as the present command was started: by `mlflow run`, or as `exvo`.
+    It starts the entry point in the way in which the present command was started: by `mlflow run`, or as `exvo`.
 
     >>> command_line("enrolment-curve", {"run_id": "my run", "draws": 5}).partition("exvo ")[2]
     "enrolment-curve '--run_id=my run' --draws=5"
     """
     fields = dataclasses.fields(ENTRY_POINTS[entry_point])
-    given = {field.name: default_text(options[field.name]) for field in fields if field.name in options}
-    changed = [
-        f"{field.name}={given[field.name]}"
-        for field in fields
-        if given.get(field.name, default_text(field.default)) != default_text(field.default)
-    ]
+    defaults = {field.name: default_text(field.default) for field in fields}
+    texts = {name: default_text(options[name]) for name in defaults if name in options}
+    changed = [f"{name}={text}" for name, text in texts.items() if text != defaults[name]]
     if by_mlflow():
         project = shlex.quote(os.getcwd()) if launched_from() else "."
-        words = [f"{program('mlflow')} run {project} -e {entry_point}", *(f"-P {shlex.quote(one)}" for one in changed)]
+        words = [
+            f"{program('mlflow')} run {project} -e {entry_point}",
+            *(f"-P {shlex.quote(option)}" for option in changed),
+        ]
         return " ".join(words) + environment_manager()
-    return " ".join([program("exvo"), entry_point, *(shlex.quote(f"--{one}") for one in changed)])
+    return " ".join([program("exvo"), entry_point, *(shlex.quote(f"--{option}") for option in changed)])
 
 
 def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
-    """The value of an option's text.
+    """The value of an option from its text.
+
+    Args:
+        field: the option, made by `exvo.config.option`.
+        text: as the command line has it.
 
     Raises:
-        InputError: the text is of the wrong type, no choice of this option, or out of its range.
+        InputError: the text has the wrong type, is none of the choices, or is out of range.
     """
     limits, kind = field.metadata, str(field.type).removesuffix(" | None")
     if "auto" in limits and text == "auto":
@@ -121,12 +127,12 @@ def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
         if "choices" in limits and text not in limits["choices"]:
             raise InputError(f"{field.name}={text} is not known{nearest(text, limits['choices'])}")
         return text
-    wanted = "a whole number" if kind == "int" else "a number"
-    wanted += " or auto" if "auto" in limits else ""
+    expected = "a whole number" if kind == "int" else "a number"
+    expected += " or auto" if "auto" in limits else ""
     try:
         value = int(text) if kind == "int" else float(text)
     except ValueError:
-        raise InputError(f"{field.name}={text} is not {wanted}.") from None
+        raise InputError(f"{field.name}={text} is not {expected}.") from None
     low, high = limits.get("low", -math.inf), limits.get("high", math.inf)
     if not low <= value <= high:
         bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
@@ -135,17 +141,24 @@ def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are InputErrors."""
+
     def error(self, message: str) -> NoReturn:
+        """Refuses the command line."""
         raise InputError(f"{message[:1].upper()}{message[1:]}; see --help.")
 
 
 def parse(entry_point: str, arguments: Sequence[str] | None = None, description: str | None = None) -> Any:
-    """The settings of an entry point from its command line (`sys.argv` when None); `--help` begins with `description`.
+    """The settings of an entry point from its command line. Options that name a file or folder become its path.
 
-    Options that name one file or folder hold where it is (`paths.locate`).
+    Args:
+        entry_point: its name in `ENTRY_POINTS`.
+        arguments: the words of the command line; None: those of this process.
+        description: the text with which `--help` begins.
 
     Raises:
-        InputError: an option is unknown, lacks its value, is not of its type or range, or names no path.
+        InputError: an option is unknown, lacks its value, has a value of the wrong type or out of range, or names a
+            path that can't be (`exvo.files.locate`).
     """
     settings = ENTRY_POINTS[entry_point]
     fields = {field.name: field for field in dataclasses.fields(settings)}
@@ -159,11 +172,11 @@ def parse(entry_point: str, arguments: Sequence[str] | None = None, description:
             help=f"{field.metadata['help']}{auto} (default: {default or 'empty'})".replace("%", "%%"),
         )
     words = sys.argv[1:] if arguments is None else list(arguments)
-    given, unknown = parser.parse_known_args(with_values(words, list(fields)))
+    texts, unknown = parser.parse_known_args(with_values(words, list(fields)))
     if unknown:
         name = unknown[0].removeprefix("--").split("=")[0]
         raise InputError(f"{entry_point} has no option {unknown[0]}{nearest(name, list(fields))}")
-    values = {name: parse_value(fields[name], text) for name, text in vars(given).items() if text is not None}
+    values = {name: parse_value(fields[name], text) for name, text in vars(texts).items() if text is not None}
     for name, value in values.items():
         if "path" in fields[name].metadata:
             values[name] = locate(name, value, fields[name].metadata["path"])
@@ -171,9 +184,9 @@ def parse(entry_point: str, arguments: Sequence[str] | None = None, description:
 
 
 def with_values(words: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The words of a command line, each option joined with its value, which may so begin with a dash.
+    """The words of a command line, each option joined with its value by `=`, so that a value may begin with a dash.
 
-    A word that is itself an option is no value.
+    A word that is itself an option is not taken for a value.
 
     >>> with_values(["--audio", "-laugh.wav", "--top", "--save", "a.csv"], ["audio", "top", "save"])
     ['--audio=-laugh.wav', '--top', '--save=a.csv']

@@ -1,6 +1,6 @@
-"""CSV files as spreadsheets write them: encoding, separator, decimal commas, read where there is one way to read them.
+"""Reads CSV files as spreadsheets write them, with their encodings, separators and decimal commas.
 
-What differs from plain CSV (UTF-8, commas, decimal points) is said; what can be read in two ways is refused.
+Notes say what differs from plain CSV (UTF-8, commas, decimal points). A file that can be read in two ways is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from exvo.text import normal, printable
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods")
-"""Endings of spreadsheets' own files."""
+"""Endings of the files of spreadsheet programs, which are not read."""
 
 ADVICE = "save it as 'CSV UTF-8'"
 
@@ -32,23 +32,23 @@ _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
 )
 _WESTERN = ("cp1252", "cp1250", "cp1254", "iso8859-15", "latin-1")
-_ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?=[A-Za-z])|(?<=[A-Za-z])[\x80-\xff](?![\x80-\xff])")
-_HIGH = re.compile(rb"[\x80-\xff]")
+_LONE_LETTER = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?=[A-Za-z])|(?<=[A-Za-z])[\x80-\xff](?![\x80-\xff])")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _COMMA = re.compile(r"[+-]?\d*,\d*([eE][+-]?\d+)?", re.ASCII)
 _POINT = re.compile(r"[+-]?\d*\.\d*([eE][+-]?\d+)?", re.ASCII)
-_HALVES = re.compile(r"(?<![^,])[+-]?\d+,\d+(?![^,])", re.ASCII)
+_SPLIT_DECIMAL = re.compile(r"(?<![^,])[+-]?\d+,\d+(?![^,])", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 
 
 class Rows(NamedTuple):
-    """A CSV file's cells as stripped text in composed form (NFC).
+    """The cells of a CSV file, as stripped text in composed form (NFC).
 
     Attributes:
         header: the names of the columns.
         places: where each row ends, as `line N`.
-        cells: of each row; not always as many as the header's.
-        separator: what stands between cells, in words.
-        notes: how it was read, where that differs from plain CSV: short phrases.
+        cells: the cells of each row, whose number may differ from the header's.
+        separator: the name of the separator, in the plural.
+        notes: how the file was read, where it is not plain CSV: short phrases.
     """
 
     header: list[str]
@@ -59,17 +59,17 @@ class Rows(NamedTuple):
 
 
 def decode(content: bytes) -> tuple[str, str]:
-    """The text of a table, and its encoding where it is another than UTF-8, else empty.
+    """The text of a table, and the name of its encoding; '' for UTF-8.
 
-    Without a byte order mark it is UTF-8, or a Western encoding of one byte a letter, where Windows-1252, -1250, -1254,
-    Latin-1 and Latin-9 agree on all letters and each stands alone beside an unaccented one: in Greek, Cyrillic and
-    Asian encodings they stand in rows.
+    A file without a byte order mark is UTF-8, or in a Western encoding of one byte a letter. The latter is accepted
+    only where Windows-1252, -1250, -1254, Latin-1 and Latin-9 give the same text, and each letter beyond ASCII stands
+    alone beside an unaccented one: in Greek, Cyrillic and Asian encodings such letters stand side by side.
 
     Raises:
-        ValueError: says what else it is, and what to do.
+        ValueError: it is something else; says what, and what to do.
     """
     if content[:4] == b"PK\3\4" or content[:8] == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
-        raise ValueError(f"it is a spreadsheet's own file (as .xlsx): {ADVICE}")
+        raise ValueError(f"it is the file of a spreadsheet program (as .xlsx): {ADVICE}")
     for mark, encoding, name in _MARKS:
         if content.startswith(mark):
             try:
@@ -81,13 +81,13 @@ def decode(content: bytes) -> tuple[str, str]:
     try:
         return content.decode("utf-8"), ""
     except UnicodeDecodeError as error:
-        wrong = error
+        start = error.start
     texts = {encoding: content.decode(encoding, "replace") for encoding in _WESTERN}
-    alone = len(_ALONE.findall(content)) == len(_HIGH.findall(content))
-    if alone and len(set(texts.values())) == 1:
+    all_alone = len(_LONE_LETTER.findall(content)) == len(_NOT_ASCII.findall(content))
+    if all_alone and len(set(texts.values())) == 1:
         return texts["latin-1"], "Windows-1252"
-    line = len(re.findall(rb"\r\n|\r|\n", content[: wrong.start])) + 1
-    word = {encoding: _word(text, wrong.start) for encoding, text in texts.items()}
+    line = len(re.findall(rb"\r\n|\r|\n", content[:start])) + 1
+    word = {encoding: _word(text, start) for encoding, text in texts.items()}
     raise ValueError(
         f"line {line} is not UTF-8, and other encodings disagree, so that it may be {word['cp1252']!r} (Windows-1252) "
         f"or {word['cp1250']!r} (Windows-1250): {ADVICE}"
@@ -95,72 +95,75 @@ def decode(content: bytes) -> tuple[str, str]:
 
 
 def _word(text: str, place: int) -> str:
-    """The letters around a place, safe for a terminal."""
+    """The word around a place of a text, safe for a terminal."""
     ahead = re.split(r"[\s,;]", text[max(0, place - 20) : place])[-1]
     return printable(ahead + re.split(r"[\s,;]", text[place : place + 20])[0])
 
 
-def parse(text: str, encoding: str = "", most: int = 1_000) -> Rows:
-    """The cells of a table: the separator is the one that the header shows; empty rows and last columns are left out.
+def parse(text: str, encoding: str = "", max_columns: int = 1_000) -> Rows:
+    """The cells of a table. The header shows the separator; empty rows, and empty columns at the end, are left out.
 
     Args:
         text: of the file.
         encoding: as `decode` gives it.
-        most: columns at most.
+        max_columns: the most columns.
 
     Raises:
-        csv.Error: it is no CSV.
-        ValueError: the separator can't be told, or there are too many columns.
+        csv.Error: it is not CSV.
+        ValueError: its separator is unknown or unclear, or it has too many columns.
     """
     notes = [encoding] if encoding else []
-    told = re.match(r"(?i)\"?sep=(.)\"?(?=[\r\n]|$)", text)
-    separator = told[1] if told else _separator(text)
-    if told and separator not in SEPARATORS:
+    sep_line = re.match(r"(?i)\"?sep=(.)\"?(?=[\r\n]|$)", text)
+    separator = sep_line[1] if sep_line else _separator(text)
+    if sep_line and separator not in SEPARATORS:
         raise ValueError(f"its first line says sep={printable(separator)}; separate its cells by commas")
-    if told or separator != ",":
+    if sep_line or separator != ",":
         notes.append(f"{SEPARATORS[separator]} between cells")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     lines = ((f"line {reader.line_num}", [normal(cell.strip()) for cell in row]) for row in reader if row)
-    if told:
+    if sep_line:
         next(lines)
     header = next((row for _, row in lines if any(row)), [])
     rows = list(lines)
     places = [where for where, row in rows if any(row)]
     empty = len(rows) - len(places)
     cells = [row for _, row in rows if any(row)]
-    wide = len(header)
+    width = len(header)
     while header and not header[-1]:
         header.pop()
     if any(any(row[len(header) :]) for row in cells):
-        header += [""] * (wide - len(header))
-    if len(header) > most:
-        raise ValueError(f"it has {len(header):,} columns, more than {most:,}; leave some out")
+        header += [""] * (width - len(header))
+    if len(header) > max_columns:
+        raise ValueError(f"it has {len(header):,} columns, more than {max_columns:,}; leave some out")
     if len(header) == 1 and any(mark in header[0] for mark in SEPARATORS):
         raise ValueError("its header is a single cell in quotes; write lines without quotes around the whole of each")
-    cut = wide > len(header)
+    columns_cut = width > len(header)
     for row in cells:
         if len(row) > len(header) and not any(row[len(header) :]):
             del row[len(header) :]
-            cut = True
+            columns_cut = True
     if empty:
         notes.append(f"{empty:,} empty row{'s' * (empty > 1)} left out")
-    if cut:
+    if columns_cut:
         notes.append("empty columns at the end left out")
     return Rows(header, places, cells, SEPARATORS[separator], tuple(notes))
 
 
 def _separator(text: str) -> str:
-    """What splits the header; of several the one that splits all rows into as many cells, the most of them."""
+    """The character that splits the header.
+
+    Of several it is the one that gives all rows the same number of cells; of several such, the one that gives the most.
+    """
     splitting = [separator for separator in SEPARATORS if next(_widths(text, separator), 0) > 1]
     if len(splitting) > 1:
         widths = {separator: set(_widths(text, separator)) for separator in splitting}
-        alike = [separator for separator in splitting if len(widths[separator]) == 1]
-        return max(alike, key=lambda separator: max(widths[separator]), default=",")
+        regular = [separator for separator in splitting if len(widths[separator]) == 1]
+        return max(regular, key=lambda separator: max(widths[separator]), default=",")
     return splitting[0] if splitting else ","
 
 
 def _widths(text: str, separator: str) -> Iterator[int]:
-    """The number of cells of each row that is not empty; 0 where the text is no CSV by this separator."""
+    """The number of cells of each row that is not empty; 0 at the end where the text is no CSV with this separator."""
     try:
         for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
             if any(row):
@@ -170,10 +173,10 @@ def _widths(text: str, separator: str) -> Iterator[int]:
 
 
 def decimal_points(columns: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Columns of numbers as text, decimal commas as points where all numbers have them; and what was done, or empty.
+    """Columns of numbers, as text, with decimal points in place of decimal commas; and a note on that, '' without any.
 
-    A comma is a decimal one where no number of the table has a decimal point, and at least one number can't have its
-    comma between thousands. Cells that are no numbers in either way stay as they are, for the caller to refuse.
+    Commas are decimal ones where no number of the table has a decimal point, and the comma of at least one number can't
+    separate thousands. Cells that are not numbers either way stay as they are, for the caller to refuse.
 
     >>> decimal_points(pd.DataFrame({"a": ["0,5", "1"], "b": ["1,250", ""]}))[0].values.tolist()
     [['0.5', '1.250'], ['1', '']]
@@ -190,7 +193,7 @@ def decimal_points(columns: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def number_advice(cells: Sequence[str]) -> str:
-    """What to do about cells that are no numbers."""
+    """What to do about cells that are not numbers."""
     if any("," in cell and any(map(str.isdigit, cell)) for cell in cells):
         return "give finite numbers with a decimal point and nothing between thousands (1,234 may be 1.234 or 1234)"
     return "give finite numbers"
@@ -202,10 +205,10 @@ def width_advice(header: Sequence[str], rows: Sequence[Sequence[str]], separator
     Args:
         header: the names of the columns.
         rows: the cells of all rows.
-        separator: what stands between cells, in words.
+        separator: its name, as in `Rows`.
     """
     longer = [row for row in rows if len(row) > len(header)]
-    split = any(len(_HALVES.findall(",".join(row))) >= len(row) - len(header) for row in longer)
+    split = any(len(_SPLIT_DECIMAL.findall(",".join(row))) >= len(row) - len(header) for row in longer)
     if separator == SEPARATORS[","] and split and not any(map(_matches(_POINT), chain.from_iterable(rows))):
         return (
             "decimal commas without quotes are the likely cause, as 0,5 is two cells: write numbers with a decimal "
@@ -215,7 +218,7 @@ def width_advice(header: Sequence[str], rows: Sequence[Sequence[str]], separator
 
 
 def title_advice(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """What to do where the first line looks like a title above the header; empty where it does not."""
+    """What to do about a first line that looks like a title above the header; '' where it does not look so."""
     below = [cell for cell in rows[0] if cell] if rows else []
     if len(below) == 1:
         below = re.split("[,;\t]", below[0])
@@ -227,14 +230,15 @@ def title_advice(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _matches(pattern: re.Pattern[str]) -> Callable[[str], bool]:
+    """A function that says whether a pattern matches the whole of a text."""
     return lambda text: pattern.fullmatch(text) is not None
 
 
 def refuse_workbook(name: str) -> None:
-    """Refuses a spreadsheet's own file by its ending.
+    """Refuses the file of a spreadsheet program, by its ending.
 
     Raises:
         InputError: says how to save it.
     """
     if name.lower().endswith(WORKBOOKS):
-        raise InputError(f"{printable(name, 200)} is a spreadsheet's own file, which is not read: {ADVICE}.")
+        raise InputError(f"{printable(name, 200)} is the file of a spreadsheet program, which is not read: {ADVICE}.")

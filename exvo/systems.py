@@ -1,7 +1,7 @@
-"""The named systems: each is the default plus its differences. A new variant is one line.
+"""The named systems, each as its differences from the plain CNN14: a new one is one line.
 
-The first part is arXiv 2206.06680's; the second is ours: the enrolment clips go through the main encoder itself, within
-the training batch, so that knowing the speaker costs hardly more than the plain CNN.
+`PUBLISHED` holds those of arXiv 2206.06680. In ours the enrolment clips go through the main encoder, in the training
+batch, so that a personalised system takes hardly more time than the plain CNN.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ PUBLISHED: dict[str, SystemConfig] = {
     "cnn14-speaker-multitasking": SystemConfig(batch_size=8, main_speaker="learn"),
     "cnn14-speaker-invariant": SystemConfig(batch_size=8, main_speaker="forget"),
 }
-"""arXiv 2206.06680. The first three are published for both tasks, the others for few-shot alone: 23 rows."""
+"""The systems of arXiv 2206.06680: the first three are published for both tasks, the others for few-shot: 23 rows."""
 
 SYSTEMS: dict[str, SystemConfig] = PUBLISHED | {
     "cnn14-relative": _ours("relative"),
@@ -69,14 +69,17 @@ SYSTEMS: dict[str, SystemConfig] = PUBLISHED | {
 SHORT_NAMES = {"cnn14": "cnn14-random-init", "cnn10": "cnn10-random-init"}
 
 RECOGNISERS = ("cnn5", "cnn10-random-init", "cnn14-random-init")
-"""What `task=speaker` trains (arXiv 2206.06680): an encoder and an output, no more."""
+"""The systems that `task=speaker` can train (arXiv 2206.06680): those of an encoder and an output, and no more."""
 
 
 def full_name(name: str) -> str:
-    """The name of the system of that name or short name.
+    """The full name of a system.
+
+    Args:
+        name: its full or short name.
 
     Raises:
-        InputError: there is none; the sentence lists the nearest names.
+        InputError: there is no such system; names the nearest ones.
     """
     full = SHORT_NAMES.get(name, name)
     if full not in SYSTEMS:
@@ -85,17 +88,21 @@ def full_name(name: str) -> str:
 
 
 def find(name: str) -> SystemConfig:
-    """The system of that name or short name. Raises InputError as `full_name` does."""
+    """A system by its full or short name.
+
+    Raises:
+        InputError: there is no such system; names the nearest ones.
+    """
     return SYSTEMS[full_name(name)]
 
 
-def check_task(name: str, task: str, protocol: str) -> None:
-    """Refuses options that a speaker recogniser has no use for.
+def require_trainable(name: str, task: str, protocol: str) -> None:
+    """Refuses systems and protocols that `task=speaker` can't train.
 
     Raises:
-        InputError: another system than the recognisers, or a protocol of enrolment, with task=speaker.
+        InputError: with `task=speaker` the system is not one of `RECOGNISERS`, or the protocol is `strict`.
     """
     if task == "speaker" and full_name(name) not in RECOGNISERS:
         raise InputError(f"task=speaker trains cnn5, cnn10 or cnn14, not model={name}; choose one of the three.")
     if task == "speaker" and protocol == "strict":
-        raise InputError("task=speaker has no enrolment clips, so protocol=strict says nothing; leave protocol=auto.")
+        raise InputError("task=speaker has no enrolment clips, so protocol=strict has no meaning; leave protocol=auto.")

@@ -13,6 +13,9 @@ from exvo.text import slug
 LONGEST = 200
 """Characters of a target's name in metrics: with what stands around it, MLflow takes 250."""
 
+FURTHER_LABELS: dict[str, tuple[str, ...]] = {"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}
+"""The labels of each task beside the targets."""
+
 
 def indices(labels: pd.Series[str], classes: tuple[str, ...]) -> np.ndarray:
     """The index of each label (clips,) among the classes; NaN where it is none of them."""
@@ -87,8 +90,7 @@ class Task:
             for multitask also of age (years) and country; for exclusive categories also of the category; for speaker
             of the speaker alone.
         """
-        beside = {"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}
-        labels = [*self.targets, *beside[self.name]]
+        labels = [*self.targets, *FURTHER_LABELS[self.name]]
         answers = self.answers(outputs)
         if self.categories:
             labels.append("category")
@@ -99,6 +101,26 @@ class Task:
         about["scored"] = True if scored is None else scored
         truth = clips[labels].reset_index(drop=True).add_prefix("truth.")
         return pd.concat([about, truth, answers.add_prefix("prediction.")], axis=1)
+
+
+def task_of(predictions: pd.DataFrame, name: str = "") -> Task:
+    """The task of a predictions table, as far as scoring needs it.
+
+    Args:
+        predictions: a row a clip, see `Task.table`.
+        name: fewshot, multitask or speaker; empty: read off the columns.
+    """
+    texts = {
+        column.removeprefix("truth."): not pd.api.types.is_numeric_dtype(predictions[column])
+        for column in map(str, predictions.columns)
+        if column.startswith("truth.")
+    }
+    if not name:
+        multitask = texts.get("country") and texts.get("age") is False
+        name = "speaker" if texts.get("speaker") else "multitask" if multitask else "fewshot"
+    categories = texts.get("category", False)
+    beside = {*FURTHER_LABELS[name], *(("category",) if categories else ())}
+    return Task(name, tuple(label for label in texts if label not in beside), categories=categories)
 
 
 def make_task(

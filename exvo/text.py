@@ -1,4 +1,4 @@
-"""Text made safe and written for people: names, numbers, lists, and what a library's error says."""
+"""Text for people: names and lists in sentences, text from outside made safe to print, errors of libraries."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from exvo.passwords import hide
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """'; did you mean a or b?', or '; known are ...' when nothing is near: the end of an error's sentence.
+def nearest(name: str, names: Sequence[str]) -> str:
+    """The end of a sentence about an unknown name: '; did you mean a or b?', or all names where none is near.
 
     >>> nearest("cnn41", ["cnn14", "cnn10"])
     '; did you mean cnn14 or cnn10?'
     """
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(known)}."
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(names)}."
 
 
 def default_text(value: Any) -> str:
@@ -36,19 +36,20 @@ def default_text(value: Any) -> str:
 
 
 PLAIN = {"█": "#", "±": "+-", "–": "-", "−": "-", "×": "x", "→": "->"}
-"""What is written for our own characters where an encoding lacks them."""
+"""Characters that exvo itself writes, and what stands for them in an encoding that lacks them."""
 
 WRITABLE = "exvo.writable"
-"""Error handler of `str.encode` that never fails; `writable` says how it writes what an encoding lacks."""
+"""The name of an error handler for `str.encode` that never fails; see `writable`."""
 
 LONGEST_NAME = 1_000
-"""Characters of a speaker, a country, a target or a path; file systems take 255 for each part of a path."""
+"""The most characters of a speaker, a country, a target or a path; file systems take 255 for each part of a path."""
 
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, line ends, what changes the direction of writing, and halves of characters."""
+"""Control characters, line ends, marks that change the direction of writing, and surrogates."""
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
+    """The error handler that `writable` uses: what replaces the characters, and where to go on."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
@@ -61,9 +62,9 @@ codecs.register_error(WRITABLE, _plain)
 
 
 def writable(text: str, encoding: str = "utf-8") -> str:
-    """Text as an encoding can write it: what it lacks becomes a plain character or a backslash escape.
+    """A text with the characters that an encoding lacks replaced by plain ones or by backslash escapes.
 
-    UTF-8 lacks nothing but the bytes of a file's name that is not UTF-8 itself, which Python holds as half characters.
+    UTF-8 lacks only surrogates, which Python uses for the bytes of a file's name that is not UTF-8 itself.
 
     >>> writable("caf\\udce9.wav"), writable("José ± 0.1 █", "ascii")
     ('caf\\\\xe9.wav', 'Jos\\\\xe9 +- 0.1 #')
@@ -72,16 +73,16 @@ def writable(text: str, encoding: str = "utf-8") -> str:
 
 
 def all_writable(value: Any) -> Any:
-    """The same for all texts of lists and dicts, which UTF-8 can then write."""
+    """A JSON value with all its texts, those of nested lists and dicts too, made `writable` in UTF-8."""
     if isinstance(value, dict):
-        return {all_writable(name): all_writable(own) for name, own in value.items()}
+        return {all_writable(name): all_writable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [all_writable(own) for own in value]
+        return [all_writable(item) for item in value]
     return writable(value) if isinstance(value, str) else value
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can be a name: on one line, nothing in it that moves the cursor of a terminal, not too long.
+    """Whether a text can be a name: it is on one line, moves no cursor of a terminal, and is not too long.
 
     >>> is_name("Müller (2)"), is_name("a\\x1b[2Jb"), is_name("two\\nlines")
     (True, False, False)
@@ -92,7 +93,7 @@ def is_name(text: str) -> bool:
 def normal(text: str) -> str:
     """A name or a path in Unicode's composed form (NFC), so that each has one spelling.
 
-    A text too long for a name stays as it is: `is_name` refuses it, and composing takes the square of its length.
+    A text too long for a name stays as it is: `is_name` refuses it, and composing takes time with its length squared.
 
     >>> normal("Jose\\u0301") == "Jos\\u00e9"
     True
@@ -101,7 +102,7 @@ def normal(text: str) -> str:
 
 
 def look_alikes(names: Iterable[str]) -> list[list[str]]:
-    """Groups of different names that differ only by case, spaces, width or letters that nobody sees, in their order.
+    """Groups of names that differ only by case, spaces, width or invisible characters, in the order of the names.
 
     >>> look_alikes(["Anna", "Ben", "anna ", "\\uff21nna", "Ben"])
     [['Anna', 'anna ', '\uff21nna']]
@@ -116,7 +117,11 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
 
 
 def printable(text: str, limit: int = 40) -> str:
-    """Text from a file, safe for a terminal: cut, and nothing in it that does not print.
+    """Text from outside, safe for a terminal: cut, and with `?` for characters that can't be printed.
+
+    Args:
+        text: of a file, a request, a command line.
+        limit: the most characters that are kept.
 
     >>> printable("a\\x1b[2Jb"), printable("x" * 50, 5)
     ('a?[2Jb', 'xxxxx...')
@@ -129,7 +134,7 @@ shown = printable  # the name by which models that MLflow logged before import i
 
 
 def reason(error: Exception) -> str:
-    """What an error of a library says, on one line and no longer than a sentence.
+    """The message of a library's error on one line, no longer than a sentence, without passwords.
 
     >>> reason(ValueError("two\\nlines."))
     'two lines'
@@ -143,7 +148,7 @@ def first_line(error: Exception) -> str:
 
 
 def listing(items: Iterable[object], limit: int = 10) -> str:
-    """Items in a sentence, at most `limit` of them by name.
+    """Items in a sentence: the first `limit` of them, and how many more there are.
 
     >>> listing(["a", "b"]), listing(range(5), limit=2)
     ('a, b', '0, 1 and 3 more')
@@ -154,10 +159,11 @@ def listing(items: Iterable[object], limit: int = 10) -> str:
 
 
 SYNTHETIC = "The corpus is SYNTHETIC: a program makes its voices, so these scores say nothing about people."
+"""What stands beside all scores on the sample corpus."""
 
 
 def slug(name: str) -> str:
-    """A target's name in metrics.
+    """The name of a target as it stands in names of metrics.
 
     >>> slug("Surprise (Negative)")
     'surprise_negative'

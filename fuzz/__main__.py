@@ -59,8 +59,8 @@ def main() -> int:
         counts, grown = attack(place, name, options.seed, numbers, options.workers)
         failed += counts["failed"]
         seconds = time.monotonic() - started
-        told = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in ("accepted", "refused", "failed"))
-        print(f"{name:<12} {sum(counts.values()):,} inputs: {told}; {seconds:.0f} s, {grown / 2**20:.0f} MiB more")
+        tally = ", ".join(f"{counts[outcome]:,} {outcome}" for outcome in ("accepted", "refused", "failed"))
+        print(f"{name:<12} {sum(counts.values()):,} inputs: {tally}; {seconds:.0f} s, {grown / 2**20:.0f} MiB more")
     print(f"{failed} inputs break a promise, kept in {KEPT}" if failed else "every promise held")
     return 1 if failed else 0
 
@@ -84,15 +84,15 @@ def attack(place: str, name: str, seed: int, numbers: range, workers: int) -> tu
 
         def share(worker: int) -> int:
             grown = 0
-            own = Path(folder) / str(worker) / name
-            for number, outcome, why in outcomes(place, own, seed, numbers[worker::workers]):
+            target_folder = Path(folder) / str(worker) / name
+            for number, outcome, why in outcomes(place, target_folder, seed, numbers[worker::workers]):
                 if outcome == "grown":
                     grown = max(grown, int(why))
                     continue
                 counts[outcome] += 1
                 bar.update()
                 if outcome == "failed":
-                    kept = keep(own, f"{name}-{seed}-{number}", why)
+                    kept = keep(target_folder, f"{name}-{seed}-{number}", why)
                     tqdm.write(f"{name} input {number}, kept in {kept}: {why.strip().splitlines()[-1][:300]}")
                     if counts["failed"] >= ENOUGH:
                         break

@@ -222,8 +222,8 @@ def report(watch: Watch, name: str, attack: Callable[[], Sequence[object]]) -> N
         statuses = Counter(attack())
         seconds = time.monotonic() - began
     time.sleep(2)
-    told = f"{seconds:6.1f} s  statuses {dict(statuses)}  MiB {before:.0f} -> {watch.most:.0f} -> {watch.memory():.0f}"
-    print(f"{name:<32} {told}  /ping at most {watch.slowest:.2f} s {dict(watch.pings)}", flush=True)
+    line = f"{seconds:6.1f} s  statuses {dict(statuses)}  MiB {before:.0f} -> {watch.most:.0f} -> {watch.memory():.0f}"
+    print(f"{name:<32} {line}  /ping at most {watch.slowest:.2f} s {dict(watch.pings)}", flush=True)
 
 
 @contextlib.contextmanager
@@ -252,9 +252,9 @@ def started(model: str, log: Path) -> Iterator[Watch]:
 def kill(process: psutil.Process) -> None:
     """Ends a process and its children at once."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        for one in [*process.children(recursive=True), process]:
+        for child in [*process.children(recursive=True), process]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
+                child.kill()
 
 
 if __name__ == "__main__":

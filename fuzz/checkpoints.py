@@ -38,8 +38,8 @@ MADE = [("cnn10-relative", FEWSHOT), ("cnn14-random-init-personalisation", FEWSH
 
 
 def write_whole(folder: Path) -> list[bytes]:
-    """The bytes of checkpoints of some systems, and of one of the format before; that they load is checked."""
-    found = []
+    """The bytes of checkpoints of several systems, and of one in the former format; checks that they load."""
+    contents = []
     for name, task in MADE:
         network = build_network(systems.find(name), task, 0.02, 3, "", np.random.default_rng(0).random((8, 4)), 3)
         path = folder / "best.safetensors"
@@ -47,10 +47,10 @@ def write_whole(folder: Path) -> list[bytes]:
         enrolled = EnrolmentSettings("published", 2)
         save_checkpoint(path, network, network.state_dict(), task, FeatureConfig(), "repeat", notes, enrolled)
         load_checkpoint(path)
-        found.append(path.read_bytes())
-    path.write_bytes(former(found[0]))
+        contents.append(path.read_bytes())
+    path.write_bytes(former(contents[0]))
     load_checkpoint(path)
-    return [*found, path.read_bytes()]
+    return [*contents, path.read_bytes()]
 
 
 def split(whole: bytes) -> tuple[dict[str, Any], bytes]:
@@ -66,7 +66,7 @@ def joined(header: dict[str, Any], weights: bytes) -> bytes:
 
 
 def former(whole: bytes) -> bytes:
-    """A checkpoint with the header of the format before, exvo-2."""
+    """A checkpoint with the header of the former format, exvo-2."""
     header, weights = split(whole)
     about = json.loads(header["__metadata__"]["exvo"])
     kept = {name: about[name] for name in ("network", "task", "fill", "notes")}
@@ -124,19 +124,19 @@ def change(random: Random, tree: Any) -> None:
 
 
 def write_panns(folder: Path, encoder: PANN) -> list[bytes]:
-    """Files of weights in torch's two formats, with the state of a sampler; that they load is checked."""
+    """Files of weights in torch's two formats, with the state of a sampler; checks that they load."""
     state = {"model": encoder.state_dict(), "sampler": {"indexes": np.arange(5), "pointer": 3}}
-    found = []
+    contents = []
     for zipped in (True, False):
         path = folder / "panns.pth"
         torch.save(state, path, _use_new_zipfile_serialization=zipped)
         load_panns(encoder, path)
-        found.append(path.read_bytes())
-    return found
+        contents.append(path.read_bytes())
+    return contents
 
 
 class Call:
-    """Pickled, asks whoever reads it to call a function."""
+    """An object whose pickle has its reader call a function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.function, self.arguments = function, arguments
@@ -146,13 +146,13 @@ class Call:
 
 
 def hexadecimal(times: int) -> Any:
-    """A call that doubles some bytes again and again."""
+    """A call that doubles 64 bytes `times` times."""
     import _codecs
 
-    found: Any = b"x" * 64
+    doubled: Any = b"x" * 64
     for _ in range(times):
-        found = Call(_codecs.encode, found, "hex")
-    return found
+        doubled = Call(_codecs.encode, doubled, "hex")
+    return doubled
 
 
 def draw_panns(random: Random, whole: bytes, executed: Path) -> bytes:

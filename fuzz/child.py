@@ -1,4 +1,4 @@
-"""The process in which inputs are read: it may crash, hang or run out of memory without the fuzzer's end."""
+"""The process in which inputs are read: it may crash, hang or run out of memory, and the fuzzer goes on."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def work(target: str, folder: Path, seed: int, numbers: range, pipe: Connection)
         numbers: of the inputs.
         pipe: to the parent; at the end it gets the growth of this process' memory in bytes.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's affair
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     signal.signal(signal.SIGALRM, slow)
     errors = folder.parent / f"{folder.name}.errors"
     os.dup2(os.open(errors, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600), 2)
@@ -66,9 +66,10 @@ def work(target: str, folder: Path, seed: int, numbers: range, pipe: Connection)
         written = os.fstat(2).st_size
         outcome, why = read(subject, seed_of(target, seed, number))
         sys.stderr.flush()
-        told = os.pread(2, FLOOD, written) if os.fstat(2).st_size > written else b""
-        if outcome != "failed" and (len(told) == FLOOD or b"Traceback" in told or b"Exception ignored" in told):
-            outcome, why = "failed", told.decode(errors="replace")
+        errors_written = os.pread(2, FLOOD, written) if os.fstat(2).st_size > written else b""
+        leaked = b"Traceback" in errors_written or b"Exception ignored" in errors_written
+        if outcome != "failed" and (leaked or len(errors_written) == FLOOD):
+            outcome, why = "failed", errors_written.decode(errors="replace")
         pipe.send((number, outcome, why))
         if outcome == "failed":
             pipe.recv()
@@ -90,7 +91,7 @@ def read(subject: object, random: Random) -> tuple[str, str]:
 
 
 def slow(number: int, frame: FrameType | None) -> NoReturn:
-    """What the alarm does."""
+    """Interrupts an input that takes too long, as the handler of the alarm."""
     raise Slow
 
 

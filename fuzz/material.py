@@ -101,14 +101,14 @@ CELLS = (
 @cache
 def audio() -> tuple[bytes, ...]:
     """A short tone in each format that libsndfile writes and people use; it draws the serial numbers of Ogg itself."""
-    found = []
+    files = []
     for kind, subtype in KINDS:
         for rate, channels in ((16_000, 1), (48_000, 2)):
             file, time = io.BytesIO(), np.arange(int(0.08 * rate)) / rate
             samples = np.repeat(0.3 * np.sin(2 * np.pi * 300 * time)[:, None], channels, axis=1)
             soundfile.write(file, samples, rate, format=kind, subtype=subtype)
-            found.append(file.getvalue())
-    return tuple(found)
+            files.append(file.getvalue())
+    return tuple(files)
 
 
 def text(content: bytes) -> str:

@@ -57,8 +57,9 @@ class Exchange:
     goes: bool = False
     """Whether the client goes before its body's end."""
     status: int = 0
-    told: bytes = b""
-    given: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytes = b""
+    """Of the answer."""
+    answer_headers: dict[bytes, bytes] = field(default_factory=dict)
 
     async def receive(self) -> dict[str, Any]:
         """The next part of the body; a client that has sent all of it waits for its answer."""
@@ -71,9 +72,9 @@ class Exchange:
     async def send(self, message: Any) -> None:
         """Takes a part of the answer."""
         if message["type"] == "http.response.start":
-            self.status, self.given = message["status"], dict(message["headers"])
+            self.status, self.answer_headers = message["status"], dict(message["headers"])
         else:
-            self.told += message["body"]
+            self.body += message["body"]
 
     def ask(self, service: Service) -> None:
         """Sends the request and waits for its end."""

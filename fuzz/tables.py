@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from exvo.config import EMOTIONS
 from exvo.errors import InputError
-from exvo.evaluation.pairwise import Scored, comparable, task_of
+from exvo.evaluation.pairwise import Scored, comparable
 from exvo.evaluation.results import Condition
 from exvo.evaluation.scoring import score_epoch
 from fuzz.material import CELLS, NUMBERS, damage
@@ -88,29 +88,30 @@ def draw_emogator(random: Random, folder: Path) -> None:
 
 def odd_rows(random: Random, header: list[str], rows: list[list[str]]) -> list[list[str]]:
     """Header and rows, a few cells, rows or columns of which are changed."""
-    found = [list(header), *(list(row) for row in rows)]
+    lines = [list(header), *(list(row) for row in rows)]
     for _ in range(random.choice([0, 1, 1, 1, 2, 4])):
-        way, row = random.randrange(12), random.randrange(len(found))
-        if way < 6 and found[row]:
-            found[row][random.randrange(len(found[row]))] = random.choice(CELLS)
+        way, row = random.randrange(12), random.randrange(len(lines))
+        if way < 6 and lines[row]:
+            lines[row][random.randrange(len(lines[row]))] = random.choice(CELLS)
         elif way == 6:
-            found.insert(row, list(random.choice(found)))
+            lines.insert(row, list(random.choice(lines)))
         elif way == 7:
-            del found[row][random.randrange(len(found[row]) + 1) :]
+            del lines[row][random.randrange(len(lines[row]) + 1) :]
         elif way == 8:
-            found[row].append(random.choice(CELLS))
+            lines[row].append(random.choice(CELLS))
         elif way == 9:
-            del found[row]
-            found = found or [[]]
+            del lines[row]
+            lines = lines or [[]]
         elif way == 10:
-            cells = [random.choice(CELLS), *["0.5"] * (len(found) - 1)]
-            found = [[*one, cell] for one, cell in zip(found, cells, strict=True)]
+            cells = [random.choice(CELLS), *["0.5"] * (len(lines) - 1)]
+            lines = [[*cells_of_line, cell] for cells_of_line, cell in zip(lines, cells, strict=True)]
         else:
             wide = random.choice([30, 1_200, 40_000])
-            found = [
-                [*one, *([f"t{number}" for number in range(wide)] if not at else [])] for at, one in enumerate(found)
+            lines = [
+                [*cells_of_line, *([f"t{number}" for number in range(wide)] if not at else [])]
+                for at, cells_of_line in enumerate(lines)
             ]
-    return found
+    return lines
 
 
 def write_csv(random: Random, path: Path, rows: list[list[str]]) -> None:
@@ -297,7 +298,7 @@ def compare(table: pd.DataFrame, name: str) -> None:
         if "clips of the test split are scored" in str(error):
             return
         raise
-    score_epoch(rows, task_of(scored))
+    score_epoch(rows, scored.task)
     assert task.targets
 
 

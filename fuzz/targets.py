@@ -1,4 +1,4 @@
-"""What is fuzzed: of each reader how an input is drawn, and what must hold of its answer."""
+"""What is fuzzed: for each reader how an input is drawn, and what its answer must fulfil."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from exvo.networks.checkpoint import load_checkpoint
 from exvo.networks.cnn import PANN
 from exvo.networks.panns import load_panns
 from exvo.serving.recordings import find_audio
-from exvo.tables import check_predictions, read_parquet
+from exvo.tables import read_flat_parquet, validated_predictions
 from exvo.tasks import make_task
 from exvo.text import is_name
 from fuzz import checkpoints, material, tables
@@ -48,10 +48,14 @@ class Broken(AssertionError):
     """What was promised does not hold."""
 
 
-def require(holds: bool, what: str) -> None:
-    """Raises Broken unless it holds."""
+def require(holds: bool, problem: str) -> None:
+    """Checks a promise.
+
+    Raises:
+        Broken: it does not hold.
+    """
     if not holds:
-        raise Broken(what)
+        raise Broken(problem)
 
 
 def clean(text: str) -> bool:
@@ -60,7 +64,11 @@ def clean(text: str) -> bool:
 
 
 def check_sentence(sentence: str, names: str = "") -> None:
-    """Raises Broken unless it is one sentence for people that names the file."""
+    """Checks that an error is one sentence for people that names the file.
+
+    Raises:
+        Broken: it is not.
+    """
     require(sentence[-1:] in (".", "?"), f"no sentence: {sentence[:500]!r}")
     require(clean(sentence) and "\n" not in sentence, f"not fit for a terminal: {sentence[:500]!r}")
     require(len(sentence) <= LONGEST_SENTENCE, f"a sentence of {len(sentence)} characters: {sentence[:500]!r}")
@@ -69,9 +77,9 @@ def check_sentence(sentence: str, names: str = "") -> None:
 
 
 class Target:
-    """A reader under attack. `draw` writes an input into `folder`, `run` reads it: true where it was accepted.
+    """A reader under attack: `draw` writes an input into `folder`, `run` reads it.
 
-    `run` raises for whatever should not happen.
+    `run` says whether the input was accepted, and raises for whatever should not happen.
     """
 
     memory = 2**30
@@ -98,7 +106,7 @@ class Target:
         raise NotImplementedError
 
     def named(self) -> str:
-        """What a sentence must hold."""
+        """The text that a sentence about a refused input must hold."""
         return str(self.folder)
 
 
@@ -123,10 +131,10 @@ class Audio(Target):
     def read(self) -> None:
         """A log-mel of finite numbers."""
         path = self.folder / "clip.audio"
-        found = read_audio(path.read_bytes() if self.in_memory else path, FEATURES)
-        decibels = log_mel(torch.from_numpy(found.waveform), FEATURES)
+        audio = read_audio(path.read_bytes() if self.in_memory else path, FEATURES)
+        decibels = log_mel(torch.from_numpy(audio.waveform), FEATURES)
         require(bool(decibels.isfinite().all()), "a log-mel that is not finite")
-        require(found.seconds <= FEATURES.max_seconds, "too long")
+        require(audio.seconds <= FEATURES.max_seconds, "too long")
 
     def named(self) -> str:
         """The file, or that it came as bytes."""
@@ -152,27 +160,27 @@ class Corpora(Target):
 
     def read(self) -> None:
         """A corpus that keeps all the rules of `Corpus`."""
-        found = corpora.load(self.name, self.folder)
-        clips = found.clips
+        corpus = corpora.load(self.name, self.folder)
+        clips = corpus.clips
         root = os.path.realpath(self.folder)
         require(clips["file"].is_unique, "a file twice")
         paths = [os.path.realpath(os.path.join(root, file)) for file in clips["file"]]
         require(all(path.startswith(f"{root}/") for path in paths), "a file out of the folder")
         require(set(clips["split"]) <= set(SPLITS), "a split")
-        labelled = clips.loc[clips["split"] != "test", list(found.targets)].to_numpy(np.float64)
+        labelled = clips.loc[clips["split"] != "test", list(corpus.targets)].to_numpy(np.float64)
         require(bool(np.isfinite(labelled).all()), "labels that are not finite")
-        require(all(map(is_name, [*clips["speaker"], *clips["file"], *found.targets])), "a name with controls")
+        require(all(map(is_name, [*clips["speaker"], *clips["file"], *corpus.targets])), "a name with controls")
         audio = pd.DataFrame({"file": clips["file"], "content": "", "seconds": 1.0, "rate": 16_000, "problem": ""})
-        told = audit(found, audio).text()
-        require(clean(told), "an audit with controls")
+        summary = audit(corpus, audio).text()
+        require(clean(summary), "an audit with controls")
         try:
-            make_task("fewshot", clips, found.targets, found.name, bool(found.categories))
+            make_task("fewshot", clips, corpus.targets, corpus.name, bool(corpus.categories))
         except InputError as error:
             check_sentence(str(error))
 
 
 class Checkpoints(Target):
-    """`networks.load`."""
+    """`networks.checkpoint.load_checkpoint`."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -184,13 +192,13 @@ class Checkpoints(Target):
 
     def read(self) -> None:
         """A network that can be asked."""
-        found = load_checkpoint(self.folder / "best.safetensors")
-        network = found.network
-        require(found.protocol in (None, "published", "strict"), "another protocol")
-        require(found.temperature is None or 0 < found.temperature < math.inf, "another temperature")
+        checkpoint = load_checkpoint(self.folder / "best.safetensors")
+        network = checkpoint.network
+        require(checkpoint.protocol in (None, "published", "strict"), "another protocol")
+        require(checkpoint.temperature is None or 0 < checkpoint.temperature < math.inf, "another temperature")
         clip = torch.zeros(1, network.min_frames, FEATURES.bands)
         with torch.inference_mode():
-            require(network(clip).shape == (1, found.task.outputs), "outputs of another shape")
+            require(network(clip).shape == (1, checkpoint.task.outputs), "outputs of another shape")
 
 
 class Panns(Target):
@@ -230,7 +238,7 @@ class Predictions(Target):
     def read(self) -> None:
         """Scores, from a table that keeps its rules."""
         path = self.folder / "test.parquet"
-        table = check_predictions(read_parquet(path), str(path))
+        table = validated_predictions(read_flat_parquet(path), str(path))
         tables.compare(table, str(path))
 
 
@@ -262,19 +270,19 @@ class Lists(Target):
         """A list of files, or a folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-        self.given = tables.draw_list(random, self.folder)
+        self.option = tables.draw_list(random, self.folder)
 
     def read(self) -> None:
         """Paths, and sentences that are fit for a terminal."""
-        files, notes = find_audio(self.given, "audio")
+        files, notes = find_audio(self.option, "audio")
         require(len(set(files)) == len(files) > 0, "a file twice, or none")
-        require(self.given[0] != "@" or all(map(os.path.isfile, files)), "a file of a list that is not there")
+        require(self.option[0] != "@" or all(map(os.path.isfile, files)), "a file of a list that is not there")
         for note in notes:
             require(clean(note) and "\n" not in note, "a note with controls")
 
     def named(self) -> str:
         """The option."""
-        return "audio=" if self.given[0] != "@" else ""
+        return "audio=" if self.option[0] != "@" else ""
 
 
 class Stores(Target):
@@ -292,7 +300,7 @@ class Stores(Target):
 
     def read(self) -> None:
         """Log-mels of whole frames, or a warning that names the shard."""
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             store = Store(self.folder, FEATURES)
             for content in list(store):
@@ -300,7 +308,7 @@ class Stores(Target):
                 np.isfinite(store[content]).all()
                 store.intact(content)
             store.table()
-        sentences = sorted({f"{one.message}." for one in told})  # the same one Python shows once
+        sentences = sorted({f"{warning.message}." for warning in caught})  # the same warning Python shows once
         require(len(sentences) <= 2, "a flood of warnings")
         if sentences:
             raise InputError(sentences[0])
@@ -321,20 +329,20 @@ class Served(Target):
 
     def read(self) -> None:
         """An answer, or one sentence with a status that blames the request, and nothing that is kept."""
-        one = self.exchange
-        one.ask(self.service)
+        exchange = self.exchange
+        exchange.ask(self.service)
         require(self.service.held == self.service.requests == 0, "a request is kept")
-        if one.goes and not one.status:
+        if exchange.goes and not exchange.status:
             raise InputError("The client went.")
-        if one.status == 200:
-            json.loads(one.told)
+        if exchange.status == 200:
+            json.loads(exchange.body)
             return
-        require(one.status in (400, 404, 405, 413, 415), f"status {one.status}: {one.told[:500]!r}")
-        require(one.given[b"content-type"] == b"application/json", "no JSON")
-        told = json.loads(one.told)
-        require(set(told) == {"error_code", "message"}, "a refusal of another form")
-        require(len(one.told) < 2_000, "a long answer")
-        raise InputError(told["message"])
+        require(exchange.status in (400, 404, 405, 413, 415), f"status {exchange.status}: {exchange.body[:500]!r}")
+        require(exchange.answer_headers[b"content-type"] == b"application/json", "no JSON")
+        refusal = json.loads(exchange.body)
+        require(set(refusal) == {"error_code", "message"}, "a refusal of another form")
+        require(len(exchange.body) < 2_000, "a long answer")
+        raise InputError(refusal["message"])
 
     def named(self) -> str:
         """Nothing: a request has no name."""

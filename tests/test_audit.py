@@ -77,10 +77,10 @@ def test_summary_is_strict_json_even_where_nothing_is_known() -> None:
 def test_warnings() -> None:
     assert audit(CORPUS, AUDIO).warnings == [
         "2 of 7 clips can't be used: f.wav (silent: all samples are zero), g.wav (missing).",
-        "equal audio across splits, scores are too good (2 groups): "
+        "equal audio in several splits, so scores are too good (2 groups): "
         "a.wav (train) = c.wav (train) = f.wav (test), b.wav (train) = d.wav (val).",
         "speakers are in several splits, so scores say nothing about new speakers: s2.",
-        "the same label in every val clip, so that CCC means nothing: loud.",
+        "the same label in all val clips, so its CCC means nothing: loud.",
         "1 of 2 val clips have no age.",
         "1 of 2 val clips have no country.",
     ]
@@ -95,7 +95,7 @@ def test_a_sound_corpus_has_no_warning_and_copies_within_a_split_have_one() -> N
     assert sound.warnings == []
     assert "warning" not in sound.text()
     twice = audit(corpus, audio.assign(content=list("aacde")))
-    assert twice.warnings == ["equal audio within a split (1 groups): a.wav (train) = b.wav (train)."]
+    assert twice.warnings == ["equal audio within a split (1 group): a.wav (train) = b.wav (train)."]
 
 
 def test_copies_in_other_files_and_what_is_lost() -> None:
@@ -109,14 +109,14 @@ def test_copies_in_other_files_and_what_is_lost() -> None:
     assert found.summary["duplicates"] == [["a.wav", "d.wav"]]
     assert found.summary["notes"] == [{"file": "b.wav", "note": "mixing its 2 channels to one lost 40 dB"}]
     assert found.warnings == [
-        "of 1 clips something is lost: b.wav (mixing its 2 channels to one lost 40 dB).",
-        "equal audio across splits, scores are too good (1 groups): a.wav (train) = d.wav (val).",
+        "a part of the audio is lost in 1 clip: b.wav (mixing its 2 channels to one lost 40 dB).",
+        "equal audio in several splits, so scores are too good (1 group): a.wav (train) = d.wav (val).",
     ]
     assert found.digest == audit(corpus, AUDIO[:6].assign(content=list("abcdef"), problem="")).digest
     old = audit(corpus, audio.assign(content=list("abcdea"), decoded=["", "2", "3", "4", "5", ""], note=""))
     assert old.summary["duplicates"] == [["a.wav", "f.wav"]]
     assert old.warnings[-1].startswith(
-        "2 clips were extracted by an earlier version, so their copies are recognised by"
+        "2 clips were extracted by an earlier version, so copies of them are recognised only in"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from exvo.errors import InputError
 from exvo.evaluation.metrics import ccc, mae, s_mtl, uar
-from exvo.evaluation.pairwise import Scored, comparable, doubts, paired, task_of
+from exvo.evaluation.pairwise import Scored, comparable, doubts, paired
 from exvo.evaluation.results import TRAINING
 from exvo.evaluation.scoring import FEW_SPEAKERS, few_speakers
 from exvo.reports.comparison import comparison_text, conclusion
@@ -43,10 +43,10 @@ def resamples(table: pd.DataFrame, by_speaker: bool) -> list[np.ndarray]:
 
 def test_a_numeric_target_called_category_is_a_target() -> None:
     table = predictions(0.5, 2)
-    task = task_of(Scored("r", CONDITION, 2, table.rename(columns=lambda name: name.replace("Loud", "category"))))
+    task = Scored("r", CONDITION, 2, table.rename(columns=lambda name: name.replace("Loud", "category"))).task
     assert (task.targets, task.categories) == (("High", "category"), False)
     named = table.assign(**{"truth.category": "High", "prediction.category": "Loud"})
-    task = task_of(Scored("r", CONDITION, 2, named))
+    task = Scored("r", CONDITION, 2, named).task
     assert (task.targets, task.categories) == (("High", "Loud"), True)
 
 

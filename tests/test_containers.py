@@ -16,10 +16,10 @@ import soundfile
 
 from exvo.config import FeatureConfig
 from exvo.features.audio import Audio, fingerprint, prepare, read_audio
+from exvo.features.audio_tags import past_tags
 from exvo.features.containers import AudioError
 from exvo.features.extraction import extract
 from exvo.features.streams import check_mp3_length, crc16_holds
-from exvo.features.tags import past_tags
 
 CONFIG = FeatureConfig()
 SECOND = np.sin(2 * np.pi * 300 * np.arange(16_000) / 16_000) * 0.3

@@ -15,6 +15,7 @@ from exvo.config import CORPORA, EMOTIONS
 from exvo.corpora import load
 from exvo.corpora.emogator import CATEGORIES
 from exvo.errors import InputError
+from exvo.reports import card
 
 HUME_HEADER = ["File_ID", "Split", "Subject_ID", "Country", "Country_string", "Age", *EMOTIONS]
 
@@ -329,6 +330,10 @@ def test_unknown_corpus_and_missing_folder(tmp_path: Path) -> None:
 
 def test_the_option_offers_just_the_corpora_that_can_be_read() -> None:
     assert set(CORPORA) == set(corpora._READERS)
+
+
+def test_every_corpus_has_a_licence_and_says_what_its_labels_are() -> None:
+    assert set(CORPORA) == set(card.LICENCES) == set(card.LABELS)
 
 
 def test_a_file_in_place_of_a_folder_and_the_other_way_round(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_info
 from exvo.errors import InputError
 from exvo.features import extraction
 from exvo.features.audio import read_audio
-from exvo.features.extraction import check, extract
+from exvo.features.extraction import extract, require_readable
 from exvo.features.log_mel import log_mel
 from exvo.features.store import Store
 
@@ -55,7 +55,7 @@ def test_every_clip_in_order(corpus: tuple[Path, list[str]], tmp_path: Path, wor
         assert row["peak"] == pytest.approx(np.abs(source.waveform).max())
         rms = np.sqrt(np.mean(source.waveform.astype(np.float64) ** 2))
         assert row["rms_db"] == pytest.approx(20 * np.log10(rms), abs=1e-4)
-    pd.testing.assert_frame_equal(check(audio, skip_unreadable=False), audio)
+    pd.testing.assert_frame_equal(require_readable(audio, skip_unreadable=False), audio)
     assert no_temporary_files(tmp_path)
 
 
@@ -111,19 +111,19 @@ def test_bad_files_are_all_listed_and_stop_nothing(corpus: tuple[Path, list[str]
     assert list(bad.loc[bad["content"] == "", "file"]) == ["sub", "gone.wav"]
     assert audio["frames"].dtype == np.int64
     with pytest.raises(InputError, match=r"^6 of 66 audio files can't be used: .*skip_unreadable=true") as caught:
-        check(audio, skip_unreadable=False)
+        require_readable(audio, skip_unreadable=False)
     for file, problem in expected.items():
         assert f"\n  {file}: {problem}" in str(caught.value)
-    assert list(check(audio, skip_unreadable=True)["file"]) == files
+    assert list(require_readable(audio, skip_unreadable=True)["file"]) == files
     with pytest.raises(InputError, match="6 of 6 audio files can't be used: repair them\\."):
-        check(bad, skip_unreadable=True)
+        require_readable(bad, skip_unreadable=True)
 
 
 def test_no_files(tmp_path: Path) -> None:
     store, audio = extract(tmp_path, [], tmp_path / "store", CONFIG)
     assert len(store) == len(audio) == 0
     assert list(audio.columns)[:2] == ["file", "content"]
-    assert len(check(audio, skip_unreadable=False)) == 0
+    assert len(require_readable(audio, skip_unreadable=False)) == 0
 
 
 def test_equal_audio_is_stored_once(corpus: tuple[Path, list[str]], tmp_path: Path) -> None:
@@ -141,8 +141,8 @@ def test_files_too_long_to_be_read_at_once(
 ) -> None:
     folder, files = corpus
     expected, first = extract(folder, files, tmp_path / "whole", CONFIG, workers=1)
-    monkeypatch.setattr(extraction, "WHOLE", 7_000)  # half of them are longer
-    monkeypatch.setattr(extraction, "READ", 1_000)
+    monkeypatch.setattr(extraction, "MAX_READ_ONCE", 7_000)  # half of them are longer
+    monkeypatch.setattr(extraction, "HASH_BLOCK", 1_000)
     decoded = count_decoding(monkeypatch)
     store, second = extract(folder, files, tmp_path / "store", CONFIG, workers=1)
     assert {type(source) for source in decoded} == {str, bytes}
@@ -154,10 +154,10 @@ def test_files_too_long_to_be_read_at_once(
 def test_shards_of_long_clips_hold_fewer(
     corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extraction, "LARGE", 20_000)  # numbers: 16 clips of at least 21 frames and 64 bands
+    monkeypatch.setattr(extraction, "SHARD_NUMBERS", 20_000)  # numbers: 16 clips of at least 21 frames and 64 bands
     store, audio = extract(*corpus, tmp_path / "store", CONFIG, workers=1)
     assert len(list(store.folder.iterdir())) == 4
-    assert len(store) == len(check(audio, skip_unreadable=False)) == 60
+    assert len(store) == len(require_readable(audio, skip_unreadable=False)) == 60
 
 
 def test_a_second_run_decodes_nothing(
@@ -200,7 +200,7 @@ def test_damaged_clips_are_extracted_again(
     corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, files = corpus
-    monkeypatch.setattr(extraction, "SHARD", 10)
+    monkeypatch.setattr(extraction, "SHARD_FILES", 10)
     store, first = extract(folder, files, tmp_path / "store", CONFIG)
     shards = sorted(store.folder.iterdir())
     assert len(shards) > 1
@@ -217,7 +217,7 @@ def test_an_interrupted_run_keeps_what_is_done(
     corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, files = corpus
-    monkeypatch.setattr(extraction, "SHARD", 25)
+    monkeypatch.setattr(extraction, "SHARD_FILES", 25)
 
     def interrupt(number: int) -> None:
         if number == 40:
@@ -231,12 +231,12 @@ def test_an_interrupted_run_keeps_what_is_done(
     decoded.clear()
     store, audio = extract(folder, files, tmp_path / "store", CONFIG, workers=1)
     assert len(decoded) == 60 - kept
-    assert len(store) == len(check(audio, skip_unreadable=False)) == 60
+    assert len(store) == len(require_readable(audio, skip_unreadable=False)) == 60
 
 
 def test_a_full_disk(corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, files = corpus
-    monkeypatch.setattr(extraction, "SHARD", 10)
+    monkeypatch.setattr(extraction, "SHARD_FILES", 10)
     written = []
 
     def fsync(descriptor: int) -> None:
@@ -276,7 +276,7 @@ def slow(path, config):
     time.sleep(float(sys.argv[3]))
     return read_audio(path, config)
 extraction.read_audio = slow
-extraction.SHARD = 10
+extraction.SHARD_FILES = 10
 folder = Path(sys.argv[1])
 files = sorted(path.name for path in folder.iterdir())
 store, audio = extraction.extract(folder, files, sys.argv[2], FeatureConfig(), int(sys.argv[4]))
@@ -309,7 +309,7 @@ def test_a_killed_run_keeps_its_shards(
     decoded = count_decoding(monkeypatch)
     store, audio = extract(folder, files, tmp_path / "store", CONFIG, workers=1)
     assert len(decoded) == 60 - kept
-    assert len(store) == len(check(audio, skip_unreadable=False)) == 60
+    assert len(store) == len(require_readable(audio, skip_unreadable=False)) == 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -324,7 +324,7 @@ def test_workers_end_with_the_run(corpus: tuple[Path, list[str]], tmp_path: Path
     assert psutil.wait_procs(children, timeout=60)[1] == []
     assert no_temporary_files(tmp_path)
     store, audio = extract(folder, files, tmp_path / "store", CONFIG)
-    assert len(store) == len(check(audio, skip_unreadable=False)) == 60
+    assert len(store) == len(require_readable(audio, skip_unreadable=False)) == 60
 
 
 def test_a_worker_that_dies_is_told(
@@ -364,7 +364,7 @@ def test_two_processes_at_once(corpus: tuple[Path, list[str]], tmp_path: Path, m
     folder, files = corpus
     process = start(folder, tmp_path / "store", 0.05)
     wait_for_a_shard(tmp_path / "store")
-    monkeypatch.setattr(extraction, "SHARD", 10)
+    monkeypatch.setattr(extraction, "SHARD_FILES", 10)
     decoded = count_decoding(monkeypatch, lambda number: time.sleep(0.02))
     store, audio = extract(folder, files[::-1], tmp_path / "store", CONFIG, workers=1)
     output, errors = process.communicate(timeout=100)
@@ -372,7 +372,7 @@ def test_two_processes_at_once(corpus: tuple[Path, list[str]], tmp_path: Path, m
     assert output.split() == ["60", "60"]
     assert errors == ""  # no progress bar without a terminal
     assert decoded
-    assert len(store) == len(check(audio, skip_unreadable=False)) == 60
+    assert len(store) == len(require_readable(audio, skip_unreadable=False)) == 60
     assert no_temporary_files(tmp_path)
     decoded.clear()
     store, audio = extract(folder, files, tmp_path / "store", CONFIG, workers=1)

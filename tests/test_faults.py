@@ -52,7 +52,7 @@ def test_extraction_into_a_full_disk_goes_on_when_there_is_space(
     disk: Callable[[int], Disk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = write_clips(tmp_path / "corpus", 40, seconds=1.0)  # 26 kB of log-mel each
-    monkeypatch.setattr(extraction, "SHARD", 10)
+    monkeypatch.setattr(extraction, "SHARD_FILES", 10)
     small = disk(700_000)
     with pytest.raises(InputError, match=r"No space left on device\. The \d+ clips written before are kept") as error:
         extract(tmp_path / "corpus", files, small.folder / "features", CONFIG, 2)

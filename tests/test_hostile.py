@@ -33,7 +33,7 @@ from exvo.features.containers import MAX_PARTS, AudioError
 from exvo.networks.header import FORMAT, read_header
 from exvo.serving import model, request
 from exvo.serving.model import reply
-from exvo.tables import MAX_CSV, check_predictions, read_parquet
+from exvo.tables import MAX_CSV, read_flat_parquet, validated_predictions
 from exvo.text import is_name
 from fuzz import __main__ as fuzzer
 from fuzz import targets
@@ -139,7 +139,7 @@ def test_a_parquet_file_that_grows_is_refused_in_parts(tmp_path: Path) -> None:
     assert (tmp_path / "clips.parquet").stat().st_size < 2 * 2**20
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError, match="takes more than 256 MiB in memory; make it smaller"):
-        read_parquet(tmp_path / "clips.parquet")
+        read_flat_parquet(tmp_path / "clips.parquet")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
@@ -308,13 +308,13 @@ def test_predictions_that_are_no_predictions_are_refused(tmp_path: Path) -> None
         "truth.calm": [0.5, None],
         "prediction.calm": [0.5, 0.1],
     }
-    assert len(check_predictions(pa.table(good), "p")) == 2
+    assert len(validated_predictions(pa.table(good), "p")) == 2
     for changes, told in [
         ({"scored": None}, "no column scored"),
         ({"prediction.calm": None}, "no column prediction.calm"),
         ({"prediction.x": [1, 2]}, "no column truth.x"),
-        ({"file": ["a", "a"]}, "row 2 is a clip that was there before"),
-        ({"split": ["test", "x"]}, "row 2 is a clip"),
+        ({"file": ["a", "a"]}, "row 2 has the same file as an earlier row"),
+        ({"split": ["test", "x"]}, "row 2 has an unknown split"),
         ({"prediction.calm": ["a", "b"]}, "truth and prediction of calm are of double and string"),
         ({"prediction.calm": [0.5, float("nan")]}, "prediction.calm holds numbers that are not finite"),
         ({"truth.calm": [0.5, float("inf")]}, "truth.calm holds numbers that are not finite"),
@@ -323,8 +323,8 @@ def test_predictions_that_are_no_predictions_are_refused(tmp_path: Path) -> None
     ]:
         table = {name: column for name, column in (good | changes).items() if column is not None}
         with pytest.raises(InputError, match=told) as caught:
-            check_predictions(pa.table(table), "p")
+            validated_predictions(pa.table(table), "p")
         check_sentence(str(caught.value))
     (tmp_path / "p.parquet").write_bytes(b"PAR1" + base64.b64encode(Random(1).randbytes(99)) + b"PAR1")
     with pytest.raises(InputError, match="can't be read as Parquet"):
-        read_parquet(tmp_path / "p.parquet")
+        read_flat_parquet(tmp_path / "p.parquet")

@@ -177,7 +177,7 @@ def test_what_is_wrong_with_a_list_is_one_sentence(tmp_path: Path, monkeypatch: 
         "null.txt": (b"a.wav\0b.wav", "1 of 1 files are neither in"),
         "empty.txt": (b"\n\n", "names no files; write a path on each line."),
         "other.csv": (b"path,x\na.wav,1\n", "has no column file"),
-        "book.xlsx": (b"PK\3\4", "a spreadsheet's own file"),
+        "book.xlsx": (b"PK\3\4", "the file of a spreadsheet program"),
         "long.txt": (b"x" * 5_000, "1 of 1 files are neither in"),
         "damaged.parquet": (b"PAR1", "can't be read as Parquet"),
     }  # fmt: skip

@@ -44,11 +44,12 @@ ORDER = (
     "serving",
     "tracking",
     "experiments",
+    "api",
     "__main__",
 )
 """The homes of `exvo`: a module imports only from its own home and from those before it."""
 
-WITHOUT_TORCH = ("evaluation", "reports", "tuning", "tasks", "enrolment", "systems", "corpora", "options")
+WITHOUT_TORCH = ("evaluation", "reports", "tuning", "tasks", "enrolment", "systems", "corpora", "options", "api")
 """Homes that are imported where PyTorch is not there."""
 
 
@@ -101,6 +102,12 @@ def home(module: str) -> str:
 def test_every_home_has_its_place_in_the_order() -> None:
     homes = {path.relative_to(ROOT / "exvo").parts[0].removesuffix(".py") for path in MODULES if "exvo" in path.parts}
     assert homes - {"__init__", "former"} == set(ORDER)
+
+
+def test_the_tree_of_contributing_shows_every_home_in_its_order() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("```\nexvo/")[2].partition("```")[0]
+    names = [name.removesuffix(".py").rstrip("/") for name in re.findall(r"^  (\w+(?:\.py|/))", tree, re.MULTILINE)]
+    assert tuple(name for name in names if name in ORDER) == ORDER
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from exvo import systems
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
-from exvo.features.audio import promised, read_audio
+from exvo.features.audio import audio_header, read_audio
 from exvo.features.log_mel import log_mel
 from exvo.networks.build import build_network
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, save_checkpoint
@@ -173,9 +173,9 @@ def test_samples_times_channels_are_counted_before_anything_is_decoded(
         file = io.BytesIO()
         soundfile.write(file, np.zeros((rate // 2 * (10 + number) // 10, channels)), rate, format=kind, **options)
         clips.append(file.getvalue())
-    sizes = [frames * wide for frames, wide, _ in map(promised, clips)]
+    sizes = [frames * wide for frames, wide, _ in map(audio_header, clips)]
     for clip, size in zip(clips, sizes, strict=True):
-        assert promised(clip)[1:] == (channels, rate)
+        assert audio_header(clip)[1:] == (channels, rate)
         assert rate * channels * 0.45 < size < rate * channels * 0.8
     monkeypatch.setattr(request, "MAX_SAMPLES", sum(sizes) - 1)
     with pytest.raises(InputError, match="silent"):
@@ -205,13 +205,13 @@ def test_the_samples_of_a_wav_that_was_written_into_a_pipe_are_counted(length: i
     at = piped.index(b"data") + 4
     piped[at : at + 4] = length.to_bytes(4, "little")
     piped[4:8] = (0xFFFFFFFF).to_bytes(4, "little")
-    assert promised(bytes(piped)) == promised(tone(300, 1.0)) != (0, 0, 0)
+    assert audio_header(bytes(piped)) == audio_header(tone(300, 1.0)) != (0, 0, 0)
 
 
 def test_a_header_that_promises_less_than_there_is_bounds_what_is_decoded(relative: Checkpoint) -> None:
     short = bytearray(tone(300, 30.0, "FLAC"))
     short[22:26] = (8_000).to_bytes(4, "big")
-    assert promised(bytes(short)) == (8_000, 1, 16_000)
+    assert audio_header(bytes(short)) == (8_000, 1, 16_000)
     assert len(read_audio(bytes(short), FEATURES).waveform) <= 8_000
 
 

@@ -110,7 +110,7 @@ def test_scores_and_intervals() -> None:
 
 @pytest.mark.parametrize("name", systems.RECOGNISERS)
 def test_each_system_and_its_checkpoint(name: str, tmp_path: Path) -> None:
-    systems.check_task(name, "speaker", "auto")
+    systems.require_trainable(name, "speaker", "auto")
     network = build_network(systems.find(name), TASK, 0.05, 0, "", np.zeros((4, 1)), 3).eval()
     save_checkpoint(tmp_path / "best.safetensors", network, network.state_dict(), TASK, FeatureConfig(), "repeat", {})
     checkpoint = load_checkpoint(tmp_path / "best.safetensors")
@@ -123,8 +123,8 @@ def test_each_system_and_its_checkpoint(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(set(systems.SYSTEMS) - set(systems.RECOGNISERS)))
 def test_other_systems_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"trains cnn5, cnn10 or cnn14, not model={name};"):
-        systems.check_task(name, "speaker", "auto")
-    systems.check_task(name, "fewshot", "strict")
+        systems.require_trainable(name, "speaker", "auto")
+    systems.require_trainable(name, "fewshot", "strict")
 
 
 def test_it_learns_who_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_the_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     ("options", "sentence"),
     [
         ({"model": "cnn14-bs8"}, "task=speaker trains cnn5, cnn10 or cnn14, not model=cnn14-bs8; choose one of"),
-        ({"protocol": "strict"}, "task=speaker has no enrolment clips, so protocol=strict says nothing;"),
+        ({"protocol": "strict"}, "task=speaker has no enrolment clips, so protocol=strict has no meaning;"),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(

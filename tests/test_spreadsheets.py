@@ -16,7 +16,7 @@ from exvo.corpora.base import Corpus
 from exvo.errors import InputError
 from exvo.evaluation import submission
 from exvo.spreadsheets import decode, parse
-from exvo.tables import check_predictions, read_parquet
+from exvo.tables import read_flat_parquet, validated_predictions
 
 ROWS = [
     ["file", "split", "speaker", "age", "calm"],
@@ -89,7 +89,7 @@ def test_all_ways_of_a_spreadsheet_give_the_same_corpus(tmp_path: Path, content:
         (text(ROWS).replace("José", "田中").encode("shift_jis"), ("is not UTF-8",)),
         (text(ROWS).replace("José", "José").encode("mac_roman"), ("is not UTF-8",)),
         (text(ROWS).encode("utf-16-le"), ("null characters, as UTF-16 without a byte order mark",)),
-        (b"PK\3\4" + bytes(80), ("a spreadsheet's own file (as .xlsx)", "CSV UTF-8")),
+        (b"PK\3\4" + bytes(80), ("the file of a spreadsheet program (as .xlsx)", "CSV UTF-8")),
         (b"\xff\xfeabc", ("begins as UTF-16 but is not",)),
         (SEMICOLONS.replace("0,25", "1.000,25").encode(), ("calm is not a number: line 2 ('1.000,25')", "thousands")),
         (SEMICOLONS.replace("0,25", "1,000,25").encode(), ("line 2 ('1,000,25')", "nothing between thousands")),
@@ -111,10 +111,12 @@ def test_what_can_be_read_in_two_ways_is_refused_with_the_cause(
 
 def test_a_workbook_instead_of_csv_is_named(tmp_path: Path) -> None:
     (tmp_path / "clips.xlsx").write_bytes(b"PK\3\4")
-    with pytest.raises(InputError, match=r"clips\.xlsx is a spreadsheet's own file, .* save it as 'CSV UTF-8'\."):
+    with pytest.raises(
+        InputError, match=r"clips\.xlsx is the file of a spreadsheet program, .* save it as 'CSV UTF-8'\."
+    ):
         load("table", tmp_path)
     (tmp_path / "data_info.ods").write_bytes(b"PK\3\4")
-    with pytest.raises(InputError, match=r"data_info\.ods is a spreadsheet's own file"):
+    with pytest.raises(InputError, match=r"data_info\.ods is the file of a spreadsheet program"):
         load("hume-vb", tmp_path)
 
 
@@ -192,7 +194,7 @@ def test_a_predictions_table_of_the_other_form_is_the_same_table(tmp_path: Path)
     name = unicodedata.normalize("NFD", "José")
     frame = pd.DataFrame({"file": [f"{name}.wav"], "split": ["test"], "speaker": [name], "scored": [True]})
     frame.assign(**{f"truth.{name}": [0.5], f"prediction.{name}": [0.4]}).to_parquet(tmp_path / "test.parquet")
-    table = check_predictions(read_parquet(tmp_path / "test.parquet"), "test.parquet")
+    table = validated_predictions(read_flat_parquet(tmp_path / "test.parquet"), "test.parquet")
     assert table.columns.tolist() == ["file", "split", "speaker", "scored", "truth.José", "prediction.José"]
     assert table.iloc[0, :3].tolist() == ["José.wav", "test", "José"]
 

@@ -16,12 +16,14 @@ _READERS = {"sample": sample.read, "hume-vb": hume_vb.read, "emogator": emogator
 
 
 def load(name: str, folder: Path) -> Corpus:
-    """Read and validate a corpus.
+    """Reads and validates a corpus. Whether its audio files exist is left to feature extraction.
 
-    For `sample`, `folder` is where the synthetic clips are written if they are not there yet. Whether the audio files
-    of the other corpora exist is left to feature extraction.
+    Args:
+        name: of the corpus, as the option `corpus` has it.
+        folder: that holds the corpus; for `sample`, the synthetic clips are written there if it is missing or empty.
 
-    Raises InputError for an unknown name, a missing folder and everything that breaks a rule of `Corpus`.
+    Raises:
+        InputError: the name is unknown, the folder is missing, or something breaks a rule of `Corpus`.
     """
     if name not in _READERS:
         raise InputError(f"corpus={name} is not known{nearest(name, list(_READERS))}")

@@ -1,4 +1,4 @@
-"""What a corpus holds and what is wrong with it, before anything is trained on it."""
+"""The audit: what a corpus holds and what is wrong with it, before anything is trained on it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from exvo.config import SPLITS
+from exvo.config import CNN14_FRAMES, SPLITS, FeatureConfig
 from exvo.corpora.base import Corpus
 from exvo.text import listing, look_alikes
 
-FILL_SECONDS = 0.32
-"""CNN14's five poolings need 32 frames; a shorter clip is filled."""
+FILL_SECONDS = FeatureConfig().seconds(CNN14_FRAMES)
+"""The length below which CNN14 fills a clip: 0.32 s."""
 
 _TEXT = ("file", "split", "speaker", "country", "category")
 
@@ -24,8 +24,11 @@ _TEXT = ("file", "split", "speaker", "country", "category")
 class Audit:
     """Facts about a corpus.
 
-    `summary` is plain data for JSON. `warnings` are sentences. `digest` is the SHA-256, in hexadecimal, of the whole
-    content in order: every column of the table and each clip's audio bytes; where the folder lies has no part in it.
+    Attributes:
+        summary: all counts and lists, as they are logged in JSON.
+        warnings: what is wrong, in sentences.
+        digest: SHA-256, in hexadecimal, of the whole content in order: all columns of the table and each clip's audio
+            bytes. It does not depend on where the folder lies.
     """
 
     summary: dict[str, Any]
@@ -33,7 +36,7 @@ class Audit:
     digest: str
 
     def text(self) -> str:
-        """The audit as a person reads it in a terminal."""
+        """The audit for a terminal."""
         return "\n".join(
             [*_overview(self.summary), f"digest     {self.digest}", *_tables(self.summary), *self._notes()]
         )
@@ -43,14 +46,17 @@ class Audit:
 
 
 def audit(corpus: Corpus, audio: pd.DataFrame) -> Audit:
-    """Audit a corpus.
+    """The audit of a corpus. Hours, rates and short clips count the clips without a problem.
 
-    `audio` has one row a row of `corpus.clips`, in the same order: `file`, `content` (SHA-256 of the bytes, '' for an
-    unreadable file), `seconds`, `rate` (Hz), `problem` ('' where the clip is fine), and where they are known `decoded`
-    (equal for equal samples in whatever file) and `note` (what of the file is lost); other columns are not read.
-    Hours, rates and short clips count the clips without a problem.
+    Args:
+        corpus: the corpus.
+        audio: one row a row of `corpus.clips`, in the same order: `file`, `content` (SHA-256 of the bytes, '' for an
+            unreadable file), `seconds`, `rate` (Hz), `problem` ('' where there is none), and where they are known
+            `decoded` (equal for equal samples in whatever file) and `note` (what of the file is lost); other columns
+            are not read.
 
-    Raises ValueError where `audio` is not of this corpus.
+    Raises:
+        ValueError: `audio` is not of this corpus.
     """
     if audio["file"].tolist() != corpus.clips["file"].tolist():
         raise ValueError(f"the audio table is not of these clips of {corpus.folder}: extract the corpus again")
@@ -60,20 +66,25 @@ def audit(corpus: Corpus, audio: pd.DataFrame) -> Audit:
     clips = pd.concat([corpus.clips.reset_index(drop=True), facts.add_prefix("audio_")], axis=1)
     summary = _summary(corpus, clips)
     warnings = _warnings(corpus, clips, summary)
-    if unknown := int((audio["decoded"][audio["problem"] == ""] == "").sum()) if "decoded" in audio else 0:
+    undecoded = int((audio["decoded"][audio["problem"] == ""] == "").sum()) if "decoded" in audio else 0
+    if undecoded:
         warnings.append(
-            f"{unknown} clips were extracted by an earlier version, so their copies are recognised by the files' bytes "
-            "only, not in another format or with other tags: delete the folder of the features to extract them anew."
+            f"{undecoded} clips were extracted by an earlier version, so copies of them are recognised only in equal "
+            "files, not in another format or with other tags: delete the folder of the features to extract them anew."
         )
     return Audit(summary, warnings, _digest(corpus, facts["content"]))
 
 
 def recordings(audio: pd.DataFrame) -> pd.Series:
-    """What is equal for equal samples, of each row: `decoded` where it is known, else `content`; see `audit`."""
+    """A text for each row that is equal for equal samples: `decoded` where it is known, else `content`.
+
+    Args:
+        audio: as for `audit`.
+    """
     if "decoded" not in audio:
         return audio["content"]
-    known = audio["decoded"] != ""
-    samples = dict(zip(audio["content"][known], audio["decoded"][known], strict=True))
+    has_decoded = audio["decoded"] != ""
+    samples = dict(zip(audio["content"][has_decoded], audio["decoded"][has_decoded], strict=True))
     return audio["content"].map(lambda content: samples.get(content, content))
 
 
@@ -109,14 +120,14 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
 
 
 def _look_alikes(corpus: Corpus) -> dict[str, list[list[str]]]:
-    """The names that differ only by case, spaces or width, of each kind that has any."""
+    """Kind of name (speaker, country, label) -> groups of names that differ only by case, spaces or width."""
     kinds = {name: sorted(corpus.clips[name].unique()) for name in ("speaker", "country") if name in corpus.clips}
     groups = {kind: look_alikes(names) for kind, names in (kinds | {"label": list(corpus.targets)}).items()}
-    return {kind: some for kind, some in groups.items() if some}
+    return {kind: spellings for kind, spellings in groups.items() if spellings}
 
 
 def _counts(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
-    """Clips, how many of them have labels, speakers (those with a name), hours (of clips without a problem)."""
+    """The numbers of clips, of clips with labels and of named speakers, and the hours of clips without a problem."""
     return {
         "clips": len(clips),
         "labelled": int(clips[list(corpus.targets)].notna().all(axis=1).sum()),
@@ -126,14 +137,14 @@ def _counts(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
 
 
 def _range(values: pd.Series) -> dict[str, float | int | None]:
-    """Minimum, mean and maximum of the known values (None where there are none), and how many are missing."""
-    known = values.dropna()
-    figures = {name: float(known.agg(name)) if len(known) else None for name in ("min", "mean", "max")}
+    """Minimum, mean and maximum of the values (None where there are none), and how many are missing."""
+    numbers = values.dropna()
+    figures = {name: float(numbers.agg(name)) if len(numbers) else None for name in ("min", "mean", "max")}
     return {**figures, "missing": int(values.isna().sum())}
 
 
 def _tally(values: pd.Series) -> dict[str, int]:
-    """Clips a value, in alphabetical order; '' counts the clips without one."""
+    """The number of clips with each value, in alphabetical order; '' counts the clips without one."""
     return {str(value): int(count) for value, count in values.value_counts().sort_index().items()}
 
 
@@ -145,17 +156,17 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
         warnings.append(f"{len(summary['unreadable'])} of {len(clips)} clips can't be used: {items}.")
     if summary["notes"]:
         items = listing(f"{item['file']} ({item['note']})" for item in summary["notes"])
-        warnings.append(f"of {len(summary['notes'])} clips something is lost: {items}.")
+        warnings.append(f"a part of the audio is lost in {_count(len(summary['notes']), 'clip')}: {items}.")
     crossing: list[str] = []
     within: list[str] = []
     for files in summary["duplicates"]:
         equal = " = ".join(f"{file} ({split[file]})" for file in files[:4]) + (" = ..." if len(files) > 4 else "")
         (crossing if len({split[file] for file in files}) > 1 else within).append(equal)
     if crossing:
-        count = f"{len(crossing)} groups"
-        warnings.append(f"equal audio across splits, scores are too good ({count}): {listing(crossing)}.")
+        count = _count(len(crossing), "group")
+        warnings.append(f"equal audio in several splits, so scores are too good ({count}): {listing(crossing)}.")
     if within:
-        warnings.append(f"equal audio within a split ({len(within)} groups): {listing(within)}.")
+        warnings.append(f"equal audio within a split ({_count(len(within), 'group')}): {listing(within)}.")
     if summary["speakers_in_several_splits"]:
         speakers = listing(summary["speakers_in_several_splits"])
         warnings.append(f"speakers are in several splits, so scores say nothing about new speakers: {speakers}.")
@@ -168,7 +179,7 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
         part = clips[clips["split"] == name]
         constant = [target for target in corpus.targets if part[target].nunique() == 1]
         if constant:
-            warnings.append(f"the same label in every {name} clip, so that CCC means nothing: {listing(constant)}.")
+            warnings.append(f"the same label in all {name} clips, so its CCC means nothing: {listing(constant)}.")
         for column in ("age", "country"):
             missing = int((part[column].isna() | (part[column] == "")).sum()) if column in part else 0
             if missing:
@@ -176,8 +187,13 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
     return warnings
 
 
+def _count(number: int, noun: str) -> str:
+    """A number with its noun, as `1 clip` or `2 clips`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def _digest(corpus: Corpus, content: pd.Series) -> str:
-    """SHA-256 over the column names and each row as JSON; numbers in single precision, in which networks train."""
+    """The SHA-256 of the column names and of each row as JSON; numbers in single precision, in which networks train."""
     columns = [
         corpus.clips[name].astype(str) if name in _TEXT else _numbers(corpus.clips[name])
         for name in corpus.clips.columns
@@ -189,7 +205,7 @@ def _digest(corpus: Corpus, content: pd.Series) -> str:
 
 
 def _numbers(column: pd.Series) -> list[float | None]:
-    """Numbers in one form whatever their dtype: NaN as None, -0 as 0."""
+    """Numbers in one form, whatever their dtype: NaN as None, -0 as 0."""
     return [None if np.isnan(number) else number + 0.0 for number in column.to_numpy(np.float32).tolist()]
 
 
@@ -208,10 +224,10 @@ def _overview(summary: dict[str, Any]) -> list[str]:
         lines.append(f"categories {len(counts)}, of {spread} clips each")
     short, groups = summary["filled"], summary["duplicates"]
     lines.append(
-        f"short      {short['count']} clips under {FILL_SECONDS} s, which the network fills{_list(short['files'])}"
+        f"short      {_count(short['count'], 'clip')} under {FILL_SECONDS} s, which CNN14 fills{_list(short['files'])}"
     )
-    lines.append(f"duplicates {len(groups)} groups of clips with equal audio")
-    lines.append(f"unusable   {len(summary['unreadable'])} clips")
+    lines.append(f"duplicates {_count(len(groups), 'group')} of clips with equal audio")
+    lines.append(f"unusable   {_count(len(summary['unreadable']), 'clip')}")
     return lines
 
 

@@ -17,17 +17,17 @@ from exvo.config import SPLITS
 from exvo.errors import InputError
 from exvo.files import on_disk
 from exvo.spreadsheets import decimal_points, number_advice
-from exvo.tables import refuse, require
+from exvo.tables import refuse_items, require_columns
 from exvo.text import LONGEST_NAME, is_name, listing, normal
 
 AGE_LIMITS = (0.0, 130.0)
-"""Years."""
+"""The lowest and the highest age, years."""
 
 INTENSITY_LIMITS = (0.0, 1.0)
-"""Mean rated intensity."""
+"""The lowest and the highest mean rated intensity."""
 
 ANY_NUMBER = (-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max))
-"""Any number that single precision, in which networks train, can hold."""
+"""The lowest and the highest number that single precision, in which networks train, can hold."""
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MISSING = {"", "nan", "na"}
@@ -38,12 +38,18 @@ _TEXTS = ("file", "split", "speaker", "country", "category")
 class Corpus:
     """Clips with their split, speaker and labels; made and validated by `exvo.corpora.load`.
 
-    `clips` has one row a clip, in the order of the corpus' own file, under these columns: `file` (POSIX path relative
-    to `folder`), `split` (train, val, test), `speaker` (text; may be empty in test), then where the corpus has them
-    `country` (text, empty where unknown), `age` (float, years, NaN where unknown) and `category` (text), then one
-    float column a target, NaN in every target of an unlabelled test clip. Texts are in composed form (NFC); a file may
-    have another on the disk (`exvo.files.on_disk`). `notes` are short phrases on how the corpus' own file was read,
-    where it is not plain CSV or Parquet.
+    Attributes:
+        name: of the corpus, as the option `corpus` has it.
+        folder: that holds it.
+        clips: one row a clip, in the order of the corpus' file of clips. Columns: `file` (POSIX path relative to
+            `folder`), `split` (train, val, test), `speaker` (text; may be empty in test); then where the corpus has
+            them `country` (text, empty where unknown), `age` (float, years, NaN where unknown) and `category` (text);
+            then one float column a target, NaN in all targets of an unlabelled test clip. Texts are in composed form
+            (NFC); the name of a file on the disk may be in another (`exvo.files.on_disk`).
+        targets: names of the columns of labels.
+        synthetic: whether a program made the voices.
+        categories: the targets, where a clip is of exactly one of them; else empty.
+        notes: how the corpus' file of clips was read, where it is not plain CSV or Parquet: short phrases.
     """
 
     name: str
@@ -65,16 +71,23 @@ def build(
     limits: tuple[float, float] = INTENSITY_LIMITS,
     categories: tuple[str, ...] = (),
 ) -> Corpus:
-    """Validate the rows of a reader and return its Corpus.
+    """Validates the rows that a reader has read and makes them a corpus.
 
-    `rows` has the columns of `Corpus.clips` (in any order; numbers may be text) and an index that says where each row
-    stands in `source`, as a person reads it ('line 3'). Targets must lie within `limits`.
+    Args:
+        name: of the corpus.
+        folder: that holds it.
+        source: the file that the rows come from, for sentences.
+        rows: the columns of `Corpus.clips` in any order (numbers may be text), indexed by where each row stands in
+            `source`, as a person finds it ('line 3').
+        targets: names of the columns of labels.
+        limits: the lowest and the highest label.
+        categories: see `Corpus`.
 
-    Raises InputError, naming every bad row (the first ten by name), for anything that `Corpus` rules out. Whether
-    the audio files exist is left to feature extraction.
+    Raises:
+        InputError: something breaks a rule of `Corpus`; it counts all wrong rows and names the first ten.
     """
     optional = [column for column in ("country", "age", "category") if column in rows.columns and column not in targets]
-    require(source, rows, ["file", "split", "speaker", *targets])
+    require_columns(source, rows, ["file", "split", "speaker", *targets])
     clips = rows[["file", "split", "speaker", *optional, *targets]].copy()
     notes = tuple(rows.attrs.get("notes", ()))
     texts = [text for text in _TEXTS if text in clips and text not in targets]
@@ -96,35 +109,41 @@ def build(
 
 
 def _check_names(source: Path, clips: pd.DataFrame, targets: Sequence[str]) -> None:
-    """Refuses names that would move a terminal's cursor or fill a page, those of targets and those in the rows."""
+    """Refuses names, of targets and in the rows, that would move a terminal's cursor or fill a page."""
     remedy = f"give names without control characters, of at most {LONGEST_NAME:,} characters"
-    bad = [repr(target) for target in targets if not is_name(target)]
-    if bad:
-        refuse(source, "targets whose names can't be shown", bad, remedy)
+    wrong = [repr(target) for target in targets if not is_name(target)]
+    if wrong:
+        refuse_items(source, "targets whose names can't be shown", wrong, remedy)
     for name in [name for name in ("file", "speaker", "country", "category") if name in clips and name not in targets]:
-        bad = _quoted(clips[name][~clips[name].map(is_name)])
-        if bad:
-            refuse(source, f"{name} can't be shown", bad, remedy)
+        wrong = _quoted(clips[name][~clips[name].map(is_name)])
+        if wrong:
+            refuse_items(source, f"{name} can't be shown", wrong, remedy)
 
 
 def _files(source: Path, folder: Path, files: pd.Series) -> pd.Series:
-    """The paths in normal form (`./a.wav` is `a.wav`, composed letters), all distinct and inside the folder."""
-    bad = [f"{where} ({text!r})" for where, text in files.items() if not _is_inside(text)]
-    if bad:
-        refuse(source, "file is not a relative path with /", bad, "give paths below the corpus folder, as wav/1.wav")
+    """The paths in their shortest form (`./a.wav` is `a.wav`).
+
+    Raises:
+        InputError: a path is given twice, or leads out of the folder.
+    """
+    wrong = [f"{where} ({text!r})" for where, text in files.items() if not _is_inside(text)]
+    if wrong:
+        refuse_items(
+            source, "file is not a relative path with /", wrong, "give paths below the corpus folder, as wav/1.wav"
+        )
     files = files.map(lambda text: PurePosixPath(text).as_posix())
     twice = files[files.duplicated(keep=False)]
     if len(twice):
-        bad = [f"{file} ({listing(same.index, 3)})" for file, same in twice.groupby(twice, sort=False)]
-        refuse(source, "files given more than once", bad, "keep one row a file")
+        wrong = [f"{file} ({listing(same.index, 3)})" for file, same in twice.groupby(twice, sort=False)]
+        refuse_items(source, "files given more than once", wrong, "keep one row a file")
     root = os.path.realpath(folder)
-    bad = []
+    wrong = []
     for where, text in files.items():
         path = os.path.realpath(on_disk(root, text))
         if not path.startswith(root.rstrip(os.sep) + os.sep):
-            bad.append(f"{where} ({text} is {path})")
-    if bad:
-        refuse(source, "links that leave the corpus folder", bad, "put the files themselves into the folder")
+            wrong.append(f"{where} ({text} is {path})")
+    if wrong:
+        refuse_items(source, "links that leave the corpus folder", wrong, "put the files themselves into the folder")
     return files
 
 
@@ -141,38 +160,46 @@ def _is_inside(text: str) -> bool:
 
 
 def _check_splits(source: Path, clips: pd.DataFrame) -> None:
+    """Refuses unknown splits, too few clips to train or to validate, and clips of those splits without a speaker."""
     unknown = clips["split"][~clips["split"].isin(SPLITS)]
     if len(unknown):
-        refuse(source, "unknown split", _quoted(unknown), f"the splits are {listing(SPLITS)}")
+        refuse_items(source, "unknown split", _quoted(unknown), f"the splits are {listing(SPLITS)}")
     for split in ("train", "val"):
         count = int((clips["split"] == split).sum())
         if count < 2:
             raise InputError(f"{source}: split {split} has {count} clips; give it at least 2.")
     speakerless = clips["speaker"][(clips["speaker"] == "") & (clips["split"] != "test")]
     if len(speakerless):
-        refuse(source, "clips of train or val without a speaker", speakerless.index, "name their speakers")
+        refuse_items(source, "clips of train or val without a speaker", speakerless.index, "name their speakers")
 
 
 def _check_labels(source: Path, clips: pd.DataFrame, targets: list[str]) -> None:
+    """Refuses clips without labels in train and val, and clips with a part of their labels in test."""
     missing = clips[targets].isna()
     test = clips["split"] == "test"
-    bad = _gaps(missing[~test])
-    if bad:
-        refuse(source, "clips of train or val without a label", bad, "label or remove them")
-    bad = _gaps(missing[test & ~missing.all(axis=1)])
-    if bad:
-        refuse(source, "clips of test with only a part of their labels", bad, "give all of a clip's labels or none")
+    wrong = _gaps(missing[~test])
+    if wrong:
+        refuse_items(source, "clips of train or val without a label", wrong, "label or remove them")
+    wrong = _gaps(missing[test & ~missing.all(axis=1)])
+    if wrong:
+        refuse_items(
+            source, "clips of test with only a part of their labels", wrong, "give all of a clip's labels or none"
+        )
 
 
 def _gaps(missing: pd.DataFrame) -> list[str]:
-    """Where each row with something missing stands, and which columns are missing."""
+    """Each row with a gap, as where it stands and in which columns its gaps are."""
     gaps = missing[missing.any(axis=1)]
     names = [listing(missing.columns[row], 3) for row in gaps.to_numpy()]
     return [f"{where} ({columns})" for where, columns in zip(gaps.index, names, strict=True)]
 
 
 def _numbers(source: Path, column: pd.Series, limits: tuple[float, float]) -> pd.Series:
-    """A column as floats, NaN where it is empty; InputError for anything else and for what is out of limits."""
+    """A column as floats, NaN where it is empty.
+
+    Raises:
+        InputError: a cell is neither a number nor empty, or out of limits.
+    """
     low, high = limits
     if is_numeric_dtype(column):
         numbers = column.astype(float)
@@ -183,14 +210,14 @@ def _numbers(source: Path, column: pd.Series, limits: tuple[float, float]) -> pd
         numbers = column.where(~empty & ~wrong, "nan").map(float).astype(float)
     if wrong.any():
         remedy = number_advice([str(cell) for cell in column[wrong]])
-        refuse(source, f"{column.name} is not a number", _quoted(column[wrong]), remedy)
+        refuse_items(source, f"{column.name} is not a number", _quoted(column[wrong]), remedy)
     beyond = column[(numbers < low) | (numbers > high)]
     if len(beyond):
         remedy = f"give numbers from {low:g} to {high:g}"
-        refuse(source, f"{column.name} is out of range", _quoted(beyond), remedy)
+        refuse_items(source, f"{column.name} is out of range", _quoted(beyond), remedy)
     return numbers
 
 
 def _quoted(column: pd.Series) -> list[str]:
-    """Where each value stands, and the value as it was found."""
+    """Each cell, as where it stands and its value."""
     return [f"{where} ({value!r})" for where, value in column.items()]

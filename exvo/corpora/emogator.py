@@ -11,7 +11,7 @@ import pandas as pd
 
 from exvo.corpora.base import Corpus, build
 from exvo.errors import InputError
-from exvo.tables import refuse
+from exvo.tables import refuse_items
 
 CATEGORIES = (
     "Adoration",
@@ -45,41 +45,43 @@ CATEGORIES = (
     "Sympathy",
     "Triumph",
 )
-"""In the order of the release, 01 to 30."""
+"""The categories in the order of the release, 01 to 30."""
 
 _NAME = re.compile(r"(\d{6})-(0[1-9]|[12]\d|30)-[1-3]\.mp3", re.ASCII)
-_SPLIT = ("test", "train", "train", "train", "val")
+_SPLITS = ("test", "train", "train", "train", "val")
+"""The split of a contributor, by the number modulo 5."""
 
 
 def read(folder: Path) -> Corpus:
-    """Read EmoGator, the whole release or any of its contributors, in the order of the file names.
+    """Reads EmoGator, the whole release or any of its contributors, in the order of the file names.
 
     A clip is `data/mp3/NNNNNN-EE-I.mp3`: contributor (the speaker), category 01-30, instance 1-3. Targets are the 30
-    categories, 1 for the one that the contributor was asked to express and 0 for the others.
+    categories: 1 for the one that the contributor was asked to express, 0 for the others.
 
-    The release has no splits. Here the contributor's number modulo 5 decides: 4 is val, 0 is test, the rest is train
-    (60/20/20), so a contributor is in the same split whatever subset is present.
+    The release has no splits. Here the contributor's number modulo 5 decides: 4 is val, 0 is test, the others are train
+    (60/20/20). So a contributor is in the same split, whichever others are there.
 
-    Raises InputError where `data/mp3` is missing or files there have other names (hidden files are ignored).
+    Raises:
+        InputError: `data/mp3` is missing, or files in it have other names (hidden files are ignored).
     """
     source = folder / "data" / "mp3"
     if not os.path.isdir(source):
-        what = "not a folder" if os.path.exists(source) else "not there"
+        state = "not a folder" if os.path.exists(source) else "not there"
         raise InputError(
-            f"{source} is {what}: an EmoGator folder holds data/mp3/000001-01-1.mp3 and so on, "
+            f"{source} is {state}: an EmoGator folder holds data/mp3/000001-01-1.mp3 and so on, "
             "to be had with git clone https://github.com/fredbuhl/EmoGator."
         )
     names = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
     matches = [_NAME.fullmatch(name) for name in names]
-    bad = [name for name, match in zip(names, matches, strict=True) if match is None]
-    if bad:
-        refuse(source, "names that are not NNNNNN-EE-I.mp3", bad, "move these files elsewhere")
+    other = [name for name, match in zip(names, matches, strict=True) if match is None]
+    if other:
+        refuse_items(source, "names that are not NNNNNN-EE-I.mp3", other, "move these files elsewhere")
     parts = [match.groups() for match in matches if match is not None]
     category = np.array([int(number) - 1 for _, number in parts], dtype=int)
     rows = pd.DataFrame(
         {
             "file": [f"data/mp3/{name}" for name in names],
-            "split": [_SPLIT[int(speaker) % 5] for speaker, _ in parts],
+            "split": [_SPLITS[int(speaker) % 5] for speaker, _ in parts],
             "speaker": [speaker for speaker, _ in parts],
             "category": [CATEGORIES[index] for index in category],
         },

@@ -6,27 +6,28 @@ from pathlib import Path
 
 from exvo.config import EMOTIONS
 from exvo.corpora.base import Corpus, build
-from exvo.tables import read_csv, refuse, require
+from exvo.tables import read_csv_cells, refuse_items, require_columns
 
 _COLUMNS = {"Split": "split", "Subject_ID": "speaker", "Country_string": "country", "Age": "age"}
 _LAYOUT = "a HUME-VB folder holds data_info.csv and the folder wav, as released for ExVo 2022"
 
 
 def read(folder: Path) -> Corpus:
-    """Read HUME-VB: the ten emotions as targets, the country as its name, the age in years.
+    """Reads HUME-VB: the ten emotions as targets, the country as its name, the age in years.
 
     The `File_ID` `[58712]` is `wav/58712.wav`. Labels of test clips may be empty.
 
-    Raises InputError for a missing or malformed `data_info.csv`, naming the lines.
+    Raises:
+        InputError: `data_info.csv` is missing or malformed; names the lines.
     """
     source = folder / "data_info.csv"
-    rows = read_csv(source, _LAYOUT)
-    require(source, rows, ["File_ID", *_COLUMNS, *EMOTIONS])
+    rows = read_csv_cells(source, _LAYOUT)
+    require_columns(source, rows, ["File_ID", *_COLUMNS, *EMOTIONS])
     names = rows["File_ID"]
-    bad = names[~names.str.fullmatch(r"\[[A-Za-z0-9_][A-Za-z0-9_.-]*\]")]
-    if len(bad):
-        found = [f"{where} ({text!r})" for where, text in bad.items()]
-        refuse(source, "File_ID is not a name in brackets", found, "write it as [58712], which is wav/58712.wav")
+    wrong = names[~names.str.fullmatch(r"\[[A-Za-z0-9_][A-Za-z0-9_.-]*\]")]
+    if len(wrong):
+        cells = [f"{where} ({text!r})" for where, text in wrong.items()]
+        refuse_items(source, "File_ID is not a name in brackets", cells, "write it as [58712], which is wav/58712.wav")
     rows = rows.rename(columns=_COLUMNS)
     rows["file"] = "wav/" + names.str[1:-1] + ".wav"
     rows["split"] = rows["split"].str.lower()
@@ -36,14 +37,17 @@ def read(folder: Path) -> Corpus:
 def country_codes(folder: Path) -> dict[str, int]:
     """The number that `data_info.csv` gives each country (its column `Country`), as the challenge's files hold it.
 
-    Raises InputError where a number is missing or not whole, or a country has two.
+    Raises:
+        InputError: a number is missing or not whole, or a country has two.
     """
     source = folder / "data_info.csv"
-    rows = read_csv(source, _LAYOUT)
-    require(source, rows, ["Country", "Country_string"])
+    rows = read_csv_cells(source, _LAYOUT)
+    require_columns(source, rows, ["Country", "Country_string"])
     pairs = rows.loc[rows["Country_string"] != "", ["Country_string", "Country"]].drop_duplicates()
-    bad = pairs[~pairs["Country"].str.fullmatch(r"[0-9](\.0*)?") | pairs["Country_string"].duplicated(keep=False)]
-    if len(bad):
-        found = [f"{name} ({code!r})" for name, code in bad.itertuples(index=False)]
-        refuse(source, "Country is not one number for each Country_string", found, "number the countries 0 to 3")
+    wrong = pairs[~pairs["Country"].str.fullmatch(r"[0-9](\.0*)?") | pairs["Country_string"].duplicated(keep=False)]
+    if len(wrong):
+        countries = [f"{name} ({code!r})" for name, code in wrong.itertuples(index=False)]
+        refuse_items(
+            source, "Country is not one number for each Country_string", countries, "number the countries 0 to 3"
+        )
     return {name: int(code[0]) for name, code in pairs.itertuples(index=False)}

@@ -1,21 +1,21 @@
 """A synthetic corpus of vocal bursts, so that everything runs without a licence or a download.
 
-No human voice, rating or person is in it. It is made by the model below, whole, from one seed; what a system scores
-on it says nothing about people. It resembles HUME-VB in form: ten emotion intensities, age, country, speakers that
+No human voice, rating or person is in it. The model below makes all of it from one seed; what a system scores on it
+says nothing about people. It resembles HUME-VB in form: ten emotion intensities, age, country, speakers that
 are in one split each.
 
-Labels. Each clip has a dominant emotion (0.45-1) and, in 60% of clips, a second one (0.25-0.7), drawn more often
-where it sounds alike; the others are small, and larger for emotions that sound like a dominant one, as mean ratings
-are.
+Labels. Each clip has a dominant emotion (0.45-1). In 60% of clips there is a second one (0.25-0.7), which is more often
+one that sounds like the first. The other emotions are small; those that sound like one of the two are larger, as they
+are in mean ratings.
 
 Cues. `EXPRESSION` says how each emotion moves nine cues (pitch, sweep, loudness, rate, roughness, breath,
-brightness, opening, fronting) from neutral, in steps of one; loosely after the literature on vocal expression (Juslin
-& Laukka, Psychological Bulletin 129, 2003), the sizes are made up. A clip's cues are
+brightness, opening, fronting) from neutral. It follows the literature on vocal expression loosely (Juslin & Laukka,
+Psychological Bulletin 129, 2003); the sizes are made up. A clip's cues are
 
     gain of the speaker * (intensities @ EXPRESSION - its mean) + style of the speaker + a little noise
 
 Speakers differ in gain and, strongly, in style: one person's sad cry is as loud and high as another's amused laugh.
-So a clip alone is ambiguous, and two other clips of the speaker, unlabelled, tell where the speaker's neutral is.
+So a clip alone is ambiguous; two other clips of the speaker, without labels, tell where the speaker's neutral is.
 Age lowers pitch and adds roughness and breath. Each country has a small arbitrary offset of style and of the
 recording channel, drawn from the seed, that says nothing about the country's people.
 
@@ -45,7 +45,7 @@ from exvo.corpora.base import Corpus
 from exvo.errors import InputError
 from exvo.text import listing
 
-RATE = 16_000  # Hz
+RATE = 16_000  # Hz, of the files; part of the corpus, whatever the sampling rate of the features
 SEED = 0
 SPEAKERS = {"train": 32, "val": 14, "test": 14}
 CLIPS = 10  # a speaker
@@ -71,7 +71,7 @@ EXPRESSION = np.array(
 CENTRED = EXPRESSION - EXPRESSION.mean(axis=0)
 _NORMS = np.linalg.norm(CENTRED, axis=1)
 ALIKE = np.clip(CENTRED @ CENTRED.T / np.outer(_NORMS, _NORMS), 0.0, 1.0) * (1.0 - np.eye(len(EMOTIONS)))
-"""How much two emotions sound alike, 0-1: cosine of their cues, 0 on the diagonal: (emotions, emotions)."""
+"""How much two emotions sound alike, 0-1: the cosine of their cues, 0 on the diagonal: (emotions, emotions)."""
 
 CLIPS_FILE = "clips.csv"
 README_FILE = "README.txt"
@@ -90,9 +90,9 @@ class Voice:
 
     age: int  # years
     country: str
-    pitch: float  # neutral fundamental, Hz
-    tract: float  # formants relative to a tract of 17 cm
-    gain: float  # expressive gain
+    pitch: float  # neutral fundamental frequency, Hz
+    tract: float  # factor of the formants relative to a vocal tract of 17 cm
+    gain: float  # how strongly emotions move the cues
     style: np.ndarray  # offset of each cue: (cues,)
     level: float  # microphone gain, dB
     channel: float  # coefficient of the channel's first-order tilt
@@ -126,7 +126,7 @@ def draw_voices(generator: np.random.Generator) -> list[Voice]:
 
 
 def draw_intensities(generator: np.random.Generator) -> np.ndarray:
-    """Labels of a clip, (emotions,), each 0-1."""
+    """The labels of a clip, (emotions,), each 0-1."""
     first = int(generator.integers(len(EMOTIONS)))
     weights = 0.1 + ALIKE[first]
     weights[first] = 0.0
@@ -144,7 +144,7 @@ def draw_intensities(generator: np.random.Generator) -> np.ndarray:
 
 
 def draw_cues(intensities: np.ndarray, voice: Voice, generator: np.random.Generator) -> np.ndarray:
-    """Cues of a clip, (cues,), in the units of EXPRESSION."""
+    """The cues of a clip, (cues,), in the units of `EXPRESSION`."""
     cues: np.ndarray = voice.gain * (intensities @ CENTRED) + voice.style + generator.normal(0.0, 0.05, len(CUES))
     return cues
 
@@ -210,10 +210,10 @@ def _rms(wave: np.ndarray) -> float:
 
 
 def read(folder: Path) -> Corpus:
-    """Read the sample corpus, written first where `folder` is missing or empty.
+    """Reads the sample corpus, which is written first where `folder` is missing or empty. Nothing is overwritten.
 
-    Raises InputError where it can't be written, and where the folder holds anything but the sample, whole and
-    unchanged; nothing is overwritten.
+    Raises:
+        InputError: it can't be written, or the folder holds anything but the whole and unchanged sample.
     """
     target = folder.resolve()
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
@@ -221,12 +221,12 @@ def read(folder: Path) -> Corpus:
             _write(target)
         except OSError as error:
             raise InputError(f"{folder}: the sample can't be written there ({error}); give another folder.") from error
-    _check(folder)
+    _require_unchanged(folder)
     return dataclasses.replace(table.read(folder), name="sample", synthetic=True)
 
 
 def _write(folder: Path) -> None:
-    """Write all files beside the folder, then rename: the folder is there whole or not at all."""
+    """Writes all files beside the folder, then renames: the folder is there whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         fresh = Path(scratch) / folder.name
@@ -239,13 +239,13 @@ def _write(folder: Path) -> None:
         (fresh / SUMS_FILE).write_text(sums, encoding="utf-8")
         try:
             fresh.rename(folder)
-        except OSError:  # another process was first: `_check` says whether what it wrote is the sample
+        except OSError:  # another process was first: `_require_unchanged` says whether what it wrote is the sample
             if not (folder / SUMS_FILE).is_file():
                 raise
 
 
 def _write_clips(folder: Path) -> list[dict[str, object]]:
-    """Write the audio of every clip; their rows in `clips.csv`."""
+    """Writes the audio of all clips and returns their rows for `clips.csv`."""
     generator = np.random.default_rng(SEED)
     splits = [split for split, count in SPEAKERS.items() for _ in range(count)]
     voices = draw_voices(generator)
@@ -255,7 +255,7 @@ def _write_clips(folder: Path) -> list[dict[str, object]]:
             file = f"wav/s{number:02}-{clip:02}.wav"
             intensities = draw_intensities(generator)
             wave = synthesise(draw_cues(intensities, voice, generator), voice, generator)
-            audio = io.BytesIO()  # a full disk is then the system's error, not libsndfile's, which has no words for it
+            audio = io.BytesIO()  # so that Python writes the file: libsndfile's error doesn't say that the disk is full
             soundfile.write(audio, wave, RATE, subtype="PCM_16", format="WAV")
             (folder / file).write_bytes(audio.getvalue())
             row = {"file": file, "split": split, "speaker": f"s{number:02}", "age": voice.age, "country": voice.country}
@@ -263,8 +263,12 @@ def _write_clips(folder: Path) -> list[dict[str, object]]:
     return rows
 
 
-def _check(folder: Path) -> None:
-    """InputError unless the folder holds the sample as this version writes it."""
+def _require_unchanged(folder: Path) -> None:
+    """Refuses a folder that does not hold the sample as this version of exvo writes it.
+
+    Raises:
+        InputError: says what it holds.
+    """
     sums = folder / SUMS_FILE
     if not sums.is_file():
         raise InputError(f"{folder} holds something else than the sample corpus; give a folder that is not there yet.")
@@ -283,5 +287,5 @@ def _check(folder: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    """Hexadecimal digest of a file, empty where there is none."""
+    """The SHA-256 of a file in hexadecimal; empty where there is no file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

@@ -24,7 +24,7 @@ from exvo.evaluation.scoring import (
     statistics,
 )
 from exvo.options import command_line
-from exvo.tasks import Task
+from exvo.tasks import Task, task_of
 from exvo.text import listing
 
 OF_NETWORKS = "What differs are these trained networks; another seed of the same system may differ as much."
@@ -46,6 +46,11 @@ class Scored:
     shots: int
     predictions: pd.DataFrame
 
+    @property
+    def task(self) -> Task:
+        """The task, as far as scoring needs it."""
+        return task_of(self.predictions, self.condition.task)
+
 
 def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
     """The scored rows of both predictions tables, of the same clips in the same order, and their task.
@@ -59,7 +64,7 @@ def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
     again = f"evaluate one of them again, as with `{command_line('evaluate', same)}`, and give that run"
     corpora = [f"{condition.corpus} {condition.digest[:12]}" for condition in (one, other)]
     shots = [run.shots if run.condition.protocol == "strict" else 0 for run in (a, b)]
-    emotions = [listing(task_of(run).targets) for run in (a, b)]
+    emotions = [listing(run.task.targets) for run in (a, b)]
     for what, values, remedy in (
         ("corpora", corpora, "train both on one corpus"),
         ("tasks", [one.task, other.task], "train both for one task"),
@@ -69,37 +74,42 @@ def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
     ):
         if values[0] != values[1]:
             refuse(a, b, f"their {what} differ, {values[0]} and {values[1]}; {remedy}.")
-    first, second = scorable(a.predictions), scorable(b.predictions)
+    try:
+        first, second = same_clips(a.predictions, b.predictions)
+    except InputError as error:
+        refuse(a, b, str(error))
+    return first, second, a.task
+
+
+def same_clips(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The scored rows of two predictions tables with the same targets, of the same clips in the same order.
+
+    Raises:
+        InputError: the scored clips, their speakers or their labels differ, or fewer than two clips are scored; a
+            clause, without what the tables are called.
+    """
+    first, second = scorable(a), scorable(b)
     alone = sorted(set(first["file"]) ^ set(second["file"]))
     if alone:
-        refuse(
-            a,
-            b,
+        raise InputError(
             f"they score {len(first)} and {len(second)} clips, of which these are scored by one alone: "
-            f"{listing(alone)}; evaluate both on the same readable clips.",
+            f"{listing(alone)}; evaluate both on the same readable clips."
         )
     if len(first) < 2:
-        refuse(a, b, f"{len(first)} clips of the {one.split} split are scored and have labels; it takes two.")
-    return first, second.set_index("file").loc[first["file"]].reset_index(), task_of(a)
+        splits = listing(a["split"].unique())
+        raise InputError(f"{len(first)} clips of the {splits} split are scored and have labels; it takes two.")
+    second = second.set_index("file").loc[first["file"]].reset_index()
+    labels = ["speaker", *(column for column in first if str(column).startswith("truth."))]
+    differing = np.any([first[label].to_numpy() != second[label].to_numpy() for label in labels], axis=0)
+    if differing.any():
+        clips = listing(first["file"][differing])
+        raise InputError(f"their speakers or labels differ for the clips {clips}; evaluate both on one corpus.")
+    return first, second
 
 
 def refuse(a: Scored, b: Scored, why: str) -> Never:
     """Raises InputError: why the two can't be compared."""
     raise InputError(f"The runs {a.run} and {b.run} can't be compared: {why}")
-
-
-def task_of(run: Scored) -> Task:
-    """The task of a predictions table, as far as scoring needs it."""
-    name = run.condition.task
-    beside = {"category", *{"fewshot": (), "multitask": ("age", "country"), "speaker": ("speaker",)}[name]}
-    columns = map(str, run.predictions.columns)
-    labels = [column.removeprefix("truth.") for column in columns if column.startswith("truth.")]
-    categories = "category" in labels and not pd.api.types.is_numeric_dtype(run.predictions["truth.category"])
-    return Task(
-        name,
-        tuple(label for label in labels if label not in beside or (label == "category" and not categories)),
-        categories=categories,
-    )
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, task: Task) -> pd.DataFrame:

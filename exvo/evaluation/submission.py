@@ -17,7 +17,7 @@ import pandas as pd
 
 from exvo.config import EMOTIONS
 from exvo.errors import InputError
-from exvo.tables import read_csv
+from exvo.tables import read_csv_cells
 from exvo.text import listing, printable
 
 TITLES = {"fewshot": "ExVo-Few", "multitask": "ExVo-Multi"}
@@ -148,7 +148,7 @@ def check(path: Path, ids: Sequence[str]) -> Checked:
         problem = f"It has {path.stat().st_size:,} bytes, but {len(ids):,} clips take fewer than {most:,}."
         return Checked("fewshot", [problem], [])
     try:
-        rows = read_csv(path, LAYOUT)
+        rows = read_csv_cells(path, LAYOUT)
     except InputError as error:
         return Checked("fewshot", [printable(str(error), 1_000)], [])
     task = "multitask" if {"Country", "Age"} & set(rows.columns) else "fewshot"

@@ -1,8 +1,9 @@
-"""Compares runs on the very same clips: two (a, b), chosen ones (runs), or the newest finished run of each system.
+"""Compares runs on the very same clips.
 
-Of two runs it tests the paired difference of every score; of more, the differences of the main score each with each,
-corrected for their number. Runs of different corpora, tasks, protocols or splits never share a table. Runs of versions
-that did not yet tag system and protocol are left out.
+They are two (a, b), chosen ones (runs), or the newest finished run of each system. Of two runs it tests the paired
+difference of every score; of more, the differences of the main score each with each, corrected for their number. Runs
+of different corpora, tasks, protocols or splits never share a table. Runs of versions that did not yet tag system and
+protocol are left out.
 """
 
 from __future__ import annotations

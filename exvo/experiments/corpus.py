@@ -103,7 +103,7 @@ def require_readable(ready: Ready, skip_unreadable: bool) -> None:
     Raises:
         InputError: lists every unreadable clip, or names the split that has too few left.
     """
-    extraction.check(ready.audio, skip_unreadable)
+    extraction.require_readable(ready.audio, skip_unreadable)
     for split in ("train", "val"):
         if len(ready.rows(split)) < 2:
             raise InputError(

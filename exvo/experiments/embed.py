@@ -1,4 +1,7 @@
-"""Writes the embeddings of a split under a trained run, and draws them with t-SNE by country and by speaker."""
+"""Writes the embeddings of a split, and draws them with t-SNE.
+
+The pictures show them by country and by speaker.
+"""
 
 from __future__ import annotations
 

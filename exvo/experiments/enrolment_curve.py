@@ -1,4 +1,7 @@
-"""Scores a personalised run with 0, 1, 2, 4 and 8 enrolment clips, drawn at random: the speaker's, and another's."""
+"""Scores a personalised run with 0 to 8 enrolment clips.
+
+They are 0, 1, 2, 4 and 8 clips, drawn at random: the speaker's, and another speaker's.
+"""
 
 from __future__ import annotations
 

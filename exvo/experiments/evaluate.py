@@ -1,4 +1,7 @@
-"""Scores a trained run on a split of its corpus: the only place where the test split is ever scored."""
+"""Scores a trained run on a split of its corpus, with a report.
+
+It is the only place where the test split is ever scored.
+"""
 
 from __future__ import annotations
 

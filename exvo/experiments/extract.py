@@ -1,4 +1,7 @@
-"""Reads a corpus, computes the log-mels that the feature store lacks, and audits what it found."""
+"""Audits a corpus, and computes the features that are missing.
+
+They are log-mels; those that the feature store holds are not computed again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The main job in one run: extract, train, and evaluate the best epoch on the test split."""
+"""Extracts, trains and evaluates, all in one run.
+
+What is evaluated is the best epoch, on the test split.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Emotions of audio files, on the screen and as a table; enrolment clips adapt a personalised model to the speaker."""
+"""Recognises emotion in audio files.
+
+The emotions are shown on the screen and logged as a table. Enrolment clips adapt a personalised model to the speaker.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Registers a few-shot run as a version of `exvo-fewshot`, with a model card, and moves the alias `champion` to it.
+"""Registers a few-shot run as exvo-fewshot, with a model card.
 
-Without run_id it takes the run with the best validation score among those of one corpus and protocol. The alias moves
-only if the run passes the gate: its paired difference to the present champion on the validation split, by speaker. The
-test split is never looked at to choose. To register the same run again renews its card.
+Without run_id it takes the run with the best validation score among those of one corpus and protocol. The alias
+`champion` moves to it only if the run passes the gate: its paired difference to the present champion on the validation
+split, by speaker. The test split is never looked at to choose. To register the same run again renews its card.
 """
 
 from __future__ import annotations

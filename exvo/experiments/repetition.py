@@ -95,7 +95,7 @@ def gap(first: Numbers, again: Numbers) -> float:
 
 
 def changes(first: Mapping[str, Any], now: Mapping[str, Any]) -> pd.DataFrame:
-    """What differs between two environments, as `lookup.load_environment` gives them, the memory left out.
+    """What differs between two environments, as `artifacts.load_environment` gives them, the memory left out.
 
     Returns:
         what, run and repetition, as text; 'not logged' where one of the two lacks it.

@@ -1,4 +1,4 @@
-"""Repeats a training run from its logged settings, in a run of its own, and says whether it gives the same.
+"""Trains again from the settings of a run, and compares the two.
 
 Exit status: 0 where all is equal, bit for bit; 1 where something differs; 2 where the run can't be repeated.
 """

@@ -1,8 +1,8 @@
-"""Writes the file of the ExVo 2022 challenge for a run's task, few-shot or multitask, or checks somebody's file.
+"""Writes the file for the ExVo 2022 challenge, or checks one.
 
-The file holds the run's predictions of the test split: those that the run or its newest evaluation has logged, else
-made now. It is written only if it passes the check that `-P check=<file>` does alone: the test split's clips, each once
-and in the order of the corpus, the task's columns, and a finite number in every cell.
+The run's task is few-shot or multitask. The file holds its predictions of the test split: those that the run or its
+newest evaluation has logged, else made now. It is written only if it passes the check that `check=<file>` does alone:
+the test split's clips, each once and in the order of the corpus, the task's columns, and a finite number in every cell.
 """
 
 from __future__ import annotations

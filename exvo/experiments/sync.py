@@ -1,4 +1,7 @@
-"""Delivers what the tracking server did not take, while it was away, of the runs in an output folder."""
+"""Delivers what the tracking server missed.
+
+It is what the runs of an output folder could not log while the server was away.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Trains a system, keeps its best epoch by the validation score, and logs model, scores and predictions."""
+"""Trains a system, and keeps its best epoch.
+
+The best epoch is chosen by the validation score; its model, scores and predictions are logged.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
         InputError: a system that is not known, a device that is not there, or options that don't go together.
     """
     system = systems.find(settings.model)
-    systems.check_task(settings.model, settings.task, settings.protocol)
+    systems.require_trainable(settings.model, settings.task, settings.protocol)
     device = resolve_device(settings.device)
     epochs = SAMPLE_EPOCHS if settings.corpus == "sample" else PUBLISHED_EPOCHS
     fill = "zero" if settings.corpus == "hume-vb" else "repeat"

@@ -1,7 +1,7 @@
-"""Searches the options of a system in trials that `train` it, the worse of them stopped early.
+"""Searches a system's options in trials that train it.
 
-The study is kept: the same command goes on where it stopped, and typed on several machines with one storage they share
-the trials.
+Trials that fall behind are stopped early. The study is kept: the same command goes on where it stopped, and typed on
+several machines with one storage they share the trials.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Audio file -> mono waveform at 16 kHz."""
+"""Audio file -> mono waveform at the sampling rate of the features (16 kHz)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -15,32 +16,75 @@ import soxr
 
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
-from exvo.features.containers import UNKNOWN_LENGTH, AudioError, check_size, open_audio, os_problem, read_plain
+from exvo.features.containers import (
+    UNKNOWN_LENGTH,
+    AudioError,
+    open_audio,
+    os_problem,
+    read_plain,
+    require_one_recording,
+)
 from exvo.features.streams import check_flac, check_mp3, check_mp3_in_wav, check_mp3_length
 
-BLOCK = 2**20  # samples decoded at a time, over all channels: a header's promise is never allocated
+BLOCK = 2**20  # samples, over all channels, decoded at a time: a header may promise more than fits into memory
 MAX_RATE = 1_000_000  # Hz; FLAC ends at 655,350, and soxr takes seconds to resample from billions
-SCALE = np.float32(2.0**-15)  # of 16-bit samples
-LOST = 0.1  # s at the end of an MP3 in a WAV that libsndfile may promise and not decode
-CANCELLED = 12.0  # dB that mixing to mono may lose; of N channels of which one is not silent it takes 10 log10(N)
-LOUDEST = 100.0  # full scale is 1; MP3 overshoots it a little, integers taken for floats by far
+FULL_SCALE = np.float32(2.0**-15)  # of 16-bit samples: what they are multiplied by
+MAX_UNDECODED = 0.1  # s at the end of an MP3 that libsndfile may leave undecoded
+MAX_MIXING_LOSS = 12.0  # dB; if only one of N channels is not silent, mixing to mono loses 10 log10(N)
+MAX_PEAK = 100.0  # full scale is 1; MP3 exceeds it a little, integers taken for floats by far
 
 
 @dataclass(frozen=True, eq=False)
 class Audio:
-    """A decoded file: float32 `waveform` (samples,) at `FeatureConfig.sample_rate`; the rest describes the source."""
+    """A decoded file: its waveform, ready for features, and what is known of the source, the file itself."""
 
-    waveform: np.ndarray
+    waveform: np.ndarray  # float32 (samples,) at `FeatureConfig.sample_rate`
     peak: float  # largest magnitude of the waveform; full scale is 1
-    rate: int  # Hz
-    channels: int
-    seconds: float
+    rate: int  # of the source, Hz
+    channels: int  # of the source
+    seconds: float  # of the source
     decoded: int  # `fingerprint` of the source's samples, mixed to mono but not resampled
     note: str  # what of the source is not in the waveform, though it can be used; '' as a rule
 
 
+class AudioHeader(NamedTuple):
+    """What the header of an audio file says of its length; zeros for what is no audio."""
+
+    frames: int  # samples of each channel
+    channels: int
+    rate: int  # Hz
+
+
+@dataclass(frozen=True)
+class _Energies:
+    """Sums of squares, from which the loss by mixing to mono is computed; zeros for one channel, which isn't mixed."""
+
+    channels: float = 0.0  # of the samples: the mean over channels
+    channels_ac: float = 0.0  # the same, each channel without its mean (its DC offset)
+    mono_ac: float = 0.0  # of the mix without its mean
+
+    def __add__(self, other: _Energies) -> _Energies:
+        return _Energies(
+            self.channels + other.channels, self.channels_ac + other.channels_ac, self.mono_ac + other.mono_ac
+        )
+
+
+class _Decoded(NamedTuple):
+    """The samples of a file, mixed to mono but not resampled."""
+
+    mono: np.ndarray  # float32 (samples,)
+    rate: int  # Hz
+    channels: int
+    energies: _Energies
+    note: str  # what of the file could not be decoded; '' as a rule
+
+
 def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
-    """Decode WAV, FLAC, Ogg Vorbis, Opus, MP3 or AIFF, a path or the file's bytes; mix to mono and resample.
+    """Decodes WAV, FLAC, Ogg Vorbis, Opus, MP3 or AIFF, mixes it to mono and resamples it.
+
+    Args:
+        source: a path, or the file's bytes.
+        config: feature settings, of which the sampling rate and the limits of length are used.
 
     Raises:
         AudioError: names the file; `problem` says what is wrong with it.
@@ -49,20 +93,20 @@ def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
     try:
         plain = read_plain(source) if isinstance(source, bytes) else None
         if plain:
-            samples, rate = plain
-            floats, channels = np.multiply(samples, SCALE, dtype=np.float32), samples.shape[1]
+            source_samples, rate = plain
+            floats, channels = np.multiply(source_samples, FULL_SCALE, dtype=np.float32), source_samples.shape[1]
             mono, note = _mix(floats), ""
             energies = _energies(floats, mono)
         else:
             with open_audio(source) as opened:
-                file = check_size(opened)
+                file = require_one_recording(opened)
                 check_mp3(file)
                 file.seek(0)
                 mono, rate, channels, energies, note = _decode(file, config)
-        note = note or _lost(mono, channels, energies)
-        prepared = _prepare(mono, rate, config)
+        note = note or _mixing_loss(mono, channels, energies)
+        waveform, peak = _prepare(mono, rate, config)
         decoded = fingerprint(plain[0][:, 0] if plain and channels == 1 else mono, rate)
-        return Audio(*prepared, rate, channels, len(mono) / rate, decoded, note)
+        return Audio(waveform, peak, rate, channels, len(mono) / rate, decoded, note)
     except AudioError as error:
         raise AudioError(error.problem, name) from None
     except soundfile.LibsndfileError as error:  # opened, then broke off
@@ -73,19 +117,19 @@ def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
         raise AudioError(f"not audio ({str(error).partition(':')[0]})", name) from None
 
 
-def promised(content: bytes) -> tuple[int, int, int]:
-    """Frames, channels and rate (Hz) by the header of a file's bytes, without decoding; zeros for what is no audio."""
+def audio_header(content: bytes) -> AudioHeader:
+    """The header of a file's bytes, which are not decoded."""
     try:
         if plain := read_plain(content):
-            return len(plain[0]), plain[0].shape[1], plain[1]
-        with open_audio(content) as file, soundfile.SoundFile(check_size(file)) as sound:
-            return sound.frames, sound.channels, sound.samplerate
+            return AudioHeader(len(plain[0]), plain[0].shape[1], plain[1])
+        with open_audio(content) as file, soundfile.SoundFile(require_one_recording(file)) as sound:
+            return AudioHeader(sound.frames, sound.channels, sound.samplerate)
     except (OSError, ValueError, soundfile.LibsndfileError):
-        return 0, 0, 0
+        return AudioHeader(0, 0, 0)
 
 
 def prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> np.ndarray:
-    """Mix a waveform in memory to mono and resample it (soxr, HQ) to `config.sample_rate`.
+    """Mixes a waveform in memory to mono and resamples it (soxr, HQ) to `config.sample_rate`.
 
     Args:
         waveform: (samples,) or (samples, channels), floats with full scale at 1.
@@ -121,7 +165,7 @@ def _prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> tuple[
         raise AudioError(f"longer than {config.max_seconds:g} s")
     mono = (waveform if waveform.ndim == 1 else _mix(waveform)).astype(np.float32, copy=False)
     if waveform.ndim == 2:
-        _lost(mono, waveform.shape[1], _energies(waveform, mono))
+        _mixing_loss(mono, waveform.shape[1], _energies(waveform, mono))
     peak = _peak(mono)
     resampled = mono if rate == config.sample_rate else soxr.resample(mono, rate, config.sample_rate, quality="HQ")
     if len(resampled) < config.min_samples:
@@ -129,8 +173,12 @@ def _prepare(waveform: np.ndarray, rate: float, config: FeatureConfig) -> tuple[
     return resampled, peak if resampled is mono else _peak(resampled)
 
 
-def _decode(file: io.FileIO | io.BytesIO, config: FeatureConfig) -> tuple[np.ndarray, int, int, np.ndarray, str]:
-    """(mono float32 (samples,), rate in Hz, channels, `_energies`, note), decoded in blocks of bounded size."""
+def _decode(file: io.FileIO | io.BytesIO, config: FeatureConfig) -> _Decoded:
+    """Decodes a file in blocks of bounded size.
+
+    Raises:
+        AudioError: it is no audio, too long, or not decoded as a whole.
+    """
     try:  # a descriptor lets libsndfile read without the interpreter's lock
         sound = soundfile.SoundFile(file if isinstance(file, io.BytesIO) else file.fileno(), closefd=False)
     except soundfile.LibsndfileError as error:
@@ -140,26 +188,34 @@ def _decode(file: io.FileIO | io.BytesIO, config: FeatureConfig) -> tuple[np.nda
         if promised > config.max_seconds * rate:
             longer = f"longer than {config.max_seconds:g} s"
             raise AudioError(UNKNOWN_LENGTH if promised >= 2**62 else longer)
-        blocks, energies = [], np.zeros(3)
-        wanted = max(1, min(BLOCK // channels, promised + 1))
-        while len(block := sound.read(wanted, dtype="float32", always_2d=True)):
+        blocks, energies = [], _Energies()
+        block_frames = max(1, min(BLOCK // channels, promised + 1))
+        while len(block := sound.read(block_frames, dtype="float32", always_2d=True)):
             blocks.append(_mix(block))
             energies += _energies(block, blocks[-1])
-            if len(block) < wanted:
+            if len(block) < block_frames:
                 break
-        note = _check_whole(file, sound, sum(map(len, blocks)))
+        note = _require_all_decoded(file, sound, sum(map(len, blocks)))
         if not blocks:
             raise AudioError("no samples")
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate, channels, energies, note
+        mono = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        return _Decoded(mono, rate, channels, energies, note)
 
 
-def _check_whole(file: io.FileIO | io.BytesIO, sound: soundfile.SoundFile, decoded: int) -> str:
-    """Refuse a file of which libsndfile has not decoded all; a note where next to nothing is missing."""
+def _require_all_decoded(file: io.FileIO | io.BytesIO, sound: soundfile.SoundFile, decoded: int) -> str:
+    """Refuses a file of which libsndfile has not decoded all.
+
+    Returns:
+        A note where less than `MAX_UNDECODED` is missing; '' where nothing is.
+
+    Raises:
+        AudioError: it is cut short, or goes on after what was decoded.
+    """
     missing = (sound.frames - decoded) / sound.samplerate
     if sound.format == "MP3":
-        check_mp3_length(file, sound.frames, decoded, int(LOST * sound.samplerate))
-    elif sound.subtype.startswith("MPEG") and missing < LOST:
-        check_mp3_in_wav(file, decoded, int(LOST * sound.samplerate))
+        check_mp3_length(file, sound.frames, decoded, int(MAX_UNDECODED * sound.samplerate))
+    elif sound.subtype.startswith("MPEG") and missing < MAX_UNDECODED:
+        check_mp3_in_wav(file, decoded, int(MAX_UNDECODED * sound.samplerate))
         return f"its last {missing:.3f} s could not be decoded" if missing > 0 else ""
     elif missing > 0:
         raise AudioError("truncated")
@@ -174,58 +230,69 @@ def _mix(samples: np.ndarray) -> np.ndarray:
     return samples[:, 0] if channels == 1 else samples @ np.full(channels, 1 / channels, samples.dtype)
 
 
-def _energies(samples: np.ndarray, mono: np.ndarray) -> np.ndarray:
-    """(samples, channels), `mono` (samples,) -> (3,): sums of squares, zeros of one channel, which isn't mixed.
-
-    Of the samples, the mean over channels; the same without each channel's mean (its DC offset); of `mono` without its.
-    """
+def _energies(samples: np.ndarray, mono: np.ndarray) -> _Energies:
+    """The energies of samples, (samples, channels), and of their mix, (samples,)."""
     channels = samples.shape[1]
     if channels == 1:
-        return np.zeros(3)
+        return _Energies()
     with np.errstate(over="ignore", invalid="ignore"):
-        energy, left = _squares(samples), _about_mean(mono[:, None], _squares(mono))
-        return np.array([energy / channels, _about_mean(samples, energy) / channels, left])
+        energy, mono_ac = _squares(samples), _without_offset(mono[:, None], _squares(mono))
+        return _Energies(energy / channels, _without_offset(samples, energy) / channels, mono_ac)
 
 
-def _about_mean(samples: np.ndarray, energy: float) -> float:
-    """(samples, channels), their `_squares` -> the sum of the squares without each channel's mean."""
+def _without_offset(samples: np.ndarray, energy: float) -> float:
+    """The sum of the squares of samples, (samples, channels), each channel without its mean (its DC offset).
+
+    Args:
+        samples: (samples, channels).
+        energy: the sum of their squares with the mean.
+    """
     count = len(samples)
     means = (np.ones(count, samples.dtype) @ samples).astype(np.float64) / count
     offset = count * float(means @ means)
     if offset < energy / 2:
         return energy - offset
-    return _squares(samples - samples.mean(axis=0, dtype=np.float64).astype(samples.dtype))  # with all digits
+    return _squares(
+        samples - samples.mean(axis=0, dtype=np.float64).astype(samples.dtype)
+    )  # the difference would lose digits
 
 
 def _squares(samples: np.ndarray) -> float:
-    """The sum of the squares."""
+    """The sum of the squares of samples of any shape."""
     flat = samples.reshape(-1)
     energy = float(np.dot(flat, flat))
-    return energy if energy >= 1e-20 else float(np.square(flat, dtype=np.float64).sum())  # too faint for float32
+    return (
+        energy if energy >= 1e-20 else float(np.square(flat, dtype=np.float64).sum())
+    )  # squares too small for float32
 
 
-def _lost(mono: np.ndarray, channels: int, energies: np.ndarray) -> str:
-    """A note where mixing to `mono` (samples,) has lost much of the `_energies`: its channels cancel each other.
+def _mixing_loss(mono: np.ndarray, channels: int, energies: _Energies) -> str:
+    """A note where mixing to mono lost more than `MAX_MIXING_LOSS`, because the channels cancel each other; else ''.
+
+    Args:
+        mono: the mix, (samples,).
+        channels: of which it is the mean.
+        energies: before and after.
 
     Raises:
         AudioError: nothing is left, or no more than a constant.
     """
-    energy, before, left = energies.tolist()
-    if channels == 1 or not 0.0 < energy < math.inf:
+    before, after = energies.channels_ac, energies.mono_ac
+    if channels == 1 or not 0.0 < energies.channels < math.inf:
         return ""
-    if not mono.any() or left == 0.0 < before:
+    if not mono.any() or after == 0.0 < before:
         raise AudioError(f"its {channels} channels cancel each other: mixed to one, nothing is left")
-    lost = 10.0 * math.log10(before / left) if before and left else 0.0
-    return f"mixing its {channels} channels to one lost {lost:.0f} dB" if lost > CANCELLED else ""
+    lost = 10.0 * math.log10(before / after) if before and after else 0.0
+    return f"mixing its {channels} channels to one lost {lost:.0f} dB" if lost > MAX_MIXING_LOSS else ""
 
 
 def fingerprint(mono: np.ndarray, rate: int) -> int:
-    """64 bits that are equal for equal samples, 1 or more: of a recording, whatever file it lies in.
+    """A number of 64 bits, never 0, that is equal for recordings of equal samples, whatever the format of their files.
 
-    Samples that are whole numbers of 16 bits count as such, whether they come as int16 or as floats. It is the CRC-32
-    of the first half and of the second, each with length and rate. Two recordings of which both halves differ agree by
-    a chance of 2^-64, and of which one half differs of 2^-32; never if that half differs in 32 bits in a row or less.
-    Who wants two recordings to agree can make such.
+    It consists of the CRC-32 of the first half and that of the second half, each with length and rate. Samples that
+    are whole numbers of 16 bits give the same number as int16 and as floats. Two different recordings get the same
+    number by chance with probability 2^-64 where both halves differ, and 2^-32 where one does; never where that half
+    differs within 32 bits in a row. It is no protection against somebody who makes two such recordings on purpose.
 
     Args:
         mono: (samples,), int16 or float32 with full scale at 1; finite.
@@ -238,8 +305,8 @@ def fingerprint(mono: np.ndarray, rate: int) -> int:
 
 
 def _as_int16(mono: np.ndarray) -> np.ndarray:
-    """float32 samples as int16 where all are such numbers, else as they are."""
-    for part in (mono[:256], mono):  # of what comes from MP3, few samples tell
+    """float32 samples as int16 where all of them are whole numbers of 16 bits, else as they are."""
+    for part in (mono[:256], mono):  # the first samples of a decoded MP3 are enough to tell that they are not
         scaled = part * np.float32(2**15)
         with np.errstate(invalid="ignore"):
             numbers = scaled.astype(np.int16)
@@ -249,13 +316,17 @@ def _as_int16(mono: np.ndarray) -> np.ndarray:
 
 
 def _peak(waveform: np.ndarray) -> float:
-    """The largest magnitude of the samples, which must be finite and not silent."""
+    """The largest magnitude of the samples.
+
+    Raises:
+        AudioError: they are not finite, silent, or far beyond full scale.
+    """
     peak = float(np.maximum(waveform.max(), -waveform.min()))
     if not math.isfinite(peak):
         raise AudioError("holds NaN or infinity")
     if peak == 0.0:
         raise AudioError("silent: all samples are zero")
-    if peak > LOUDEST:
+    if peak > MAX_PEAK:
         raise AudioError(f"samples up to {peak:.6g}, where full scale is 1")
     return peak
 

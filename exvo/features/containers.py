@@ -1,8 +1,8 @@
-"""Audio files before they are decoded: opened, and refused where libsndfile would read a part of them as the whole.
+"""Opens audio files and refuses those of which libsndfile would decode a part and take it for the whole.
 
 A file that is cut short, or in which something follows the first recording, is refused with the reason. What may follow
-the samples: chunks of the same file, tags (ID3, APE, Lyrics3), zeros, and fewer than `FEW` bytes. A WAV that was
-written into a pipe has a placeholder for its length: its samples go on to the end, or to tags there.
+the samples: chunks of the same file, tags (ID3, APE, Lyrics3), zeros, and fewer than `FEW` bytes. A file that was
+written into a pipe has a placeholder for its length: its samples go on to the end of the file, or to tags there.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from exvo.errors import InputError
+from exvo.features.audio_tags import TAGS, past_tags, trailing_tags
 from exvo.features.signatures import RECORDINGS, second_recording
-from exvo.features.tags import TAGS, past_tags, trailing_tags
 from exvo.text import LONGEST_NAME, printable
 
 MAX_PARTS = 100_000  # chunks of a WAV or pages of an Ogg: 60 s of Opus in the shortest packets take a few thousand
@@ -32,7 +32,7 @@ PLACEHOLDERS = (
     (0xFFFF0000, 0xFFFFFFFF),  # FFmpeg, mpg123
     (2**62, 2**64 - 1),  # lengths of 64 bits
 )
-"""From and to: data lengths that programs write which cannot know the length, because they write into a pipe."""
+"""Ranges (first, last) of the data lengths that programs write into a pipe, where they can't know the length."""
 
 UNKNOWN_LENGTH = "of unknown length (its header holds none): convert it to WAV"
 
@@ -57,7 +57,11 @@ def os_problem(error: OSError) -> str:
 
 
 def open_regular(path: str | Path) -> io.FileIO:
-    """Open a file for reading, unbuffered; OSError for whatever isn't a regular file (a pipe would block)."""
+    """Opens a file for reading, unbuffered.
+
+    Raises:
+        OSError: it can't be opened, or is not a regular file (a pipe would block).
+    """
     mode = os.stat(path).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise OSError(0, "not a regular file")
@@ -65,10 +69,10 @@ def open_regular(path: str | Path) -> io.FileIO:
 
 
 class _Bytes(io.BytesIO):
-    """Bytes in which libsndfile may look for a place before their beginning, as in a file: it is not given one."""
+    """Bytes in which a seek to before the beginning is ignored: libsndfile tries one in damaged files."""
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """The new place, or the old one."""
+        """The new position; the old one where there is no such position."""
         try:
             return super().seek(offset, whence)
         except (ValueError, OverflowError):
@@ -76,18 +80,23 @@ class _Bytes(io.BytesIO):
 
 
 def open_audio(source: str | Path | bytes) -> io.FileIO | io.BytesIO:
-    """A path, which must be a regular file, or the file's bytes, to read; OSError as above."""
+    """A file to read from: opened by its path, or in memory from its bytes.
+
+    Raises:
+        OSError: it can't be opened, or is not a regular file.
+    """
     return _Bytes(source) if isinstance(source, bytes) else open_regular(source)
 
 
-def check_size(file: io.FileIO | io.BytesIO) -> io.FileIO | io.BytesIO:
-    """Refuse an empty file, one that is cut short, and one that goes on after its first recording.
+def require_one_recording(file: io.FileIO | io.BytesIO) -> io.FileIO | io.BytesIO:
+    """Refuses an empty file, one that is cut short, and one that goes on after its first recording.
 
     Returns:
-        What to decode: the file at its beginning, or its bytes with the length in place of a placeholder.
+        What to decode: the file at its beginning; or where its length was a placeholder, a copy in memory with the
+        true length.
 
     Raises:
-        AudioError: which of them it is.
+        AudioError: says which of the three it is.
     """
     size = file.seek(0, io.SEEK_END)
     if size == 0:
@@ -104,7 +113,7 @@ def check_size(file: io.FileIO | io.BytesIO) -> io.FileIO | io.BytesIO:
     return file
 
 
-def whole(file: io.FileIO | io.BytesIO) -> bytes:
+def read_all(file: io.FileIO | io.BytesIO) -> bytes:
     """All bytes of a file.
 
     Raises:
@@ -119,8 +128,8 @@ def whole(file: io.FileIO | io.BytesIO) -> bytes:
 def read_plain(content: bytes) -> tuple[np.ndarray, int] | None:
     """The samples, int16 (samples, channels), and the rate in Hz of a WAV of 16-bit PCM, whole and in order.
 
-    They lie there as they are, and read this way cost a fifth of what libsndfile takes. Any other file gives None, and
-    is for libsndfile to decode or to refuse.
+    Reading them directly takes a fifth of the time that libsndfile takes. Any other file gives None, and libsndfile
+    decodes or refuses it.
     """
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         return None
@@ -132,28 +141,28 @@ def read_plain(content: bytes) -> tuple[np.ndarray, int] | None:
             layout = content[start : start + 16]
         elif name == b"data" and layout:
             tag, channels, rate, _, frame, bits = struct.unpack("<HHIIHH", layout)
-            usual = tag == 1 and bits == 16 and 1 <= channels <= 2 and frame == 2 * channels and 0 < rate < 2**31
-            if not usual or length == 0 or length % frame or start + length != len(content):
+            is_plain = tag == 1 and bits == 16 and 1 <= channels <= 2 and frame == 2 * channels and 0 < rate < 2**31
+            if not is_plain or length == 0 or length % frame or start + length != len(content):
                 return None
             return np.frombuffer(content, "<i2", offset=start).reshape(-1, channels), rate
-        elif name != b"LIST":  # what ffmpeg writes of itself
+        elif name != b"LIST":  # ffmpeg's name and version
             return None
         start += length + length % 2
     return None
 
 
 class _Layout(NamedTuple):
-    """How a format of chunks is laid out."""
+    """How a format that consists of chunks lays them out."""
 
-    head: str  # of a chunk: its name and length, as `struct` has it
+    head: str  # format of a chunk's head (its name and length) for `struct`
     first: int  # byte where the first chunk begins
-    align: int  # bytes that a chunk's end is filled up to
-    counted: bool  # whether a chunk's length holds its head too
-    samples: bytes  # the name of their chunk
+    align: int  # chunks begin at multiples of so many bytes after `first`
+    counted: bool  # whether a chunk's length counts its head too
+    samples: bytes  # name of the chunk with the samples
 
 
 def _layout(head: bytes) -> _Layout | None:
-    """Of a file that begins so; None where it has no chunks."""
+    """The layout of a file that begins with these bytes; None where it has no chunks."""
     if head[8:12] == b"WAVE" and head[:4] in (b"RIFF", b"RF64", b"RIFX"):
         return _Layout(">4sI" if head[:4] == b"RIFX" else "<4sI", 12, 2, False, b"data")
     if head[8:12] in (b"AIFF", b"AIFC") and head[:4] == b"FORM":
@@ -166,14 +175,16 @@ def _layout(head: bytes) -> _Layout | None:
 
 
 def _check_chunks(file: io.FileIO | io.BytesIO, size: int, layout: _Layout) -> io.FileIO | io.BytesIO:
-    """Refuse samples that end after the file's end, and what follows them unless it belongs to them."""
-    place, wide, after, long, length_at = layout.first, struct.calcsize(layout.head), 0, 0, 0
+    """Refuses samples that end after the file's end, and what follows them unless it belongs to the file."""
+    place, head_bytes = layout.first, struct.calcsize(layout.head)
+    after = 0  # where the samples end; 0 before they are reached
+    long, length_at = 0, 0  # of an RF64: the length of the samples in 64 bits, and where it stands
     for _ in _parts():
         file.seek(min(place, size))
-        if len(head := file.read(wide)) < wide:
+        if len(head := file.read(head_bytes)) < head_bytes:
             break
         name, length = struct.unpack(layout.head, head)
-        start = place + wide
+        start = place + head_bytes
         end = max(start, (place if layout.counted else start) + length)
         if name == layout.samples and not after:
             if length == 0xFFFFFFFF and long:
@@ -189,63 +200,74 @@ def _check_chunks(file: io.FileIO | io.BytesIO, size: int, layout: _Layout) -> i
             raise AudioError(f"its samples are in several parts (the second at byte {place:,}): convert it to WAV")
         elif after and not _belongs(name, end, size):
             break
-        elif name == b"ds64":  # RF64: sizes of 64 bits
+        elif name == b"ds64":
             length_at = start + 8
             file.seek(length_at)
             long = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))[0] or 2**64 - 1
         place = end
         if filling := -(end - layout.first) % layout.align:
             file.seek(min(end, size))
-            place += filling if file.read(1) in (b"\0", b"") else 0  # some programs don't fill
+            place += filling if file.read(1) in (b"\0", b"") else 0  # some programs don't align chunks
     if not after:
         return file
-    check_rest(file, place, size)
-    return _Bytes(whole(file)[:after]) if layout.counted and after < size else file  # libsndfile takes it for samples
+    refuse_trailing(file, place, size)
+    tags_read_as_samples = layout.counted and after < size  # by libsndfile
+    return _Bytes(read_all(file)[:after]) if tags_read_as_samples else file
 
 
 def _belongs(name: bytes, end: int, size: int) -> bool:
-    """Whether a chunk after the samples is one of the file's own. Tags may be cut short: the samples are whole."""
+    """Whether a chunk after the samples is part of the file. Tags may be cut short, since the samples are whole."""
     return name not in RECORDINGS and name.isascii() and name.decode().isprintable() and (end <= size or name in TAGS)
 
 
 def _streamed(
     file: io.FileIO | io.BytesIO, size: int, layout: _Layout, start: int, length_at: int
 ) -> io.FileIO | io.BytesIO:
-    """The file's bytes with the samples' length: they begin at `start` and go on to the end, or to tags there.
+    """A copy of a file in memory, with the samples' true length in place of a placeholder.
+
+    The samples go on to the end of the file, or to tags there.
 
     Args:
-        file: with a placeholder for the length.
-        size: of the file, bytes.
-        layout: of its chunks.
-        start: where the samples begin.
-        length_at: where the length of 64 bits is, of an RF64; else 0.
+        file: an audio file that has a placeholder for the length of its samples.
+        size: bytes of the file.
+        layout: how its chunks are laid out.
+        start: byte where the samples begin.
+        length_at: byte where an RF64 has the length in 64 bits; else 0.
+
+    Raises:
+        AudioError: a second recording begins within the samples, or the file is too large.
     """
-    content = bytearray(whole(file))
-    wide = struct.calcsize(layout.head)
-    name, length = struct.unpack_from(layout.head, content, start) if size - start >= wide else (b"", 0)
-    if size == start or (name and _belongs(name, start + wide + length, size)):
-        return file  # there are none
+    content = bytearray(read_all(file))
+    head_bytes = struct.calcsize(layout.head)
+    name, length = struct.unpack_from(layout.head, content, start) if size - start >= head_bytes else (b"", 0)
+    if size == start or (name and _belongs(name, start + head_bytes + length, size)):
+        return file  # it has no samples
     end = trailing_tags(content, start, layout.head, layout.counted)
     if second := second_recording(bytes(content[:end]), start, end):
-        raise AudioError(joined(*second))
+        raise AudioError(two_recordings(*second))
     if end < size:
         del content[end:]
     if length_at:
         struct.pack_into("<Q", content, length_at, end - start)
     else:
-        samples = content[start - wide : start - wide + 4]
-        length = end - start + (wide if layout.counted else 0)
-        kept = content[start - wide + 4 : start - struct.calcsize(layout.head[0] + layout.head[-1])]
-        content[start - wide : start] = samples + kept + struct.pack(layout.head[0] + layout.head[-1], length)
+        samples = content[start - head_bytes : start - head_bytes + 4]
+        length = end - start + (head_bytes if layout.counted else 0)
+        kept = content[start - head_bytes + 4 : start - struct.calcsize(layout.head[0] + layout.head[-1])]
+        content[start - head_bytes : start] = samples + kept + struct.pack(layout.head[0] + layout.head[-1], length)
     return _Bytes(bytes(content))
 
 
 def _check_ogg(file: io.FileIO | io.BytesIO, size: int) -> io.FileIO | io.BytesIO:
-    """Walk over the pages (RFC 3533): the last must be whole, and no stream may begin after the first one's pages.
+    """Walks over the pages (RFC 3533): the last must be whole, and no stream may begin after the first one's pages.
 
-    Returns the file, or its pages where something harmless follows, in which libsndfile would look for the last one.
+    Returns:
+        The file; where something harmless follows the pages, the pages alone: libsndfile would look for the last page
+        in what follows.
+
+    Raises:
+        AudioError: a page is cut short, a second stream begins, or something else follows.
     """
-    place, begun = 0, False
+    place, begun = 0, False  # begun: whether pages were seen that don't begin a stream
     for _ in _parts():
         file.seek(place)
         head = file.read(27)
@@ -255,59 +277,66 @@ def _check_ogg(file: io.FileIO | io.BytesIO, size: int) -> io.FileIO | io.BytesI
             break
         begins = bool(head[5] & 2)
         if begins and begun:
-            raise AudioError(joined("Ogg", place))
+            raise AudioError(two_recordings("Ogg", place))
         begun = not begins
         segments = file.read(head[26])
         place += 27 + head[26] + sum(segments)
     if place > size:
         raise AudioError("truncated")
-    check_rest(file, place, size)
-    return _Bytes(whole(file)[:place]) if place < size else file
+    refuse_trailing(file, place, size)
+    return _Bytes(read_all(file)[:place]) if place < size else file
 
 
 def _check_au(file: io.FileIO | io.BytesIO, size: int) -> None:
-    """The header of an AU says where its samples begin and how long they are, or all ones."""
+    """Refuses an AU file that is shorter than its header says, or that goes on after its samples.
+
+    A length of all ones means that the samples go on to the end.
+    """
     file.seek(4)
     start, length = struct.unpack(">II", file.read(8).ljust(8, b"\0"))
     if length and length != 0xFFFFFFFF:
         if start + length > size:
             raise AudioError("truncated")
-        check_rest(file, start + length, size)
+        refuse_trailing(file, start + length, size)
 
 
-def check_rest(file: io.FileIO | io.BytesIO, place: int, size: int) -> None:
-    """Refuse what follows a recording, unless it is tags, zeros or fewer than `FEW` bytes.
+def refuse_trailing(file: io.FileIO | io.BytesIO, place: int, size: int) -> None:
+    """Refuses what follows a recording, unless it is tags, zeros or fewer than `FEW` bytes.
 
     Args:
-        file: of `size` bytes.
-        place: where the recording ends.
-        size: of the file.
+        file: the audio file.
+        place: byte where the recording ends.
+        size: bytes of the file.
 
     Raises:
-        AudioError: says where it begins, and what it is where that is known.
+        AudioError: says where the trailing bytes begin, and what they are where that is known.
     """
     if size - place < FEW:
         return
     file.seek(place)
-    rest = file.read(LARGEST)
-    first, end = past_tags(rest)
+    trailing = file.read(LARGEST)
+    first, end = past_tags(trailing)
     if end - first < FEW:
         return
     for name, kind in RECORDINGS.items():
-        if rest.startswith(name, first):
-            raise AudioError(joined(kind, place + first))
+        if trailing.startswith(name, first):
+            raise AudioError(two_recordings(kind, place + first))
     raise AudioError(
         f"after its samples, at byte {place + first:,}, {end - first:,} bytes are neither tags nor padding: "
         "damaged, or something was appended"
     )
 
 
-def joined(kind: str, place: int) -> str:
-    """The problem of a file with two recordings, the second of them in that format, at that byte."""
+def two_recordings(kind: str, place: int) -> str:
+    """The problem of a file that holds two recordings, the second of which has this format and begins at this byte."""
     return f"two recordings joined end to end (the second, {kind}, begins at byte {place:,}): split them"
 
 
 def _parts() -> Iterator[int]:
-    """Counts chunks or pages. Raises AudioError at more than `MAX_PARTS`."""
+    """Numbers for the chunks or pages of a file.
+
+    Raises:
+        AudioError: there are more than `MAX_PARTS`.
+    """
     yield from range(MAX_PARTS)
     raise AudioError(f"it has more than {MAX_PARTS:,} parts")

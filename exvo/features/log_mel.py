@@ -1,4 +1,14 @@
-"""Waveform -> log-mel spectrogram in dB."""
+"""Waveform -> log-mel spectrogram in dB: `log_mel` in PyTorch, for serving; `LogMel` in NumPy, for extraction.
+
+Both use the same settings, window and mel filterbank, and a Fourier transform in float64; their results agree within
+1e-4 dB, which the tests check. The rest is written twice, since each side needs what the other can't give:
+
+- Extraction runs in forked processes, where PyTorch's threads may hang, and computes thousands of clips one after the
+  other. `LogMel` uses NumPy alone, keeps its buffers from clip to clip, writes straight into the shard that will be
+  stored, and skips the zeros of the filterbank.
+- Serving answers in several threads at once, on whatever device, and for a batch at a time. `log_mel` keeps nothing
+  between calls and leaves the work to PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +22,23 @@ from torch import Tensor
 from exvo.config import FeatureConfig
 from exvo.features.containers import AudioError
 
-GROUP = 16  # bands weighted at a time: most of the filterbank is zeros
-FRAMES = 256  # transformed at a time: their spectra fit a core's cache
+GROUP = 16  # neighbouring bands computed in one product, of the frequencies that they use: the others weigh 0
+FRAMES = 256  # transformed at a time: their spectra fit into a core's cache
 
 
 def log_mel(waveform: Tensor, config: FeatureConfig) -> Tensor:
-    """Log-mel spectrogram in dB, as the 16 kHz PANNs had it (arXiv 1912.10211); on the waveform's device.
+    """The log-mel spectrogram in dB, as the 16 kHz PANNs had it (arXiv 1912.10211); on the waveform's device.
 
     A Hann window of `config.window` samples, centred with reflect padding; power; Slaney mel bands;
     10 log10(max(power, floor)). It computes in float64: in float32 a band 60 dB below the frame's loudest is off by
-    up to 0.04 dB in real clips. Float64 is also out of reach of autocast and TF32.
+    up to 0.04 dB in real clips. Autocast and TF32 don't touch float64.
 
     Args:
         waveform: (samples,) or (batch, samples) at `config.sample_rate`.
+        config: feature settings.
 
     Returns:
-        float32 (frames, bands) or (batch, frames, bands), with frames = 1 + samples // hop.
+        float32 (frames, bands) or (batch, frames, bands), dB; `config.frames` gives the number of frames.
 
     Raises:
         AudioError: fewer than `config.min_samples` samples.
@@ -45,10 +56,10 @@ def log_mel(waveform: Tensor, config: FeatureConfig) -> Tensor:
 
 
 class LogMel:
-    """`log_mel` of one clip after the other on the CPU, in NumPy alone, which a forked process may use.
+    """Log-mel spectrograms of one clip after the other, on the CPU, in NumPy; equal to `log_mel` within 1e-4 dB.
 
-    The transform is float64 as there; the powers, which are sums of squares, are float32. It gives what `log_mel` does
-    within 1e-4 dB. It keeps its buffers, so each thread needs its own.
+    The transform is in float64, as in `log_mel`; the powers, which are sums of squares, are in float32. It keeps its
+    buffers, so each thread needs an instance of its own.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
@@ -57,15 +68,16 @@ class LogMel:
         bins = config.window // 2 + 1
         self._windowed = np.empty((FRAMES, config.window))
         self._spectrum = np.empty((FRAMES, bins), np.complex128)
-        self._squares = np.empty((FRAMES, 2 * bins), np.float32)  # of real and imaginary parts in turn
+        self._squares = np.empty((FRAMES, 2 * bins), np.float32)  # of real and imaginary parts, alternating
         self._power = np.empty((FRAMES, bins), np.float32)
 
-    def frames(self, samples: int) -> int:
-        """Of a clip's log-mel."""
-        return 1 + (samples + 2 * (self.config.window // 2) - self.config.window) // self.config.hop
-
     def __call__(self, waveform: np.ndarray, decibels: np.ndarray) -> None:
-        """float32 (samples,) at `config.sample_rate`, as `read_audio` gives it -> into float32 (frames, bands), dB."""
+        """Computes the log-mel of a clip into an array.
+
+        Args:
+            waveform: float32 (samples,) at `config.sample_rate`, as `read_audio` gives it.
+            decibels: float32 (frames, bands), which is overwritten; `config.frames` gives the number of frames.
+        """
         half, hop = self.config.window // 2, self.config.hop
         padded = np.empty(len(waveform) + 2 * half)
         padded[:half], padded[half:-half], padded[-half:] = waveform[half:0:-1], waveform, waveform[-2 : -half - 2 : -1]
@@ -78,7 +90,7 @@ class LogMel:
         decibels *= np.float32(10.0)
 
     def _mel(self, framed: np.ndarray, mel: np.ndarray) -> None:
-        """(frames, window) -> the power of each band, into `mel` (frames, bands); at most `FRAMES`."""
+        """Computes the power of each band of at most `FRAMES` frames, (frames, window), into `mel`, (frames, bands)."""
         count = len(framed)
         windowed, spectrum = self._windowed[:count], self._spectrum[:count]
         np.fft.rfft(np.multiply(framed, self._window, out=windowed), out=spectrum)
@@ -92,7 +104,7 @@ class LogMel:
 
 @lru_cache(maxsize=8)
 def _groups(config: FeatureConfig) -> list[tuple[slice, slice, np.ndarray]]:
-    """The filterbank in groups of neighbouring bands: the bins that they use, the bands, float32 (bins, bands)."""
+    """The filterbank in groups of neighbouring bands: the bins that they use, the bands, the weights (bins, bands)."""
     groups = []
     for first in range(0, config.bands, GROUP):
         weights = mel_filterbank(config)[:, first : first + GROUP].astype(np.float32)
@@ -103,9 +115,9 @@ def _groups(config: FeatureConfig) -> list[tuple[slice, slice, np.ndarray]]:
 
 
 def mel_filterbank(config: FeatureConfig) -> np.ndarray:
-    """Triangles of equal area, evenly spaced on the Slaney mel scale: float64 (bins, bands).
+    """The weights of the mel bands, float64 (bins, bands): triangles of equal area, evenly spaced on the Slaney scale.
 
-    torchaudio.functional.melscale_fbanks computes it in float32, where the smallest weights are wrong by up to 0.3%.
+    torchaudio.functional.melscale_fbanks computes them in float32, where the smallest are wrong by up to 0.3%.
     """
     mels = np.linspace(_hz_to_mel(config.fmin), _hz_to_mel(config.fmax), config.bands + 2)
     edges = np.where(mels < 15.0, mels * 200 / 3, 1000.0 * 6.4 ** ((mels - 15.0) / 27.0))  # Hz
@@ -117,7 +129,7 @@ def mel_filterbank(config: FeatureConfig) -> np.ndarray:
 
 
 def _hz_to_mel(hertz: float) -> float:
-    """Slaney's scale: linear below 1 kHz (15 mel), 27 mel for each factor of 6.4 above."""
+    """A frequency on Slaney's mel scale: linear up to 1 kHz (15 mel), above it 27 mel for each factor of 6.4."""
     return hertz * 3 / 200 if hertz < 1000.0 else 15.0 + 27.0 * math.log(hertz / 1000.0, 6.4)
 
 

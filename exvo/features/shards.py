@@ -1,9 +1,9 @@
 """The shards of the feature store: Arrow files of one record batch, a row a clip. Version 2 is written, 1 is read.
 
-A shard holds, of each clip, its features (`values`, one row after the other), their checksum, and what is known of its
-audio. Its metadata hold the format's version and checksum, and what the features are: kind, key, dtype, shape and
-settings. They hold the CRC-32 of all but the features, too, so that opening a shard tells whether it is as it was
-written without reading the features.
+A shard holds for each clip its features (the column `values`), their checksum, and facts about its audio. The metadata
+hold the format's version, the name of the checksum, and what the features are: kind, key, dtype, shape and settings.
+They also hold the CRC-32 of all columns but the features: so opening a shard tells whether those are undamaged, without
+reading the features.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from exvo.config import FeatureConfig
 
-HEADER = b"exvo.store"  # the key of what the features are, in a shard's metadata
-FACTS = b"exvo.facts"  # the key of the CRC-32 of all columns but `values`
+HEADER = b"exvo.store"  # key in a shard's metadata: what the features are
+FACTS = b"exvo.facts"  # key in a shard's metadata: the CRC-32 of all columns but `values`
 COLUMNS = {
     "content": pa.binary(32),
     "seconds": pa.float64(),
@@ -35,9 +35,10 @@ COLUMNS = {
     "note": pa.string(),
     "checksum": pa.uint64(),  # of the features' bytes
 }
-KNOWN = ("frames", "seconds", "rate", "channels", "peak", "rms_db", "decoded", "note")  # of a clip, for `Store.table`
+CLIP_COLUMNS = ("frames", "seconds", "rate", "channels", "peak", "rms_db", "decoded", "note")
+"""The columns of `Store.table`: facts about each clip."""
 
-SETTINGS_1 = b"exvo.features"  # version 1: the key of the settings of the log-mel
+SETTINGS_1 = b"exvo.features"  # version 1: key in a shard's metadata: the settings of the log-mel
 COLUMNS_1 = {
     "content": pa.string(),
     "frames": pa.int32(),
@@ -53,14 +54,14 @@ COLUMNS_1 = {
 
 @dataclass(frozen=True)
 class Features:
-    """What a store holds of each clip.
+    """The kind of features that a store holds.
 
     Attributes:
-        kind: of features: log-mel, functionals, states.
-        key: that changes with whatever their values depend on.
+        kind: log-mel, functionals or states.
+        key: changes with everything that the values depend on.
         dtype: of the values: float32 or float16.
-        shape: of a clip's values; None, which only the first axis may be, differs from clip to clip.
-        settings: which the key is the digest of, for people.
+        shape: of a clip's values; None for a first axis whose size differs from clip to clip.
+        settings: what the key is the digest of, for people; JSON.
     """
 
     kind: str
@@ -76,63 +77,63 @@ class Features:
 
     @cached_property
     def header(self) -> bytes:
-        """What a shard's metadata say."""
+        """What a shard's metadata hold under `HEADER`."""
         content = {"version": 2, "checksum": "crc32", **asdict(self)}
         return json.dumps(content, sort_keys=True).encode()
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """Of a shard."""
+        """The columns of a shard."""
         return pa.schema([*COLUMNS.items(), ("values", pa.large_list(pa.from_numpy_dtype(self.dtype)))])
 
     @cached_property
     def step(self) -> int:
-        """Numbers that the length of a clip's values is a multiple of; all of them where the shape is the same."""
+        """How many numbers a step along the first axis takes where its size differs; else how many a clip takes."""
         return int(np.prod([size for size in self.shape if size is not None], dtype=np.int64))
 
     def fits(self, values: np.ndarray) -> bool:
-        """Whether an array has dtype and shape of these features."""
+        """Whether an array has the dtype and the shape of these features."""
         sizes = zip(values.shape, self.shape, strict=False)
-        same = values.ndim == len(self.shape) and all(wanted in (None, size) for size, wanted in sizes)
+        same = values.ndim == len(self.shape) and all(expected in (None, size) for size, expected in sizes)
         return values.dtype == self.dtype and same
 
     def shaped(self, values: np.ndarray) -> np.ndarray:
-        """A clip's numbers in their shape."""
+        """A clip's numbers, one after the other, as an array of its shape."""
         return values.reshape([-1 if size is None else size for size in self.shape])
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """One row: a clip's features and what is known of its audio."""
+    """One row of a shard: a clip's features and facts about its audio; the source is the file."""
 
     content: str  # SHA-256 of the file's bytes, hexadecimal
-    values: np.ndarray  # the features: of a log-mel float32 (frames, bands), dB
+    values: np.ndarray  # the features; a log-mel is float32 (frames, bands), dB
     seconds: float  # of the source
     rate: int  # of the source, Hz
     channels: int  # of the source
     peak: float  # largest magnitude of the mono waveform; full scale is 1
     rms_db: float  # level of the mono waveform, dB to full scale
-    decoded: int = 0  # `features.fingerprint` of the source's samples; 0 where it is not known
+    decoded: int = 0  # `exvo.features.audio.fingerprint` of the source's samples; 0 where it is not known
     note: str = ""  # what of the source is not in the waveform
 
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """Views on one mapped file."""
+    """A shard, mapped into memory."""
 
     path: Path
-    contents: np.ndarray  # (clips, 4) numbers of 64 bits: the contents
-    offsets: np.ndarray  # int64 (clips + 1,), into the values
-    values: np.ndarray  # the clips' features one after the other
+    contents: np.ndarray  # uint64 (clips, 4): the SHA-256 of each clip's file
+    offsets: np.ndarray  # int64 (clips + 1,): where in `values` each clip begins, and where the last one ends
+    values: np.ndarray  # the clips' features, one after the other
     checksums: np.ndarray  # uint64 (clips,)
     checksum: Callable[[np.ndarray], int]
     batch: pa.RecordBatch
-    state: tuple[int, int, int]  # of the file when it was mapped, see `file_state`
+    state: tuple[int, int, int]  # `file_state` when the file was mapped
 
     def changed(self) -> bool:
         """Whether the mapped file was written to or cut short since: reading past its end would end this process.
 
-        A file that was deleted or replaced is not: the mapping keeps it.
+        A file that was deleted or replaced counts as unchanged, since the mapping keeps the old one.
         """
         try:
             now = file_state(self.path)
@@ -141,18 +142,18 @@ class Shard:
         return now[0] == self.state[0] and now != self.state
 
     def row(self, number: int) -> np.ndarray:
-        """A clip's features, one number after the other."""
+        """The features of the clip in this row, one number after the other."""
         return self.values[self.offsets[number] : self.offsets[number + 1]]
 
     def intact(self, number: int) -> bool:
-        """Whether a clip's features are as they were written."""
+        """Whether the features of the clip in this row are as they were written."""
         return not self.changed() and self.checksum(self.row(number)) == int(self.checksums[number])
 
-    def known(self, features: Features) -> dict[str, np.ndarray]:
-        """The columns of `KNOWN`, (clips,) each; `decoded` and `note` are text, '' where nothing is known."""
-        unknown = np.full(len(self.contents), "", object)
-        columns = dict.fromkeys(KNOWN, unknown)
-        for name in set(KNOWN) & set(self.batch.schema.names):
+    def clip_columns(self, features: Features) -> dict[str, np.ndarray]:
+        """The columns of `CLIP_COLUMNS`, (clips,) each; `decoded` and `note` are text, '' where a shard lacks them."""
+        absent = np.full(len(self.contents), "", object)
+        columns = dict.fromkeys(CLIP_COLUMNS, absent)
+        for name in set(CLIP_COLUMNS) & set(self.batch.schema.names):
             columns[name] = self.batch.column(name).to_numpy(zero_copy_only=False)
         columns["frames"] = (np.diff(self.offsets) // features.step).astype(np.int32)
         columns["decoded"] = np.array([f"{number:016x}" if number else "" for number in columns["decoded"]], object)
@@ -160,23 +161,24 @@ class Shard:
 
 
 def write_shard(path: Path, features: Features, clips: Sequence[Clip], values: np.ndarray | None) -> None:
-    """Write clips as a new file.
+    """Writes clips as a new file.
 
     Args:
-        path: which is not there yet.
-        features: that they are.
+        path: of the file, which is not there yet.
+        features: the kind of features that the clips have.
         clips: at least one.
-        values: begins with all their features in turn, where they lie so; else they are copied together.
+        values: an array that begins with the features of all clips, one after another; None: they are copied into one.
 
     Raises:
         OSError: it can't be written.
-        ValueError: features of another dtype or shape.
+        ValueError: a clip's features have another dtype or shape.
     """
     for clip in clips:
         if not features.fits(clip.values):
             shape = ", ".join("frames" if size is None else str(size) for size in features.shape)
-            given = f"{clip.values.dtype} {clip.values.shape}"
-            raise ValueError(f"a {features.kind} is {features.dtype} ({shape}), not {given}")
+            raise ValueError(
+                f"a {features.kind} is {features.dtype} ({shape}), not {clip.values.dtype} {clip.values.shape}"
+            )
     offsets = np.cumsum([0] + [clip.values.size for clip in clips])
     if values is None:
         values = np.concatenate([clip.values.reshape(-1) for clip in clips])
@@ -196,10 +198,12 @@ def write_shard(path: Path, features: Features, clips: Sequence[Clip], values: n
 
 
 def read_shard(path: Path, features: Features) -> Shard:
-    """Map a shard; the mapping outlives the file's descriptor.
+    """Maps a shard into memory and checks it.
 
     Raises:
-        ValueError, OSError, pa.ArrowException: it is no whole shard of these features.
+        OSError: it can't be read.
+        ValueError: it is not a whole shard of these features.
+        pa.ArrowException: it is not a whole Arrow file.
     """
     state = file_state(path)
     with pa.memory_map(os.fsencode(path)) as source, pa.ipc.open_file(source) as reader:
@@ -218,7 +222,7 @@ def read_shard(path: Path, features: Features) -> Shard:
     if any(column.null_count for column in batch.columns) or values.values.null_count:
         raise ValueError("it has gaps")
     if not old and str(_facts(batch)).encode() != metadata.get(FACTS):
-        raise ValueError("what it says of its clips is damaged")
+        raise ValueError("its facts about the clips are damaged")
     offsets = values.offsets.to_numpy()
     sizes = np.diff(offsets)
     fixed = None not in features.shape
@@ -239,6 +243,7 @@ def read_shard(path: Path, features: Features) -> Shard:
 
 
 def _header_1(features: Features) -> bytes:
+    """What the metadata of a shard of version 1 hold under `SETTINGS_1`."""
     return json.dumps(features.settings, sort_keys=True).encode()
 
 
@@ -251,8 +256,8 @@ def file_state(path: Path) -> tuple[int, int, int]:
 def crc32(values: np.ndarray) -> int:
     """The CRC-32 of an array's bytes (zlib's, polynomial 0x04C11DB7).
 
-    It changes with any damage within 32 bits in a row, and with any two bits of up to 512 MiB; with three of up to
-    11 KiB. Other damage, such as parts that have changed places, it misses by a chance of 2^-32.
+    It always detects damage within 32 consecutive bits, two wrong bits in up to 512 MiB, and three in up to 11 KiB. It
+    misses other damage, such as parts that have changed places, with probability 2^-32.
     """
     return zlib.crc32(np.ascontiguousarray(values).data)
 
@@ -263,7 +268,7 @@ def _sum_of_bits(values: np.ndarray) -> int:
 
 
 def _facts(batch: pa.RecordBatch) -> int:
-    """The CRC-32 of all columns but the features' numbers, and of where each clip's begin."""
+    """The CRC-32 of all columns, of `values` only where each clip's begin."""
     code = zlib.crc32(batch.column("values").offsets.to_numpy())
     for name, kind in COLUMNS.items():
         column = batch.column(name)
@@ -277,7 +282,7 @@ def _facts(batch: pa.RecordBatch) -> int:
 
 
 def _contents(column: pa.Array) -> np.ndarray:
-    """SHA-256 digests, as 32 bytes or in hexadecimal -> (clips, 4) numbers of 64 bits.
+    """A column of SHA-256 digests, as 32 bytes or in hexadecimal -> uint64 (clips, 4).
 
     Raises:
         ValueError: it holds something else.

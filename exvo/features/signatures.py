@@ -1,4 +1,7 @@
-"""How a recording begins, in bytes where any samples may lie before it; random samples never look so."""
+"""How recordings of each format begin: finds a second one that was appended to a file.
+
+The patterns are long enough that samples before it do not match them by chance.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 from functools import lru_cache
 from itertools import islice
 
-from exvo.features.tags import id3_size
+from exvo.features.audio_tags import id3_size
 
 RECORDINGS = {
     b"RIFF": "WAV",
@@ -19,15 +22,15 @@ RECORDINGS = {
     b"fLaC": "FLAC",
     b"OggS": "Ogg",
 }
-"""How a recording begins, and its format."""
+"""First bytes of a recording -> its format."""
 
 BITRATES = {  # kbit/s of layer III; the first is 'free', where a frame's length is not known
     1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 RATES = (44_100, 48_000, 32_000)  # Hz of MPEG 1; half of it for MPEG 2, a quarter for 2.5
-CHAIN = 4  # MP3 frames of one format after each other
-MOST = 100_000  # places that are looked at
+CHAIN = 4  # consecutive MP3 frames of one format that make a recording
+MAX_PLACES = 100_000  # places that are examined
 
 _HEADERS = re.compile(
     rb"fLaC[\0\x80]\0\0\x22|(?:RIFF|RIFX|RF64)....WAVE|FORM....AIF[FC]|OggS\0\x02\0{8}|caff\0\x01\0\0"
@@ -35,23 +38,24 @@ _HEADERS = re.compile(
     re.DOTALL,
 )
 _FRAME = re.compile(rb"\xff(?=(?:[\xe3\xf3\xfb]..|[\xe2\xf2\xfa]....)\0)", re.DOTALL)
-"""A frame of layer III that uses no bits of one before it, as a recording's first; with a CRC or without."""
+"""A frame of layer III, with a CRC or without, that needs no bits of the frame before it: a recording's first frame."""
 
 
 def second_header(content: bytes | bytearray, start: int, end: int) -> tuple[str, int] | None:
-    """The format and the byte of the first file header between two bytes; None where there is none."""
+    """The format of the first file header between two bytes, and the byte where it begins; None where there is none."""
     match = _HEADERS.search(content, start, end)
     return (RECORDINGS[match[0][:4]], match.start()) if match else None
 
 
 def second_recording(content: bytes, start: int, end: int) -> tuple[str, int] | None:
-    """`second_header`, or where MP3 frames begin, the tag before them included.
+    """The format of a recording that begins between two bytes, and the byte where it (or its tag) begins; or None.
 
-    Frames that are all equal are none: a tone of a whole number of samples a period may repeat the bytes of a header.
+    It begins with a file header, or is MP3: `CHAIN` frames that are not all equal. Equal ones may be samples: a tone
+    whose period is a whole number of samples may repeat the bytes of a frame's header.
     """
     if header := second_header(content, start, end):
         return header
-    for match in islice(_FRAME.finditer(content, start, end), MOST):
+    for match in islice(_FRAME.finditer(content, start, end), MAX_PLACES):
         place, frames = match.start(), set()
         for _ in range(CHAIN):
             size = frame_size(content[place : place + 3])
@@ -66,14 +70,14 @@ def second_recording(content: bytes, start: int, end: int) -> tuple[str, int] | 
 
 
 def _before_tag(content: bytes, start: int, place: int) -> int:
-    """Where the ID3v2 tag begins that ends at `place`; `place` where none does."""
+    """The byte where the ID3v2 tag that ends at `place` begins; `place` where no tag ends there."""
     tag = content.rfind(b"ID3", start, place)
     return tag if tag >= 0 and tag + id3_size(content[tag : tag + 10]) == place else place
 
 
 @lru_cache(maxsize=1024)
 def frame_size(head: bytes) -> int:
-    """Bytes of the frame of layer III that begins with those three; 0 where none does."""
+    """The length, bytes, of the frame of layer III that begins with these three bytes; 0 where none begins so."""
     if len(head) < 3 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
         return 0
     version, bitrate, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
@@ -85,8 +89,8 @@ def frame_size(head: bytes) -> int:
 
 
 def frame_format(content: bytes, place: int) -> tuple[int, int, bool]:
-    """The MPEG version and the sampling rate, as the header has them, and whether it is mono, of the frame there.
+    """The MPEG version and sampling rate of the frame at this byte, as coded in its header, and whether it is mono.
 
-    Within a recording stereo may alternate with joint stereo.
+    All frames of a recording agree in these; stereo may alternate with joint stereo.
     """
     return content[place + 1] >> 3 & 3, content[place + 2] >> 2 & 3, content[place + 3 : place + 4] >= b"\xc0"

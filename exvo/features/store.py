@@ -1,4 +1,4 @@
-"""The feature store: features in memory-mapped Arrow files, one row a clip, found by the audio's content."""
+"""The feature store: clips' features in memory-mapped Arrow files, looked up by the SHA-256 of the audio file."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ import pyarrow as pa
 
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
-from exvo.features.shards import KNOWN, Clip, Features, Shard, read_shard, write_shard
+from exvo.features.shards import CLIP_COLUMNS, Clip, Features, Shard, read_shard, write_shard
 
-STALE = 3600.0  # seconds after which a temporary file is what a killed process left: writing a shard takes a few
-RECENT = 2**16  # clips in the dictionary of the index, at least, before its arrays are made anew
+STALE = 3600.0  # seconds after which a temporary file was left by a killed process: writing a shard takes a few
+RECENT = 2**16  # the index's arrays are made anew only after so many clips, or more, came into its dictionary
 
-Place = tuple[int, int]  # of a clip: its shard and its row
+Place = tuple[int, int]  # of a clip: the number of its shard, and its row there
 
 
 class Store(Mapping[str, np.ndarray]):
-    """content -> a clip's features, a read-only view on the mapped file: reading a clip costs its own bytes.
+    """content -> a clip's features: a read-only view on the mapped file, so only the clips that are used are read.
 
-    The shards of the same features lie in one folder, whose name holds their kind and key. A shard is written under a
-    temporary name and renamed, so it is whole or absent, and several processes may write at the same time. A shard that
-    was cut short or damaged since is left out with a warning. Opening doesn't read the features; `intact` tells whether
-    a clip's are still what was written. A shard may be deleted or replaced while it is mapped; one that is written to
-    in place is refused at the next clip that is asked for (in the microseconds before, the system would end the process
-    with SIGBUS).
+    `content` is the SHA-256 of the audio file, in hexadecimal. The shards of the same features lie in one folder, whose
+    name holds their kind and key. A shard is written under a temporary name and renamed: so it is whole or absent, and
+    several processes may write at the same time. A shard that was cut short or damaged is left out with a warning.
+    Opening a store doesn't read the features; `intact` tells whether a clip's are still as they were written.
+
+    A shard may be deleted or replaced while it is mapped. One that is written to in place is refused when the next of
+    its clips is asked for; if it is cut short between that check and the reading, the system ends the process (SIGBUS).
 
     Args:
-        folder: where stores lie, one for each kind and key of features.
-        config: of log-mels; or other features.
+        folder: where the stores lie, one for each kind and key of features.
+        config: the settings of log-mels; or features of another kind.
     """
 
     def __init__(self, folder: str | Path, config: FeatureConfig | Features) -> None:
@@ -51,7 +52,7 @@ class Store(Mapping[str, np.ndarray]):
         self.refresh()
 
     def refresh(self) -> None:
-        """Map what was written since, by other processes too."""
+        """Maps the shards that were written since, by this process or another."""
         try:
             names = {name for name in os.listdir(self.folder) if name.endswith(".arrow")} - self._files
         except OSError:
@@ -67,7 +68,7 @@ class Store(Mapping[str, np.ndarray]):
         self._index.add(self._shards, begun)
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path, FeatureConfig | Features]]:
-        """Another process maps the files itself."""
+        """How a store is pickled: as its folder and features, so that another process maps the files itself."""
         return Store, (self.root, self.config)
 
     def __contains__(self, content: object) -> bool:
@@ -102,7 +103,7 @@ class Store(Mapping[str, np.ndarray]):
         return len(self[content])
 
     def intact(self, content: str) -> bool:
-        """Whether the store holds the clip as it was written. A damaged one it forgets, with a warning."""
+        """Whether the store holds the clip as it was written. A damaged one is taken from the index, with a warning."""
         place = self._index.find(content)
         if place is None:
             return False
@@ -114,27 +115,32 @@ class Store(Mapping[str, np.ndarray]):
         return False
 
     def table(self) -> pd.DataFrame:
-        """All that is known of the clips but their features, one row a content: the columns of `shards.KNOWN`."""
-        known = [shard.known(self.features) for shard in self._shards]
-        columns = {name: np.concatenate([one[name] for one in known]) if known else np.empty(0) for name in KNOWN}
+        """The facts about all clips, indexed by content: the columns of `shards.CLIP_COLUMNS`."""
+        parts = [shard.clip_columns(self.features) for shard in self._shards]
+        columns = {
+            name: np.concatenate([part[name] for part in parts]) if parts else np.empty(0) for name in CLIP_COLUMNS
+        }
         digests = [digest.hex() for shard in self._shards for digest in _digests(shard.contents)]
         table = pd.DataFrame(columns, index=pd.Index(digests, dtype=object, name="content"))
         return table[~table.index.duplicated(keep="last")]
 
     def add(self, clips: Sequence[Clip], values: np.ndarray | None = None) -> None:
-        """Write the clips as one shard.
+        """Writes clips as one shard.
 
         Args:
             clips: with their features.
-            values: begins with all their features in turn, where they lie so; else they are copied together.
+            values: an array that begins with the features of all clips, one after the other; None: they are copied
+                into one.
 
         Raises:
-            OSError: it can't be written (a full disk); then nothing is left of it.
+            OSError: it can't be written (a full disk); then no part of it is left.
         """
         if not clips:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f"{self._next():020}-{uuid.uuid4().hex}.tmp"  # sorted: of two rows the newer counts
+        temporary = (
+            self.folder / f"{self._next():020}-{uuid.uuid4().hex}.tmp"
+        )  # sorted by time: of two rows the newer counts
         try:
             write_shard(temporary, self.features, clips, values)
             shard = temporary.rename(temporary.with_suffix(".arrow"))
@@ -146,7 +152,7 @@ class Store(Mapping[str, np.ndarray]):
         self._index.add(self._shards, len(self._shards) - 1)
 
     def sweep(self) -> None:
-        """Delete the temporary files of processes that were killed amid writing."""
+        """Deletes the temporary files of processes that were killed while they wrote."""
         for temporary in self.folder.glob("*.tmp"):
             with contextlib.suppress(OSError):  # another process was quicker, or the folder is read-only
                 if time.time() - temporary.stat().st_mtime > STALE:
@@ -159,9 +165,9 @@ class Store(Mapping[str, np.ndarray]):
 
 
 class _Index:
-    """content -> place, of a million clips in 50 MB: sorted arrays, and a dictionary of those that came since.
+    """content -> place: sorted arrays, and a dictionary of the clips that came after they were sorted.
 
-    A dictionary of a million alone takes six times as much, and seconds to fill.
+    A million clips take 50 MB. In a dictionary alone they would take six times as much, and seconds to fill it.
     """
 
     def __init__(self) -> None:
@@ -173,7 +179,7 @@ class _Index:
         self._count = 0
 
     def add(self, shards: Sequence[Shard], begun: int) -> None:
-        """Take up the shards from that number on: of two rows of a content the newer counts."""
+        """Adds the clips of the shards from number `begun` on; of two rows of the same content the newer counts."""
         clips = sum(len(shard.contents) for shard in shards[begun:])
         if clips + len(self._recent) > max(RECENT, len(self._keys) // 2):
             self._sort(shards, begun)
@@ -185,21 +191,21 @@ class _Index:
                 self._forgotten.discard(digest)
 
     def find(self, content: str) -> Place | None:
-        """Where a clip lies."""
+        """The place of a clip; None where it is not there."""
         try:
             return self._find(bytes.fromhex(content))
         except ValueError:
             return None
 
     def forget(self, content: str) -> None:
-        """Leave out a clip that is there, until it is added again."""
+        """Removes a clip that is there, until it is added again."""
         digest = bytes.fromhex(content)
         self._recent.pop(digest, None)
         self._forgotten.add(digest)
         self._count -= 1
 
     def contents(self) -> Iterator[str]:
-        """Those that are there, in no order."""
+        """The contents of all clips, in no order."""
         yield from (digest.hex() for digest in self._recent)
         for digest in _digests(self._sorted):
             if digest not in self._recent and digest not in self._forgotten:
@@ -213,7 +219,7 @@ class _Index:
         return place if place or not self._keys or digest in self._forgotten else self._search(digest)
 
     def _search(self, digest: bytes) -> Place | None:
-        """In the arrays."""
+        """The place of a clip in the arrays; None where it is not there."""
         key = int.from_bytes(digest[:8], "big")
         row = bisect_left(self._keys, key)
         while row < len(self._keys) and self._keys[row] == key:
@@ -224,26 +230,26 @@ class _Index:
         return None
 
     def _sort(self, shards: Sequence[Shard], begun: int) -> None:
-        """Make the arrays anew, in which the shards from that number on were not yet taken up."""
-        contents = np.concatenate([shard.contents for shard in shards])  # in the machine's order of bytes
+        """Makes the arrays anew, of all shards; those from number `begun` on were not in the index before."""
+        contents = np.concatenate([shard.contents for shard in shards])  # in the machine's byte order
         sizes = [len(shard.contents) for shard in shards]
         rows = np.concatenate([np.arange(size) for size in sizes])
         places = np.stack([np.repeat(np.arange(len(sizes)), sizes), rows], axis=1)
         order = np.argsort(contents[:, 0], kind="stable")  # the newest of equal rows is the last
-        alike = contents[order[1:], 0] == contents[order[:-1], 0]
-        if (contents[order[1:]][alike] != contents[order[:-1]][alike]).any():  # 64 bits alike by chance
+        same_key = contents[order[1:], 0] == contents[order[:-1], 0]
+        if (contents[order[1:]][same_key] != contents[order[:-1]][same_key]).any():  # 64 bits equal by chance
             order = np.lexsort(contents.T[::-1])
         contents, places = contents[order], places[order]
         last = np.append((contents[1:] != contents[:-1]).any(axis=1), True)
         self._sorted, self._places, self._recent = contents[last].astype(">u8"), places[last].astype(np.int32), {}
         self._keys = contents[last, 0].data
-        known = {digest: self._search(digest) for digest in self._forgotten}
-        self._forgotten = {digest for digest, place in known.items() if place and place[0] < begun}
+        places_of_forgotten = {digest: self._search(digest) for digest in self._forgotten}
+        self._forgotten = {digest for digest, place in places_of_forgotten.items() if place and place[0] < begun}
         self._count = len(self._keys) - len(self._forgotten)
 
 
 def _digests(contents: np.ndarray) -> Iterator[bytes]:
-    """(clips, 4) -> each clip's 32 bytes."""
+    """uint64 (clips, 4) -> the 32 bytes of each clip's SHA-256."""
     content = contents.tobytes()
     return (content[at : at + 32] for at in range(0, len(content), 32))
 

@@ -11,7 +11,7 @@ import pandas as pd
 from exvo.config import SPLITS
 from exvo.evaluation.enrolment_curve import SHOTS
 from exvo.evaluation.groups import group_scores
-from exvo.evaluation.pairwise import Scored, task_of
+from exvo.evaluation.pairwise import Scored
 from exvo.evaluation.results import TRAINING
 from exvo.evaluation.scoring import few_speakers, scorable, statistics
 from exvo.reports.enrolment_curve import conclusion, sentence
@@ -113,7 +113,7 @@ def personalised(facts: Facts) -> bool:
 
 def purpose(facts: Facts) -> list[str]:
     """What the model is for, and what it is not for."""
-    corpus, targets = facts.validation.condition.corpus, task_of(facts.validation).targets
+    corpus, targets = facts.validation.condition.corpus, facts.validation.task.targets
     shots = facts.validation.shots
     adapts = f" It adapts to a speaker from {shots} unlabelled clips." if personalised(facts) else ""
     synthetic = [f"**{SYNTHETIC}**"] if facts.audit["synthetic"] else []
@@ -194,7 +194,7 @@ def scores(facts: Facts) -> list[str]:
 
 def worst(facts: Facts, rows: pd.DataFrame) -> list[str]:
     """Sentences that name the worst country and the worst emotion on the validation split."""
-    task = task_of(facts.validation)
+    task = facts.validation.task
     told = []
     if "country" in rows and (rows["country"] != "").all():
         of = group_scores(statistics(rows, task), rows["country"], "emotion_ccc")["value"].dropna()

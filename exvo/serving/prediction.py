@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exvo import files
 from exvo.batches.clips import Clips
 from exvo.features.audio import read_audio
 from exvo.features.containers import AudioError
+from exvo.features.conversion import with_conversion
 from exvo.features.log_mel import log_mel
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import apply
@@ -36,7 +36,7 @@ def read_log_mel(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str]
         name = os.fspath(source)
         where = where_looked(name) if error.problem == "missing" else "there"
         problem = error.problem if where == "there" else f"missing, not {where}"
-        raise AudioError(files.with_conversion(problem, name), name) from None
+        raise AudioError(with_conversion(problem, name), name) from None
     except ValueError:
         raise AudioError("its name holds a null character", str(source)) from None
     return log_mel(torch.from_numpy(audio.waveform), checkpoint.features).numpy(), audio.note

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from exvo import files, text
 from exvo.errors import InputError
-from exvo.files import UNREAD, expand, folder_conversion, places, why_left_out
+from exvo.features.conversion import UNREAD, folder_conversion, why_left_out
+from exvo.files import expand, places
 from exvo.spreadsheets import WORKBOOKS, decode
-from exvo.tables import MAX_CSV, read_csv, read_parquet
+from exvo.tables import MAX_CSV, read_csv_cells, read_flat_parquet
 from exvo.text import listing
 
 ENDINGS = (".wav", ".wave", ".bwf", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mpga", ".aif", ".aiff", ".aifc")
@@ -92,7 +93,7 @@ def from_glob(pattern: str) -> list[Path]:
 
 
 def from_folder(folder: str, option: str) -> tuple[list[Path], list[str]]:
-    """The audio beneath a folder, and sentences on what of it is left out (see `paths.why_left_out`).
+    """The audio beneath a folder, and sentences on what of it is left out (see `why_left_out`).
 
     Raises:
         InputError: there is none.
@@ -167,7 +168,9 @@ def list_lines(source: Path) -> list[str]:
     """
     ending = source.suffix.lower()
     if ending in (".parquet", ".csv", ".tsv", *WORKBOOKS):
-        table = read_parquet(source).to_pandas() if ending == ".parquet" else read_csv(source, "a list of files")
+        table = (
+            read_flat_parquet(source).to_pandas() if ending == ".parquet" else read_csv_cells(source, "a list of files")
+        )
         if "file" not in table:
             raise InputError(f"{source} has no column file; name the column of the paths so.")
         return table["file"].dropna().astype(str).tolist()

@@ -16,7 +16,7 @@ import torch
 
 from exvo.config import MAX_SHOTS, FeatureConfig
 from exvo.errors import InputError
-from exvo.features.audio import promised, read_audio
+from exvo.features.audio import audio_header, read_audio
 from exvo.features.containers import AudioError
 from exvo.features.log_mel import log_mel
 from exvo.text import printable
@@ -304,7 +304,7 @@ def check_lengths(contents: list[bytes], config: FeatureConfig) -> None:
     seconds, samples = 0.0, 0
     for content in contents:
         still_wanted.get()()
-        frames, channels, rate = promised(content)
+        frames, channels, rate = audio_header(content)
         if rate > 0 and frames <= config.max_seconds * rate:
             seconds += frames / rate
             samples += frames * channels

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
 from exvo.options import command_line
-from exvo.tables import check_predictions, read_parquet
+from exvo.tables import read_flat_parquet, validated_predictions
 from exvo.text import first_line
 from exvo.tracking import names, server
 from exvo.tracking.lookup import logged
@@ -38,8 +38,8 @@ def load_table(run_id: str, name: str) -> pd.DataFrame | None:
         return None
     told = f"{name} of the run {run_id}"
     with tempfile.TemporaryDirectory() as folder:
-        table = read_parquet(Path(client.download_artifacts(run_id, name, folder)), told)
-    found: pd.DataFrame = check_predictions(table, told) if name.startswith("predictions/") else table.to_pandas()
+        table = read_flat_parquet(Path(client.download_artifacts(run_id, name, folder)), told)
+    found: pd.DataFrame = validated_predictions(table, told) if name.startswith("predictions/") else table.to_pandas()
     return found
 
 
@@ -142,7 +142,7 @@ def artifact(run: Run, name: str) -> str | None:
 
 
 def scores(run: Run, split: str) -> pd.DataFrame | None:
-    """The scores that a run has logged for a split, as `evaluation.score` gives them; None where it has none.
+    """The scores that a run has logged for a split, as `scoring.score` gives them; None where it has none.
 
     Raises:
         InputError: they are damaged.

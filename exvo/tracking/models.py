@@ -84,8 +84,12 @@ def load_weights(uri: str) -> Checkpoint:
             raise InputError(str(error).replace(file, f"The model {uri}", 1)) from None
 
 
-def load_model(uri: str) -> Checkpoint:
+def load_model(uri: str, option: str = "model_uri") -> Checkpoint:
     """The network of `models:/<name>@<alias>`, `models:/<name>/<version>`, `models:/m-<id>`, or a run, see `find_run`.
+
+    Args:
+        uri: what the user gave.
+        option: where, for a sentence.
 
     Raises:
         InputError: there is none, it is deleted, or it is not a model of exvo.
@@ -94,9 +98,9 @@ def load_model(uri: str) -> Checkpoint:
     server.quiet()
     server.check_store()
     if not uri.startswith("models:/") or names.runs_of_name(uri):
-        return checkpoint_of(find_run(uri, "model_uri"))
+        return checkpoint_of(find_run(uri, option))
     if not re.fullmatch(r"models:/(m-[0-9a-f]+|[^/@]+[/@][^/]+)", uri):
-        raise InputError(f"model_uri={uri} lacks a version: give models:/<name>@<alias> or models:/<name>/<version>.")
+        raise InputError(f"{option}={uri} lacks a version: give models:/<name>@<alias> or models:/<name>/<version>.")
     require_model(uri)
     try:
         if not re.fullmatch(LOGGED_URI, uri):
@@ -104,6 +108,6 @@ def load_model(uri: str) -> Checkpoint:
         return load_weights(uri)
     except (MlflowException, OSError) as error:
         raise InputError(
-            f"model_uri={uri}: {server.shown_uri()} gives no model of exvo by that name "
+            f"{option}={uri}: {server.shown_uri()} gives no model of exvo by that name "
             f"({server.why(error)}); register one with `{command_line('register', {})}`, or give a run."
         ) from None

@@ -1,0 +1,193 @@
+"""A trained model in Python: recordings in, a table of emotions out."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import TypeGuard, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from exvo.config import MAX_SHOTS
+from exvo.errors import InputError, TrainingError
+from exvo.features.audio import prepare, read_audio
+from exvo.features.containers import AudioError
+from exvo.features.log_mel import log_mel
+from exvo.networks.checkpoint import Checkpoint
+from exvo.serving.prediction import outputs, profiles, read_log_mel
+from exvo.serving.recordings import look_up
+from exvo.text import LONGEST_NAME, printable, writable
+
+Clip = str | os.PathLike[str] | bytes | tuple[npt.ArrayLike, float]
+"""A recording: the path of a file, a file's bytes, or a waveform with its rate in Hz.
+
+A waveform is (samples,) or (samples, channels), floats from -1 to 1, as `soundfile.read` gives it."""
+
+Profile = npt.NDArray[np.float32]
+"""What a personalised model knows of a speaker: (profile,), the mean of the embeddings of the clips that enrol."""
+
+NAMED = 10
+"""Clips that can't be used, in a sentence."""
+
+
+class Recogniser:
+    """A trained model that recognises emotion in recordings; `exvo.load` makes one.
+
+    Attributes:
+        targets: the emotions, in the order of the columns that `predict` gives; empty for a speaker recogniser.
+        personalised: whether it adapts to a speaker.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+        """Takes a checkpoint's network to a device, cpu or cuda."""
+        self._checkpoint = checkpoint
+        self._device = device
+        checkpoint.network.to(device)
+        self.targets: tuple[str, ...] = checkpoint.task.targets
+        self.personalised: bool = checkpoint.network.personalised
+
+    def __repr__(self) -> str:
+        kind = "personalised" if self.personalised else "not personalised"
+        system = self._checkpoint.notes.get("model", "unknown")
+        return f"<Recogniser: {printable(str(system))}, {len(self.targets)} targets, {kind}, on {self._device}>"
+
+    def predict(
+        self, audio: Clip | Iterable[Clip], enrolment: Clip | Iterable[Clip] | Profile | None = None
+    ) -> pd.DataFrame:
+        """What is heard in each clip.
+
+        Args:
+            audio: one clip or several, see `Clip`.
+            enrolment: of the speaker who is heard in all of them: one clip or several, or what `enrol` gave; None: the
+                typical speaker. A model that is not personalised ignores it, with a warning.
+
+        Returns:
+            A row a clip, in their order, and a column a target: the intensity of that emotion. With the task multitask
+            also `age` (years) and `country`; of a speaker recogniser the one column `speaker`.
+
+        Raises:
+            InputError: no clips, some that can't be used (all are named), or a profile of another model.
+        """
+        profile = None
+        if enrolment is not None and not self.personalised:
+            warnings.warn("This model takes no enrolment, so the enrolment clips are ignored.", stacklevel=2)
+        elif isinstance(enrolment, np.ndarray):
+            profile = self._check_profile(enrolment)
+        elif enrolment is not None:
+            profile = self.enrol(enrolment)
+        log_mels = self._read(audio, "audio")
+        repeated = None if profile is None else np.repeat(profile[None], len(log_mels), axis=0)
+        try:
+            return self._checkpoint.task.answers(outputs(self._checkpoint, log_mels, repeated, self._device))
+        except TrainingError:
+            raise InputError(
+                "The outputs for these clips are not finite: the weights have diverged, or the profile is not one that "
+                "enrol of this model gave."
+            ) from None
+
+    def enrol(self, clips: Clip | Iterable[Clip]) -> Profile:
+        """The profile of a speaker, to predict many times without the clips.
+
+        Args:
+            clips: one clip of the speaker or several, 16 at most; two are usual. They need no labels.
+
+        Returns:
+            float32 (profile,): the numbers that the served model gives with `mode=enrol`.
+
+        Raises:
+            InputError: the model is not personalised, there are no clips or too many, or some can't be used.
+        """
+        if not self.personalised:
+            raise InputError("This model takes no enrolment, so it has no profile to give: leave it out.")
+        log_mels = self._read(clips, "enrolment", MAX_SHOTS)
+        profile: Profile = profiles(self._checkpoint, log_mels, [np.arange(len(log_mels))], self._device)[0]
+        return profile
+
+    def _check_profile(self, profile: np.ndarray) -> Profile:
+        """A profile as float32 (profile,), if it can be one of this model."""
+        size = len(self._checkpoint.network.typical)
+        if profile.shape != (size,) or profile.dtype.kind != "f" or not np.isfinite(profile).all():
+            raise InputError(
+                f"The enrolment is an array of {profile.dtype} {profile.shape}, but a profile of this model has {size} "
+                "finite numbers: give what enrol gave, or a waveform with its rate, as in (samples, 16_000)."
+            )
+        return profile.astype(np.float32)
+
+    def _read(self, clips: Clip | Iterable[Clip], what: str, most: int | None = None) -> list[np.ndarray]:
+        """The log-mels of clips, each (frames, bands) in dB."""
+        listed = as_list(clips)
+        if not listed or (most and len(listed) > most):
+            raise InputError(f"{what} has {len(listed)} clips; give at least one{f', at most {most}' if most else ''}.")
+        log_mels: list[np.ndarray] = []
+        problems: list[AudioError] = []
+        for number, clip in enumerate(listed, 1):
+            name = f"clip {number} of {len(listed)}"
+            if isinstance(clip, str | os.PathLike):
+                name = printable(writable(os.fspath(clip)), LONGEST_NAME)
+            try:
+                numbers, note = self._log_mel(clip, f"{what}: {name}")
+            except AudioError as error:
+                problems.append(AudioError(error.problem, name))
+                continue
+            if note:
+                warnings.warn(f"{name}: {note}", stacklevel=3)
+            log_mels.append(numbers)
+        refuse(problems, len(listed))
+        return log_mels
+
+    def _log_mel(self, clip: Clip, name: str) -> tuple[np.ndarray, str]:
+        """The log-mel of a clip, (frames, bands) in dB, and what of it is lost; '' as a rule."""
+        features = self._checkpoint.features
+        if is_waveform(clip):
+            samples, rate = clip
+            return log_mel(torch.from_numpy(prepare(as_array(samples), float(rate), features)), features).numpy(), ""
+        if isinstance(clip, bytes):
+            audio = read_audio(clip, features)
+            return log_mel(torch.from_numpy(audio.waveform), features).numpy(), audio.note
+        if isinstance(clip, str | os.PathLike):
+            path = os.fspath(clip)
+            return read_log_mel(Path(look_up(path) or path), self._checkpoint)
+        raise InputError(
+            f"{name} is of type {type(clip).__name__}: give a path, the bytes of a file, or a waveform with its rate, "
+            "as in (samples, 16_000)."
+        )
+
+
+def is_waveform(value: object) -> TypeGuard[tuple[npt.ArrayLike, float]]:
+    """Whether it is samples with their rate, and not two clips."""
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], Real)
+
+
+def as_list(clips: Clip | Iterable[Clip]) -> list[Clip]:
+    """One clip or several as a list."""
+    if isinstance(clips, str | os.PathLike | bytes) or is_waveform(clips) or not isinstance(clips, Iterable):
+        return [clips]
+    return list(cast("Iterable[Clip]", clips))
+
+
+def as_array(samples: npt.ArrayLike) -> np.ndarray:
+    """The samples of a waveform, also of a tensor on the CPU.
+
+    Raises:
+        AudioError: they make no array.
+    """
+    try:
+        return np.asarray(samples)
+    except (ValueError, TypeError, RuntimeError):
+        raise AudioError("its samples are no array of numbers") from None
+
+
+def refuse(problems: Sequence[AudioError], count: int) -> None:
+    """Raises InputError with the clips that can't be used, if there are any among so many."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        each = "; ".join(f"{error.name}: {error.problem}" for error in problems[:NAMED])
+        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
+        raise InputError(f"{len(problems)} of {count} clips can't be used: {each}{more}.")
