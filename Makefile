@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Nothing leaves the machine unasked: MLflow's telemetry is off unless you have set the variable.
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: demo personalisation notebooks test faults fuzz audit lint ui bench systems lock
+.PHONY: demo personalisation notebooks test short-faults faults fuzz audit lint ui bench systems lock
 SMALL := --width 0.25 --epochs 16 --batch_size 8 --learning_rate 0.01
 
 demo: .venv/ready
@@ -24,11 +24,15 @@ notebooks: .venv/ready
 	$(BIN)/jupyter-nbconvert --execute --to html --output-dir output/notebooks --log-level ERROR --KernelManager.transport_encryption=auto notebooks/*.ipynb
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# What breaks in the middle, at length: the tests that `make test` leaves out because they take minutes.
+# What breaks in the middle. `make test` leaves out what needs real servers, launchers and kills (marked `slow`) and
+# what takes minutes (marked `long`): the first alone, as .ci/run does it, then both.
+short-faults: .venv/ready
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
+
 faults: .venv/ready
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m "slow or long"
 
 # Hostile input for everything that reads: 10,000 each, in some minutes on two cores.
 fuzz: .venv/ready

@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads of severa
 
 import contextlib
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from sqlalchemy import Engine, event
 
 from exvo import files
 
@@ -27,6 +29,33 @@ EMOGATOR_MINI = ROOT.parent / "shared" / "data" / "emogator-mini"
 
 for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
     del os.environ[name]  # the tests use stores of their own
+
+LONGEST = (
+    "resume",
+    "away",
+    "tune_processes",
+    "server",
+    "pipelines",
+    "lookups",
+    "reproduce",
+    "personalisation",
+    "faults",
+)
+LONGEST += ("tune", "concurrency", "notebooks", "predict", "hostile", "submit", "names", "execution", "compare")
+"""The files of tests that take longest, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has the longest files begin first, so that two workers end together."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@event.listens_for(Engine, "connect")
+def _no_wait_for_the_disk(connection: object, _: object) -> None:
+    """Databases that this process opens are not written through to the disk at each step: no test cuts the power."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,11 +124,12 @@ def test_text_names_everything() -> None:
     text = audit(CORPUS, AUDIO).text()
     for part in ("table (recorded)", "16000 Hz (3)", "Peru (3)", "unknown (2)", "e.wav", "g.wav (missing)", "0.438"):
         assert part in text
-    rows = {line.split()[0]: line for line in text.splitlines() if line}
-    assert rows["val"].split()[1:4] == ["2", "2", "2"]
+    rows = {match[1]: match[0] for match in re.finditer(r"^(\w+) .*$", text, flags=re.MULTILINE)}
+    assert re.match(r"val +2 +2 +2 ", rows["val"])
     assert len({len(rows[name]) for name in ("split", "train", "val", "test", "all")}) == 1
     assert len({len(rows[name]) for name in ("label", "calm", "loud")}) == 1
-    assert all(line.startswith("warning: ") for line in text.splitlines()[-6:])
+    assert text.endswith("\n".join(f"warning: {sentence}" for sentence in audit(CORPUS, AUDIO).warnings))
+    assert text.count("warning: ") == len(audit(CORPUS, AUDIO).warnings) == 6
     assert "SYNTHETIC" in audit(replace(CORPUS, synthetic=True), AUDIO).text()
 
 

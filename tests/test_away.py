@@ -1,19 +1,16 @@
 """A tracking server that is away, an artifact store that refuses, a database that is locked or full: nothing is lost.
 
 Most tests pull the plug of an embedded store (its address is changed to one at which nobody listens); some stop and
-start a real `mlflow server`, in `make faults` with real processes and a minute's absence.
+start a real `mlflow server`, and one has real processes and a minute's absence: those are in `make faults`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,8 +27,9 @@ from exvo.tracking import delivery, server
 from exvo.tracking.entries import Artifact, End, Metrics, Tags
 from exvo.tracking.journal import Journal
 
-from helpers.commands import SMALL, artifacts, at_epoch, check_equal, newest, run_here, started
+from helpers.commands import SMALL, artifacts, at_epoch, check_equal, newest, run_here
 from helpers.disks import Disk
+from helpers.processes import Process, started
 from helpers.servers import Server, free_port
 
 KEPT = "What the run logged is not all on the tracking server ("
@@ -306,6 +304,7 @@ def test_a_study_stops_where_the_server_stays_away(
 # A real server
 
 
+@pytest.mark.slow
 def test_a_real_server_that_is_stopped_and_started_gets_all(
     own_server: Server, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -327,6 +326,7 @@ def test_a_real_server_that_is_stopped_and_started_gets_all(
     check_complete(other_than(whole), whole)
 
 
+@pytest.mark.slow
 def test_a_real_server_that_hangs_hardly_holds_up_the_training(
     own_server: Server, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,7 +361,7 @@ def test_a_process_whose_server_is_away_for_a_minute_and_one_that_is_killed_mean
         assert one.returncode == 0, said
     whole = newest()
 
-    def until(one: subprocess.Popen[str], word: str) -> None:
+    def until(one: Process, word: str) -> None:
         assert one.stdout is not None
         next(line for line in one.stdout if word in line)
 
@@ -380,13 +380,9 @@ def test_a_process_whose_server_is_away_for_a_minute_and_one_that_is_killed_mean
         said = one.communicate(timeout=600)[0]
         assert one.returncode == 0, said
         back.join()
-    done = subprocess.run(
-        [sys.executable, "-m", "exvo", "sync"],
-        env=os.environ | {"MLFLOW_TRACKING_URI": own_server.uri},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    with started("sync", {}, own_server.uri) as one:
+        said, _ = one.communicate()
+    assert one.returncode == 0, said
     check_complete(other_than(whole), whole)
 
 
@@ -571,19 +567,14 @@ def test_sync_leaves_a_run_that_goes_on_to_itself(
     told = []
 
     def look() -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "exvo", "sync"],
-            env=os.environ | {"MLFLOW_TRACKING_URI": plug.uri},
-            capture_output=True,
-            text=True,
-        )
-        told.append((done.returncode, done.stderr))
+        with started("sync", {}, plug.uri) as other:
+            told.append((other.communicate()[0], other.returncode))
 
     with monkeypatch.context() as patch:
         at_epoch(2, plug.pull, patch)
         at_epoch(3, look, patch)
         assert run_here("train", SMALL | {"data": str(tiny_corpus)}, monkeypatch) == 0
-    ((status, said),) = told
+    ((said, status),) = told
     assert status == 2
     assert "is in use by a run that goes on; wait until it has ended." in said
     plug.put_back()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,7 +16,8 @@ from safetensors.torch import load_file
 
 from exvo.config import TrainSettings, TuneSettings
 
-from helpers.commands import artifacts, environment
+from helpers.commands import artifacts
+from helpers.processes import Process, started
 
 pytestmark = pytest.mark.timeout(1200)  # half a minute on two idle cores
 
@@ -29,24 +28,17 @@ TRIALS = 2
 LOGGED = {"settings.json", "environment.json", "audit.json"}
 
 
-def start(entry_point: str, model: str, output: Path, corpus: Path, uri: str) -> subprocess.Popen[str]:
+def start(entry_point: str, model: str, output: Path, corpus: Path, uri: str) -> Process:
     options = SMALL | {"model": model, "data": str(corpus), "output": str(output)}
     options |= {"trials": str(TRIALS)} if entry_point == "tune" else {"batch_size": "4", "learning_rate": "0.01"}
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "exvo", entry_point, *words],
-        env=environment(uri),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return started(entry_point, options, uri)
 
 
 def run_all_at_once(folder: Path, corpus: Path, uri: str) -> None:
     """Each of them with an output folder of its own."""
     kinds = [("train", model) for model in TRAININGS] + [("tune", model) for model in STUDIES]
     begun = [start(*kind, folder / f"output{number}", corpus, uri) for number, kind in enumerate(kinds)]
-    said = [process.communicate()[0] for process in begun]
+    said = [process.communicate(timeout=1000)[0] for process in begun]
     for process, text in zip(begun, said, strict=True):
         assert process.returncode == 0, text
         assert "Traceback" not in text
@@ -108,7 +100,7 @@ def test_on_one_embedded_store(store: str, tiny_corpus: Path, tmp_path: Path) ->
     check_all(tmp_path)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_on_one_server(server: str, tiny_corpus: Path, tmp_path: Path) -> None:
     run_all_at_once(tmp_path, tiny_corpus, server)
     check_all(tmp_path)

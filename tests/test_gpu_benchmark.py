@@ -47,6 +47,7 @@ def write_folder(folder: Path) -> None:
     pd.DataFrame(rows).to_parquet(folder / "labels.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_it_runs_on_the_cpu_without_audio_tracking_and_tuning(tmp_path: Path) -> None:
     write_folder(tmp_path)

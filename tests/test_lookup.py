@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from typing import Any
 
 import mlflow
 import pytest
+from click.testing import CliRunner
 from mlflow import MlflowClient
+from mlflow.cli import cli
 
 from exvo import options
 from exvo.errors import InputError
@@ -191,9 +194,12 @@ def test_every_entry_point_takes_any_name_and_says_of_a_deleted_run_how_it_comes
 
 
 def paste(sentence: str, uri: str) -> None:
-    """Runs the command between the first backticks of a sentence."""
-    words = shlex.split(sentence.split("`")[1])
-    subprocess.run(words, env=os.environ | {"MLFLOW_TRACKING_URI": uri}, check=True, capture_output=True, timeout=120)
+    """Runs the command of MLflow between backticks in a sentence, within this process."""
+    (command,) = re.findall(r"`([^`]+)`", sentence)
+    program, *words = shlex.split(command)
+    assert Path(program).resolve() == Path(sys.executable).with_name("mlflow").resolve()
+    done = CliRunner().invoke(cli, words, env={"MLFLOW_TRACKING_URI": uri})
+    assert done.exit_code == 0, done.output
 
 
 def test_the_commands_that_restore_run_as_they_are_pasted(store: str) -> None:

@@ -65,7 +65,8 @@ from exvo.__main__ import command
 
 import mlflow.telemetry
 
-for name, options in json.loads(sys.argv[1]):
+for name, options, variables in json.loads(sys.argv[1]):
+    os.environ.update(variables)
     mlflow.telemetry.set_telemetry_client()  # which looks its host up once in a process, when it has something to tell
     words = [word for pair in options.items() for word in (f"--{pair[0]}", pair[1])]
     before, status = os.environ["LOOKED_UP"], 0
@@ -124,32 +125,32 @@ def commands(folder: Path) -> list[tuple[str, dict[str, str]]]:
     return list(given.items())
 
 
-def in_turn(folder: Path, chosen: list[tuple[str, dict[str, str]]], **variables: str) -> dict[str, list[object]]:
-    """Of each command its exit status and the names that it looked up."""
+def test_no_entry_point_looks_a_name_up(tmp_path: Path) -> None:
+    """All in one process, and once more with MLflow's telemetry, which shows that the spy sees it."""
+    steps = [(name, options, {}) for name, options in commands(tmp_path)]
+    steps += [(name, options, {"MLFLOW_DISABLE_TELEMETRY": "false"}) for name, options, _ in steps if name == "extract"]
     done = subprocess.run(
-        [sys.executable, "-c", IN_TURN, json.dumps(chosen)],
-        cwd=folder,
-        env=environment(folder, **variables),
+        [sys.executable, "-c", IN_TURN, json.dumps(steps)],
+        cwd=tmp_path,
+        env=environment(tmp_path),
         capture_output=True,
         text=True,
         timeout=250,
         check=False,
     )
-    results = [json.loads(line[7:]) for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert len(results) == len(chosen), done.stdout + done.stderr
-    return {name: rest for name, *rest in results}
+    results = [
+        json.loads(line.removeprefix("RESULT ")) for line in done.stdout.splitlines() if line.startswith("RESULT ")
+    ]
+    expected: list[object] = [[name, 2 if name == "submit" else 0, []] for name, *_ in steps]
+    expected[-1] = ["extract", 0, ["config.mlflow-telemetry.io"]]
+    assert results == expected, done.stdout + done.stderr
 
 
-def test_no_entry_point_looks_a_name_up(tmp_path: Path) -> None:
-    results = in_turn(tmp_path, commands(tmp_path))
-    assert results == {name: [2 if name == "submit" else 0, []] for name in ENTRY_POINTS}
-
-
-def test_telemetry_that_the_user_has_chosen_is_left_on(tmp_path: Path) -> None:
-    """Which also shows that the spy sees it."""
-    chosen = [one for one in commands(tmp_path) if one[0] == "extract"]
-    results = in_turn(tmp_path, chosen, MLFLOW_DISABLE_TELEMETRY="false")
-    assert results == {"extract": [0, ["config.mlflow-telemetry.io"]]}
+@pytest.mark.parametrize(("chosen", "value"), [({}, "true"), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false")])
+def test_telemetry_is_off_unless_the_user_has_chosen(chosen: dict[str, str], value: str, tmp_path: Path) -> None:
+    program = "import os, exvo; assert os.environ['MLFLOW_DISABLE_TELEMETRY'] == os.environ['EXPECTED']"
+    variables = environment(tmp_path, EXPECTED=value, **chosen)
+    subprocess.run([sys.executable, "-c", program], env=variables, check=True)
 
 
 def own_process(folder: Path, name: str, options: Mapping[str, str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +12,6 @@ from typing import cast
 
 import pandas as pd
 import pytest
-from mlflow import MlflowClient
 
 from exvo import files
 from exvo.config import ENTRY_POINTS, FeatureConfig
@@ -26,7 +24,6 @@ from exvo.options import parse
 from exvo.serving.prediction import read_log_mel
 from exvo.serving.recordings import find_audio, read_list, where_looked
 
-from helpers.commands import ROOT
 from helpers.corpora import write_table_corpus
 
 DECOMPOSED = unicodedata.normalize("NFD", "é.wav")
@@ -296,26 +293,3 @@ def test_a_file_under_the_other_form_is_opened(tmp_path: Path, monkeypatch: pyte
     assert audio["file"][0] == "é.wav"
     assert find_audio("Köln/é.wav", "audio").files == [Path(corpus.name, DECOMPOSED)]
     assert files.on_disk(tmp_path, "Köln/gone.wav") == str(tmp_path / "Köln/gone.wav")
-
-
-@pytest.fixture(scope="module")
-def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A real `mlflow run` in a user's folder, whose corpus lies there under a name that begins with a dash."""
-    folder = tmp_path_factory.mktemp("user")
-    write_table_corpus(folder / "-clips", speakers=4, clips=2)
-    options = {"corpus": "table", "data": "-clips", "output": str(folder / "out"), "workers": "1"}
-    words = [sys.executable, "-m", "mlflow", "run", str(ROOT), "-e", "extract", "--env-manager", "local"]
-    for name, value in options.items():
-        words += ["-P", f"{name}={value}"]
-    place = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "PATH": os.path.dirname(sys.executable)}
-    place["PATH"] += f":{os.environ['PATH']}"
-    done = subprocess.run(words, cwd=folder, env=os.environ | place, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
-
-
-def test_mlflow_run_from_another_folder_finds_a_folder_that_begins_with_a_dash(launched: tuple[Path, str]) -> None:
-    folder, told = launched
-    assert "corpus     table" in told
-    (run,) = MlflowClient(f"sqlite:///{folder}/mlflow.db").search_runs(["0"])
-    assert (run.info.status, run.data.params["data"]) == ("FINISHED", "-clips")

@@ -20,19 +20,13 @@ from mlflow import MlflowClient
 from exvo.networks.checkpoint import load_checkpoint
 from exvo.training.objectives import ccc_loss
 
-from helpers.commands import ROOT, environment, run_here
+from helpers.commands import ROOT, run_here
 from helpers.corpora import write_table_corpus
+from helpers.processes import environment, started
 
 pytestmark = pytest.mark.usefixtures("store")
 
 SMALL = {"model": "cnn10", "corpus": "table", "epochs": "1", "batch_size": "4", "width": "0.1", "learning_rate": "0.01"}
-
-
-def run_module(entry_point: str, options: dict[str, str], tracking_uri: str) -> subprocess.CompletedProcess[str]:
-    """`python -m exvo <entry point>` in the present folder, which is one of the test's."""
-    words = [sys.executable, "-m", "exvo", entry_point]
-    words += [word for name, value in options.items() for word in (f"--{name}", value)]
-    return subprocess.run(words, env=environment(tracking_uri), capture_output=True, text=True, check=False)
 
 
 def run_project(entry_point: str, options: dict[str, str], tracking_uri: str) -> subprocess.CompletedProcess[str]:
@@ -44,12 +38,15 @@ def run_project(entry_point: str, options: dict[str, str], tracking_uri: str) ->
 def test_mlflow_run_trains_and_logs_into_its_own_run(
     store: str, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = SMALL | {"data": str(tiny_corpus), "output": str(tmp_path / "output"), "width": "0.10"}
+    """From a folder that is not the project's, with a corpus in it whose name begins with a dash."""
+    shutil.copytree(tiny_corpus, tmp_path / "-clips")
+    options = SMALL | {"data": "-clips", "output": str(tmp_path / "output"), "width": "0.10"}
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
     done = run_project("train", options, store)
     assert done.returncode == 0, done.stderr
     (run,) = MlflowClient().search_runs([MlflowClient().get_experiment_by_name("elsewhere").experiment_id])
     assert run.info.status == "FINISHED"
+    assert run.data.params["data"] == "-clips"
     assert run.data.params["width"] == "0.10"  # as typed: mlflow logged it before the entry point started
     assert run.data.params["optimizer"] == "sgd"
     assert run.data.tags["mlflow.project.entryPoint"] == "train"
@@ -59,6 +56,7 @@ def test_mlflow_run_trains_and_logs_into_its_own_run(
     assert f" ui --backend-store-uri {store}`, then http://127.0.0.1:5000/#/experiments/" in done.stdout
 
 
+@pytest.mark.slow
 def test_mlflow_run_with_a_wrong_option_fails_with_a_sentence(store: str) -> None:
     done = run_project("train", {"epochs": "abc"}, store)
     assert done.returncode != 0
@@ -95,7 +93,8 @@ def test_a_users_mistake_is_one_sentence_and_status_2(
 
 
 def test_status_2_without_a_traceback_in_a_process_of_its_own(store: str) -> None:
-    done = run_module("train", {"learning_rate": "fast"}, store)
+    words = [sys.executable, "-m", "exvo", "train", "--learning_rate", "fast"]
+    done = subprocess.run(words, env=environment(store), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "exvo: learning_rate=fast is not a number.\n"
 
@@ -200,14 +199,16 @@ def test_training_never_looks_at_the_test_split(tmp_path: Path, monkeypatch: pyt
 
 def test_the_main_job_against_a_real_server(server: str, tiny_corpus: Path, tmp_path: Path) -> None:
     options = SMALL | {"data": str(tiny_corpus), "output": str(tmp_path / "output")}
-    done = run_module("main", options, server)
-    assert done.returncode == 0, done.stderr
+    with started("main", options, server) as one:
+        said, _ = one.communicate()
+    assert one.returncode == 0, said
     (run,) = MlflowClient().search_runs(["0"])
     assert {"val/emotion_ccc_lo", "test/emotion_ccc_lo"} <= set(run.data.metrics)
-    assert f"open   {server}/#/experiments/0/runs/{run.info.run_id}" in done.stdout
+    assert f"open   {server}/#/experiments/0/runs/{run.info.run_id}" in said
     shutil.rmtree(tmp_path / "output" / "runs")  # the weights come from the server
-    done = run_module("evaluate", {"run_id": run.info.run_name, "output": str(tmp_path / "output")}, server)
-    assert done.returncode == 0, done.stderr
+    with started("evaluate", {"run_id": run.info.run_name, "output": str(tmp_path / "output")}, server) as one:
+        said, _ = one.communicate()
+    assert one.returncode == 0, said
     found = MlflowClient().search_runs(["0"], "tags.`exvo.entry_point` = 'evaluate'")[0]
     assert found.data.metrics["test/emotion_ccc"] == pytest.approx(run.data.metrics["test/emotion_ccc"], abs=1e-6)
     clip = next(tiny_corpus.glob("*.wav")).read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import mlflow
@@ -55,7 +56,7 @@ def test_the_gate_weighs_the_interval(gate: str, low: float, high: float, moves:
     assert decided is moves
     if gate != "none" and not math.isnan(low):
         truth = {"below": high < 0, "above": low > 0}
-        where = why.split()[-2]
+        (where,) = re.findall(r"lies? (below|above) zero$", why)
         assert ("does not lie" in why) is not truth[where]
 
 

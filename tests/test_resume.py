@@ -34,9 +34,10 @@ from exvo.tracking import provenance
 from exvo.training.loop import TrainingConfig, Validation, fit
 from exvo.training.states import Epoch, States
 
-from helpers.commands import SMALL, at_epoch, check_equal, equal, history, newest, run_here, started, weights
+from helpers.commands import SMALL, at_epoch, check_equal, equal, history, newest, run_here, weights
 from helpers.corpora import write_table_corpus
 from helpers.networks import TASK, config, make_clips, make_network
+from helpers.processes import started
 from helpers.studies import new_study
 
 SMALL |= {"learning_rate": "0.01", "precision": "float32"}
@@ -366,7 +367,7 @@ def killed_until_done(options: dict[str, str], store: str, kills: int, draw: ran
             if len(moments) < kills:
                 early = not at_end and draw.random() < 0.2
                 lines = draw.randrange(3)
-                wait = draw.uniform(0, 8) if early else draw.uniform(0, 1.5) if at_end else draw.expovariate(5)
+                wait = draw.uniform(0, 2) if early else draw.uniform(0, 1.5) if at_end else draw.expovariate(5)
                 if not early:
                     for line in one.stdout:
                         log.write(line)

@@ -85,23 +85,6 @@ def test_load_model_gives_the_numbers_of_evaluate(registered: tuple[str, pd.Data
     assert model.input_example is None or len(model.predict(model.input_example)) == 1
 
 
-PACKAGED = """
-import sys, mlflow
-model = mlflow.pyfunc.load_model(sys.argv[1])
-import exvo, exvo.training.loop
-heavy = ("matplotlib", "optuna", "sklearn", "exvo.tracking.runs")
-print(exvo.__file__, [name for name in heavy if name in sys.modules])
-"""
-
-
-def test_the_model_runs_the_code_that_lies_beside_it(registered: tuple[str, pd.DataFrame], tmp_path: Path) -> None:
-    folder = mlflow.artifacts.download_artifacts("models:/exvo-fewshot@champion", dst_path=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", PACKAGED, folder], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == [str(Path(folder) / "code" / "exvo" / "__init__.py"), "[]"]
-
-
 TABLES = ("text/csv", "application/vnd.apache.parquet")
 
 
@@ -275,16 +258,17 @@ def test_a_body_that_is_too_long_is_not_read(server: Server) -> None:
     assert len(server.predict([{"audio": GOOD}])) == 1
 
 
-def test_2000_random_and_mutated_requests_never_fail_hang_or_kill_it(server: Server) -> None:
+@pytest.mark.parametrize("count", [300, pytest.param(2_000, marks=pytest.mark.slow)])
+def test_random_and_mutated_requests_never_fail_hang_or_kill_it(count: int, server: Server) -> None:
     drawn, seen = Random(20220), dict.fromkeys((200, 400, 415), 0)
     expected = server.predict([{"audio": GOOD}])
-    for number in range(2_000):
+    for number in range(count):
         body, content_type = draw_request(drawn)
         status, told = server.send(body, content_type)
         assert status in seen, (number, status, content_type, body[:500], told)
         assert status == 200 or ("Traceback" not in told and len(told) < 1_000), (number, told)
         seen[status] += 1
-    assert min(seen.values()) > 50, seen
+    assert min(seen.values()) > count / 40, seen
     assert server.process.poll() is None
     assert "mistake in exvo" not in server.log.read_text()
     pd.testing.assert_frame_equal(server.predict([{"audio": GOOD}]), expected)

@@ -210,7 +210,7 @@ def test_guarded_records_keep_their_text(monkeypatch: pytest.MonkeyPatch, caplog
     assert caplog.messages == ["3 of four"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_no_file_and_no_line_of_a_training_holds_the_password(
     own_server: Server, tiny_corpus: Path, tmp_path: Path
 ) -> None:

@@ -61,9 +61,9 @@ def test_the_multitask_file_holds_the_number_of_the_country(tmp_path: Path) -> N
     path = tmp_path / "ExVo-Multi_team_1.csv"
     table = submission.submission(predictions(), "multitask", {"Chile": 3, "Kenya": 0})
     assert submission.write(table, path, IDS) == submission.Checked("multitask", [], [])
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert lines[0] == MULTI
-    assert [line.split(",")[:4] for line in lines[1:]] == [
+    written = pd.read_csv(path, dtype=str)
+    assert ",".join(written.columns) == MULTI
+    assert written[["File_ID", "Country", "Age", "Awe"]].to_numpy().tolist() == [
         ["[7]", "0", "31.500000", "0.100000"],
         ["[12]", "3", "31.500000", "0.100000"],
         ["[3]", "0", "31.500000", "0.100000"],

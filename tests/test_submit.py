@@ -80,7 +80,7 @@ def test_the_file_holds_the_logged_predictions_and_damaged_copies_are_refused(
     assert submit(monkeypatch, trained, check=str(tmp_path / "theirs.csv")) == 2
     said = capsys.readouterr()
     assert "note: The challenge wants the name ExVo-Few_<team>_<number>.csv" in said.out
-    assert said.err.splitlines()[0] == "exvo: theirs.csv is wrong:"
+    assert said.err.startswith("exvo: theirs.csv is wrong:\n")
     assert "  1 clip missing: " in said.err
     assert len(MlflowClient().search_runs(["0"])) == count
 

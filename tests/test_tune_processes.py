@@ -30,7 +30,8 @@ from exvo.experiments import trials
 from exvo.experiments import trials as trials_module
 from exvo.training.states import Epoch
 
-from helpers.commands import environment, run_here
+from helpers.commands import run_here
+from helpers.processes import Process, started
 from helpers.servers import free_port
 from helpers.studies import STUDY, counts, new_study, trial_runs
 
@@ -44,20 +45,7 @@ def options(tiny_corpus: Path) -> dict[str, str]:
     return STUDY | {"data": str(tiny_corpus)}
 
 
-def typed(options: dict[str, str], store: str) -> subprocess.Popen[str]:
-    """The command as a process of its own."""
-    words = [sys.executable, "-m", "exvo", "tune", *(word for pair in options.items() for word in pair)]
-    words = [f"--{word}" if number % 2 else word for number, word in enumerate(words[4:], 1)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "exvo", "tune", *words],
-        env=environment(store),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for(what: str, check: object, process: subprocess.Popen[str], seconds: float = 90) -> object:
+def wait_for(what: str, check: object, process: Process, seconds: float = 90) -> object:
     """The first truth that `check` gives."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -83,7 +71,7 @@ def test_a_killed_command_goes_on_in_the_same_run(
     options: dict[str, str], store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options |= {"trials": "1", "epochs": "40"}
-    process = typed(options, store)
+    process = started("tune", options, store)
     assert wait_for("an epoch", running_worker, process) == process.pid
     process.kill()
     process.wait()
@@ -100,7 +88,7 @@ def test_a_killed_command_goes_on_in_the_same_run(
 def test_the_same_command_twice_shares_one_study_and_one_run(options: dict[str, str], store: str) -> None:
     """With output folders of their own, as on two machines, and one storage."""
     options |= {"trials": "8", "storage": "shared.journal"}
-    commands = [typed(options | {"output": folder}, store) for folder in ("one", "two")]
+    commands = [started("tune", options | {"output": folder}, store) for folder in ("one", "two")]
     said = [command.communicate(timeout=120)[0] for command in commands]
     assert [command.returncode for command in commands] == [0, 0], said
     shared = new_study(JournalStorage(JournalFileBackend("shared.journal"))).trials
@@ -116,7 +104,7 @@ def test_the_same_command_twice_shares_one_study_and_one_run(options: dict[str, 
 
 
 def test_ctrl_c_ends_all_within_seconds(options: dict[str, str], store: str) -> None:
-    process = typed(options | {"epochs": "400", "workers": "2"}, store)
+    process = started("tune", options | {"epochs": "400", "workers": "2"}, store)
     first = int(str(wait_for("an epoch", running_worker, process)))
     second = int(str(wait_for("an epoch", lambda: running_worker(besides=first), process)))
     began = time.monotonic()
@@ -208,6 +196,7 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_postgresql_keeps_a_study_of_two_workers_one_killed_and_no_password_is_logged(
     postgres: str,
     options: dict[str, str],
@@ -220,8 +209,8 @@ def test_postgresql_keeps_a_study_of_two_workers_one_killed_and_no_password_is_l
         url = postgres.replace("postgresql:", "postgresql+psycopg:")
         return new_study(RDBStorage(url, {"poolclass": NullPool}))  # closes its connections at once
 
-    options |= {"storage": postgres, "workers": "2", "epochs": "12"}
-    process = typed(options, store)
+    options |= {"storage": postgres, "workers": "2", "epochs": "100"}  # long enough to be killed in the middle
+    process = started("tune", options, store)
     killed = int(str(wait_for("an epoch", lambda: running_worker(kept()), process)))
     os.kill(killed, signal.SIGKILL)
     said, _ = process.communicate(timeout=120)

@@ -1,11 +1,8 @@
-"""Entry points as users run them, here and in processes of their own, and what they leave."""
+"""Entry points run within this process, and what they leave on the tracking server and in the output folder."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -25,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def run_here(entry_point: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """The same within this process: its exit status."""
+    """Runs an entry point as its command does; its exit status."""
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     try:
         command(entry_point, words)
@@ -52,6 +49,7 @@ def artifacts(run: Run, folder: str | None = None) -> set[str]:
 
 
 def newest() -> Run:
+    """The run that began last in the default experiment."""
     return MlflowClient().search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
 
 
@@ -67,16 +65,12 @@ def at_epoch(number: int, event: Callable[[], object], monkeypatch: pytest.Monke
     monkeypatch.setattr(loop, "train_epoch", train_epoch)
 
 
-def environment(tracking_uri: str) -> dict[str, str]:
-    """This process' environment with its Python first on the path, as in an activated environment."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "MLFLOW_TRACKING_URI": tracking_uri, "GIT_PYTHON_REFRESH": "quiet"}
-
-
 SMALL = {"model": "cnn10-relative", "corpus": "table", "epochs": "4", "batch_size": "4", "width": "0.1"}
+"""Options of a training that takes a second."""
 
 
 def equal(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two networks' weights have the same names and values."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -92,12 +86,14 @@ def history(run: Run, seconds: bool = False) -> dict[str, list[tuple[int, float]
 
 
 def weights(run: Run, output: str | Path = "output") -> dict[str, torch.Tensor]:
+    """The best weights of a run, from its output folder."""
     return load_file(Path(output) / "runs" / run.info.run_id / "best.safetensors")
 
 
 def models(run: Run) -> list[str]:
-    found = MlflowClient().search_logged_models(["0"], f"source_run_id = '{run.info.run_id}'")
-    return [model.model_uri for model in found]
+    """The addresses of all models that a run has logged."""
+    logged = MlflowClient().search_logged_models(["0"], f"source_run_id = '{run.info.run_id}'")
+    return [model.model_uri for model in logged]
 
 
 def check_equal(run: Run, whole: Run, outputs: tuple[str | Path, str | Path] = ("output", "whole")) -> None:
@@ -112,14 +108,3 @@ def check_equal(run: Run, whole: Run, outputs: tuple[str | Path, str | Path] = (
     assert models(run) == [run.data.tags["exvo.model_uri"]]
     left = {path.name for path in (Path(outputs[0]) / "runs" / run.info.run_id).iterdir()}
     assert left - {"journal.jsonl"} == {"best.safetensors"}
-
-
-# Signals
-
-
-def started(entry_point: str, options: dict[str, str], store: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "exvo", entry_point]
-    words += [word for name, value in options.items() for word in (f"--{name}", value)]
-    return subprocess.Popen(
-        words, env=environment(store), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
-    )
