@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from exvo import corpora
 from exvo.batches.clips import Clips
 from exvo.config import ExtractSettings, FeatureConfig, RunSettings, SubmitSettings, TrainSettings
 from exvo.corpora.audit import Audit, audit, recordings
 from exvo.corpora.base import Corpus
+from exvo.corpora.options import corpus_settings, load_corpus
 from exvo.enrolment import Enrolment, choose_enrolment
 from exvo.errors import InputError
 from exvo.features import extraction
@@ -69,19 +69,6 @@ class Ready:
         return choose_enrolment(
             rows["speaker"].tolist(), protocol, shots, recordings(self.audio).to_numpy()[rows.index].tolist()
         )
-
-
-def load_corpus(settings: ExtractSettings) -> Corpus:
-    """Reads the table of a corpus.
-
-    Raises:
-        InputError: the corpus can't be read.
-    """
-    if not settings.data and settings.corpus != "sample":
-        raise InputError(
-            f"corpus={settings.corpus} needs its folder: give data=<folder>; the README says how to get it."
-        )
-    return corpora.load(settings.corpus, Path(settings.data) if settings.data else Path(settings.output) / "sample")
 
 
 def read_corpus(settings: ExtractSettings) -> Ready:
@@ -177,10 +164,3 @@ def require_same(ready: Ready, source: Run) -> None:
             f"The corpus has the digest {ready.audit.digest[:12]}, but the run {source.info.run_name} was trained "
             f"on {trained_on[:12]}: labels, audio or order differ. Give the folder that it was trained on as data."
         )
-
-
-def corpus_settings(settings: RunSettings | SubmitSettings, training: TrainSettings) -> ExtractSettings:
-    """The corpus of a training run, with this command's folder and workers."""
-    options = {field.name: getattr(training, field.name) for field in fields(ExtractSettings)}
-    options |= {"data": settings.data or training.data, "workers": settings.workers, "output": settings.output}
-    return ExtractSettings(**options)

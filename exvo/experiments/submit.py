@@ -15,14 +15,12 @@ import pandas as pd
 from exvo.config import SubmitSettings, TrainSettings
 from exvo.corpora import hume_vb
 from exvo.corpora.base import Corpus
-from exvo.devices import resolve_device
+from exvo.corpora.options import corpus_settings, load_corpus
 from exvo.errors import InputError
 from exvo.evaluation import submission
-from exvo.experiments.corpus import corpus_settings, load_corpus, reopen
 from exvo.files import require_writable
-from exvo.networks.inference import predict_clips
 from exvo.text import listing
-from exvo.tracking import artifacts, lookup, models, runs, scored
+from exvo.tracking import artifacts, lookup, runs, scored
 from exvo.tracking.lookup import Run
 
 
@@ -36,6 +34,8 @@ def run(settings: SubmitSettings) -> None:
     if settings.check:
         check_file(Path(settings.check), test_files(load_corpus(corpus_settings(settings, training))))
         return
+    from exvo.devices import resolve_device  # and with it PyTorch, which checking a file does without
+
     name = submission.file_name(task, settings.team, settings.number)
     settings = replace(settings, device=resolve_device(settings.device))
     corpus = load_corpus(corpus_settings(settings, training))
@@ -76,6 +76,10 @@ def test_predictions(source: Run, settings: SubmitSettings, training: TrainSetti
         if table is not None:
             print(f"predictions of the run {run.info.run_name} ({run.info.run_id})")
             return table
+    from exvo.experiments.corpus import reopen
+    from exvo.networks.inference import predict_clips
+    from exvo.tracking import models
+
     ready = reopen(settings, source, training)
     checkpoint = models.checkpoint_of(source)
     clips = ready.clips("test", checkpoint.task, training.fill)
