@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from sqlalchemy import Engine, event
 
-from exvo import files
+from exvo import files, options
 
 from helpers.commands import ROOT
 from helpers.corpora import write_table_corpus
@@ -66,8 +66,11 @@ def emogator_mini() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _launcher_unknown() -> None:
-    """Each test asks anew from where `mlflow run` has started it."""
+def _launcher_unknown() -> Iterator[None]:
+    """Each test asks anew from where `mlflow run` has started it, and no command leaves its launcher behind."""
+    files.launched_from.cache_clear()
+    yield
+    options.note_launcher()
     files.launched_from.cache_clear()
 
 

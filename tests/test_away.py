@@ -426,6 +426,7 @@ def test_an_artifact_store_that_refuses_writes_gets_all_later(
     assert not list(Path("output/runs").glob("*/*"))[1:]  # the best weights alone
 
 
+@pytest.mark.slow
 def test_a_database_that_is_locked_holds_up_and_loses_nothing(
     store: str, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -561,6 +562,7 @@ def test_sync_refuses_a_folder_that_is_not_there(
     sync(monkeypatch, 0, "empty")
 
 
+@pytest.mark.slow
 def test_sync_leaves_a_run_that_goes_on_to_itself(
     plug: Plug, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -205,6 +205,7 @@ def coverage(speakers: int, clips: int, sets: int) -> tuple[float, float]:
     return float(np.mean(covered["speaker"])), float(np.mean(covered["clip"]))
 
 
+@pytest.mark.slow
 def test_by_speaker_intervals_cover_and_by_clip_ones_do_not() -> None:
     by_speaker, by_clip = coverage(speakers=80, clips=8, sets=500)
     assert 0.93 <= by_speaker <= 0.97

@@ -95,6 +95,7 @@ def check_all(folder: Path) -> None:
         assert run.data.metrics["study/best_emotion_ccc"] == max(trial.data.metrics["val/emotion_ccc"] for trial in own)
 
 
+@pytest.mark.slow
 def test_on_one_embedded_store(store: str, tiny_corpus: Path, tmp_path: Path) -> None:
     run_all_at_once(tmp_path, tiny_corpus, store)
     check_all(tmp_path)

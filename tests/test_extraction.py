@@ -360,6 +360,7 @@ def test_odd_windows_and_clips_longer_than_a_block(tmp_path: Path) -> None:
         np.testing.assert_allclose(store[content], log_mel(waveform, other).numpy(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(corpus: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, files = corpus
     process = start(folder, tmp_path / "store", 0.05)

@@ -125,6 +125,7 @@ def commands(folder: Path) -> list[tuple[str, dict[str, str]]]:
     return list(given.items())
 
 
+@pytest.mark.slow
 def test_no_entry_point_looks_a_name_up(tmp_path: Path) -> None:
     """All in one process, and once more with MLflow's telemetry, which shows that the spy sees it."""
     steps = [(name, options, {}) for name, options in commands(tmp_path)]

@@ -185,6 +185,7 @@ def test_the_largest_set_is_compared_and_the_others_are_named_with_the_reason() 
         difference_matrix(given)
 
 
+@pytest.mark.slow
 def test_holm_holds_the_family_wise_error_that_bare_p_values_do_not() -> None:
     """Six equally good runs whose errors vary by clip and by speaker, 40 new speakers each time.
 

@@ -86,7 +86,7 @@ def test_copies_of_enrolment_clips_are_not_scored(
     options = OPTIONS | {"data": str(folder), "model": "cnn10-relative"}
     assert run_here("train", options, monkeypatch) == 0
     told = capsys.readouterr().out
-    assert f"equal audio within a split (1 groups): {table.loc[own[0], 'file']} (val) = {copy} (val)." in told
+    assert f"equal audio within a split (1 group): {table.loc[own[0], 'file']} (val) = {copy} (val)." in told
     assert "1 clips are not scored: their audio is that of a clip that enrols their speaker\n" in told
     assert "val split, 12 clips, 5 of them scored" in told
     (trained,) = runs()

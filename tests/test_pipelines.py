@@ -197,6 +197,7 @@ def test_training_never_looks_at_the_test_split(tmp_path: Path, monkeypatch: pyt
     assert {name: metrics[0][name] for name in kept} == {name: metrics[1][name] for name in kept}
 
 
+@pytest.mark.slow
 def test_the_main_job_against_a_real_server(server: str, tiny_corpus: Path, tmp_path: Path) -> None:
     options = SMALL | {"data": str(tiny_corpus), "output": str(tmp_path / "output")}
     with started("main", options, server) as one:

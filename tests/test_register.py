@@ -395,6 +395,7 @@ def true_at_every_moment() -> None:
             assert "not champion" not in version.tags["exvo.gate"]
 
 
+@pytest.mark.slow
 def test_the_version_tells_the_truth_wherever_register_is_killed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

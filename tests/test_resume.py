@@ -465,6 +465,7 @@ def check_study(kills: int, seed: int, store: str, corpus: Path, monkeypatch: py
     assert equal(weights(newest(), "whole"), weights(run))
 
 
+@pytest.mark.slow
 def test_a_study_killed_at_random_moments_loses_no_trial(
     store: str, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -477,6 +478,7 @@ def test_a_study_killed_at_eight_random_moments(store: str, tiny_corpus: Path, m
     check_study(8, int(os.environ.get("EXVO_SEED", "0")), store, tiny_corpus, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_trial_that_was_cut_is_tried_again_once_with_the_same_options(
     tiny_corpus: Path, tmp_path: Path, store: str

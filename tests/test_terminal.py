@@ -134,6 +134,7 @@ def words(entry_point: str, options: dict[str, str]) -> list[str]:
     return [sys.executable, "-m", "exvo", entry_point, *given]
 
 
+@pytest.mark.slow
 def test_a_training_outlives_its_terminal(store: str, tiny_corpus: Path) -> None:
     """A real terminal, with its bars, that is closed after the first epoch."""
     master, slave = pty.openpty()

@@ -85,6 +85,7 @@ def test_a_killed_command_goes_on_in_the_same_run(
     assert new_study().trials[0].user_attrs["problem"] == "Its worker was killed or lost."
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_shares_one_study_and_one_run(options: dict[str, str], store: str) -> None:
     """With output folders of their own, as on two machines, and one storage."""
     options |= {"trials": "8", "storage": "shared.journal"}

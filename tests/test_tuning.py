@@ -90,6 +90,7 @@ def test_storages_by_their_text(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "file").is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_process_lock_on_the_journal_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

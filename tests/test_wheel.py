@@ -117,6 +117,7 @@ def test_the_library_works_from_it(installed: Installed, tmp_path: Path) -> None
     assert done.stdout.splitlines() == [str(installed.folder / "exvo" / "__init__.py"), "high_ccc"]
 
 
+@pytest.mark.slow
 def test_an_entry_point_works_from_it(installed: Installed, tiny_corpus: Path, empty_store: Path) -> None:
     shutil.copy(empty_store, installed.elsewhere / "mlflow.db")
     options = ["--corpus", "table", "--data", str(tiny_corpus), "--workers", "1"]
