@@ -312,6 +312,7 @@ def test_a_killed_run_keeps_its_shards(
     assert len(store) == len(require_readable(audio, skip_unreadable=False)) == 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_the_run(corpus: tuple[Path, list[str]], tmp_path: Path, number: signal.Signals) -> None:
     folder, files = corpus

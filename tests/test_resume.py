@@ -410,6 +410,7 @@ def check_kills(kills: int, epochs: int, seed: int, store: str, corpus: Path, tm
     }
 
 
+@pytest.mark.slow
 def test_a_training_killed_at_random_moments_gives_what_an_undisturbed_one_gives(
     store: str, tiny_corpus: Path, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_the_same_command_twice_shares_one_study_and_one_run(options: dict[str, 
     }
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_within_seconds(options: dict[str, str], store: str) -> None:
     process = started("tune", options | {"epochs": "400", "workers": "2"}, store)
     first = int(str(wait_for("an epoch", running_worker, process)))

@@ -192,7 +192,8 @@ def task_of(settings: TrainSettings, system: SystemConfig, corpus: Corpus) -> Ta
 
 def log_epoch(epoch: Epoch, epochs: int | None, headline: str) -> None:
     """Logs an epoch's loss and scores, of each target's CCC only the mean, and prints a line about it."""
-    scores = {name: score for name, score in epoch.scores.items() if not name.endswith("_ccc") or name == "emotion_ccc"}
+    kept = [name for name in epoch.scores if name == scoring.MEAN_CCC or not name.endswith("_ccc")]
+    scores = {name: epoch.scores[name] for name in kept}
     metrics = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds} | scores
     runs.log_metrics({f"{EPOCH}{name}": value for name, value in metrics.items()}, epoch.number)
     best = "   best" if epoch.best else ""

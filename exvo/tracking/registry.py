@@ -12,6 +12,7 @@ from mlflow.entities.model_registry import ModelVersion as ModelVersion
 from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
+from exvo.evaluation.scoring import HEADLINES
 from exvo.reports.tables import number_texts
 from exvo.tracking import artifacts, server
 from exvo.tracking.tags import (
@@ -31,7 +32,8 @@ from exvo.tracking.tags import (
 MODEL = "exvo-fewshot"
 CHAMPION = "champion"
 CHAMPION_URI = f"models:/{MODEL}@{CHAMPION}"
-SCORE = "val/emotion_ccc"
+SCORE = f"val/{HEADLINES['fewshot']}"
+"""The metric that chooses: the headline score of a few-shot run on the validation split."""
 
 
 def candidates() -> list[Run]:
