@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
-from exvo.experiments.repetition import Outcome, changes, compare, digest, text
+from exvo.experiments.repetition import Outcome, changes, compare_outcomes, digest, outcome_text
 from exvo.training import loop
 
 from helpers.commands import history, newest, run_here
@@ -206,7 +206,7 @@ def outcome() -> Outcome:
 
 def differences(first: Outcome, again: Outcome) -> dict[str, float]:
     """The lines that differ, and by how much."""
-    found = compare(first, again, "ccc")
+    found = compare_outcomes(first, again, "ccc")
     return {row.what: row.difference for row in found.itertuples() if row.difference != 0}
 
 
@@ -252,8 +252,8 @@ def test_changes_of_the_environment() -> None:
     new = old | {"memory_gib": 2.0, "threads": 4, "libraries": {"torch": "3", "numpy": "2"}}
     found = changes(old, new)
     assert found.to_numpy().tolist() == [["threads", "not logged", "4"], ["torch", "1", "3"]]
-    same = compare(outcome(), outcome(), "ccc")
-    assert "threads" in text(same, found)
-    assert text(same, found[:0]).endswith("Equal, bit for bit.")
-    other = compare(outcome(), replace(outcome(), metrics={}), "ccc")
-    assert text(other, found[:0]).endswith("Nothing that is logged of machine, libraries and code differs.")
+    same = compare_outcomes(outcome(), outcome(), "ccc")
+    assert "threads" in outcome_text(same, found)
+    assert outcome_text(same, found[:0]).endswith("Equal, bit for bit.")
+    other = compare_outcomes(outcome(), replace(outcome(), metrics={}), "ccc")
+    assert outcome_text(other, found[:0]).endswith("Nothing that is logged of machine, libraries and code differs.")

@@ -342,7 +342,7 @@ def test_a_second_signal_ends_a_command_that_does_not_end() -> None:
 
 def test_a_command_that_does_not_end_by_itself_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
-    monkeypatch.setattr(process, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(process, "EXIT_SECONDS", 0.1)
     monkeypatch.setattr(os, "_exit", lambda status: ended.set() if status == 130 else None)
     with process.stoppable():
         with pytest.raises(process.Stopped):

@@ -90,13 +90,13 @@ def compare_chosen(settings: CompareSettings) -> None:
             members.append(member)
         except InputError as error:
             mistakes.append(str(error))
-    refuse(mistakes)
+    refuse_mistakes(mistakes)
     if len(members) < 2:
         raise InputError(f"runs={settings.runs} names {len(members)} run; give two or more, with commas between.")
     ids = [member.run_id for member in members]
     repeated = [scored.run for place, scored in enumerate(predictions) if ids[place] in ids[:place]]
-    refuse(f"runs names the run {name} twice; name each run once." for name in repeated)
-    refuse(comparable_runs(predictions)[1].values())
+    refuse_mistakes(f"runs names the run {name} twice; name each run once." for name in repeated)
+    refuse_mistakes(comparable_runs(predictions)[1].values())
     with runs.start_run("compare") as run_id:
         runs.log_settings(asdict(settings), {"runs": ids})
         log_results(predictions[0].condition, members, predictions)
@@ -120,7 +120,7 @@ def find_runs(text: str, option: str) -> list[Run]:
     if len(right) > 1:
         ways = " or ".join(listing(map(names.describe_run, found)) for found in right)
         raise InputError(f"{option}={text} can be read in several ways, because names hold commas; give ids: {ways}.")
-    refuse([] if right else readings[0].mistakes)
+    refuse_mistakes([] if right else readings[0].mistakes)
     return right[0]
 
 
@@ -142,7 +142,7 @@ def _find_each(run_names: Iterable[str], option: str) -> Reading:
     return Reading(sources, mistakes)
 
 
-def refuse(mistakes: Iterable[str]) -> None:
+def refuse_mistakes(mistakes: Iterable[str]) -> None:
     """Refuses the command where it has mistakes.
 
     Args:

@@ -85,7 +85,7 @@ def read_corpus(settings: ExtractSettings) -> Ready:
     return Ready(corpus, store, audio, audited)
 
 
-def require_readable(ready: Ready, skip_unreadable: bool) -> None:
+def require_usable_clips(ready: Ready, skip_unreadable: bool) -> None:
     """Refuses a corpus with unreadable clips, unless they are to be left out and enough are left.
 
     Raises:
@@ -131,7 +131,7 @@ def log_corpus(ready: Ready) -> None:
     """Logs audit and dataset in the present run."""
     runs.log_json("audit.json", ready.audit.summary)
     corpus = ready.corpus
-    runs.log_corpus(corpus.clips, corpus.name, corpus.folder, ready.audit.digest)
+    runs.log_dataset(corpus.clips, corpus.name, corpus.folder, ready.audit.digest)
 
 
 def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainSettings) -> Ready:
@@ -148,7 +148,7 @@ def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainS
     ready = read_corpus(corpus_settings(settings, training))
     log_corpus(ready)
     require_same(ready, source)
-    require_readable(ready, training.skip_unreadable)
+    require_usable_clips(ready, training.skip_unreadable)
     return ready
 
 

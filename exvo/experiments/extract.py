@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from exvo.config import ExtractSettings
-from exvo.experiments.corpus import log_corpus, read_corpus, require_readable
+from exvo.experiments.corpus import log_corpus, read_corpus, require_usable_clips
 from exvo.tracking import runs
 
 
@@ -18,5 +18,5 @@ def run(settings: ExtractSettings) -> None:
         runs.log_settings(asdict(settings), {})
         ready = read_corpus(settings)
         log_corpus(ready)
-        require_readable(ready, settings.skip_unreadable)
+        require_usable_clips(ready, settings.skip_unreadable)
         print(runs.where_to_look(run_id))

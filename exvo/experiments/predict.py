@@ -40,7 +40,7 @@ def run(settings: PredictSettings) -> None:
     checkpoint = models.load_model(settings.model_uri)
     with runs.start_run("predict") as run_id:
         runs.log_settings(asdict(settings), {"model": dict(checkpoint.notes)})
-        print("\n".join([describe(checkpoint, len(enrolling)), *dict.fromkeys(notes + more)]))
+        print("\n".join([model_text(checkpoint, len(enrolling)), *dict.fromkeys(notes + more)]))
         found, problems = predict(checkpoint, files, enrolling, settings.device)
         unsaved = ""
         if found is not None:
@@ -60,7 +60,7 @@ def run(settings: PredictSettings) -> None:
             raise InputError(unsaved)
 
 
-def describe(checkpoint: Checkpoint, enrolling: int) -> str:
+def model_text(checkpoint: Checkpoint, enrolling: int) -> str:
     """Which model it is, and what it knows of the speaker."""
     notes = checkpoint.notes
     line = f"{notes.get('model', 'a model')} of run {notes.get('run_id', 'unknown')}"

@@ -30,7 +30,7 @@ SAME_SIGNAL_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1
 """Of Linux: which signal comes when the parent ends."""
 
-STOP_SECONDS = 20.0
+EXIT_SECONDS = 20.0
 """What a command that is stopped has to mark its run; then it ends as if it were killed, which harms nothing."""
 
 
@@ -133,7 +133,7 @@ def stoppable() -> Iterator[None]:
         nonlocal first, timer
         if first is None:
             first = time.monotonic()
-            timer = threading.Timer(STOP_SECONDS, os._exit, [128 + number])
+            timer = threading.Timer(EXIT_SECONDS, os._exit, [128 + number])
             timer.daemon = True
             timer.start()
             raise Stopped(status=128 + number)

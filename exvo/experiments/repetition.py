@@ -48,7 +48,7 @@ class Row(NamedTuple):
     difference: float
 
 
-def compare(first: Outcome, repeated: Outcome, headline: str) -> pd.DataFrame:
+def compare_outcomes(first: Outcome, repeated: Outcome, headline: str) -> pd.DataFrame:
     """Two outcomes side by side, bit for bit: nothing is rounded, an undefined number equals an undefined one.
 
     The seconds that an epoch took are not compared.
@@ -110,7 +110,7 @@ def changes(first: Mapping[str, Any], repeated: Mapping[str, Any]) -> pd.DataFra
     return pd.DataFrame([row for row in rows if row[1] != row[2]], columns=["what", "run", "repetition"])
 
 
-def text(compared: pd.DataFrame, changed: pd.DataFrame) -> str:
+def outcome_text(compared: pd.DataFrame, changed: pd.DataFrame) -> str:
     """What a person reads in the terminal: the table of `compare`, whether all is equal, and that of `changes`."""
     results = [
         "equal" if gap == 0 else "differs" if math.isinf(gap) else f"differs by up to {gap:.2g}"

@@ -28,7 +28,7 @@ from exvo.experiments.corpus import (
     log_copies,
     log_corpus,
     read_corpus,
-    require_readable,
+    require_usable_clips,
 )
 from exvo.experiments.evaluate import log_scores
 from exvo.experiments.resume import resumable
@@ -89,7 +89,7 @@ def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = N
     runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
     ready = ready or read_corpus(settings)
     log_corpus(ready)
-    require_readable(ready, settings.skip_unreadable)
+    require_usable_clips(ready, settings.skip_unreadable)
     return ready
 
 
@@ -151,7 +151,7 @@ def train(
     """
     if settings.task == "speaker":
         ready = known_speakers(ready)
-    task = task_of(settings, system, ready.corpus)
+    task = training_task(settings, system, ready.corpus)
     clips = training_clips(ready, task, settings, system)
     enrolment = ready.enrolment("val", settings.protocol, settings.shots)
     held_out = HeldOut(settings, task, ready.rows("val"), ready.clips("val", task, settings.fill), enrolment)
@@ -170,7 +170,7 @@ def train(
     if network.personalised or settings.protocol == "strict":
         print(describe_enrolment(ready, "val", settings.protocol, settings.shots), end="")
     log_copies(enrolment, "val")
-    print(describe(settings, network, len(clips), ready.corpus.synthetic), flush=True)
+    print(training_text(settings, network, len(clips), ready.corpus.synthetic), flush=True)
     runs.keep_run()
     config = training_config(settings, system)
     try:
@@ -184,7 +184,7 @@ def train(
     return best
 
 
-def task_of(settings: TrainSettings, system: SystemConfig, corpus: Corpus) -> Task:
+def training_task(settings: TrainSettings, system: SystemConfig, corpus: Corpus) -> Task:
     """What is learnt of a corpus."""
     categories = bool(corpus.categories)
     return make_task(settings.task, corpus.clips, corpus.targets, corpus.name, categories, system.objective)
@@ -295,7 +295,7 @@ def training_config(settings: TrainSettings, system: SystemConfig) -> TrainingCo
     )
 
 
-def describe(settings: TrainSettings, network: Network, clips: int, synthetic: bool) -> str:
+def training_text(settings: TrainSettings, network: Network, clips: int, synthetic: bool) -> str:
     """What is about to be trained, in one line, with a second one about a synthetic corpus."""
     weights = sum(parameter.numel() for parameter in network.parameters())
     line = (

@@ -18,11 +18,11 @@ from exvo import systems
 from exvo.config import SystemConfig, TrainSettings, TuneSettings
 from exvo.errors import InputError
 from exvo.evaluation import scoring
-from exvo.experiments.corpus import FEATURES, Ready, log_corpus, read_corpus, require_readable
+from exvo.experiments.corpus import FEATURES, Ready, log_corpus, read_corpus, require_usable_clips
 from exvo.experiments.folder import folder_id, require_own
 from exvo.experiments.process import hold, stopped
 from exvo.experiments.resume import continued_run, deliver_journals
-from exvo.experiments.train import resolve, task_of
+from exvo.experiments.train import resolve, training_task
 from exvo.experiments.trials import POLL, WORKER, Work, Worker, do_trials
 from exvo.experiments.workers import run_trials
 from exvo.options import command_line
@@ -48,7 +48,7 @@ def run(given: TuneSettings) -> None:
             deliver_journals(given.output)
             folder_id(Path(given.output))
         ready = read_corpus(settings)
-        require_readable(ready, settings.skip_unreadable)
+        require_usable_clips(ready, settings.skip_unreadable)
         study = open_study(given, settings, system, search, ready.audit.digest)
         if not (worker or given.storage or study.created):
             require_own(given.output, f"study {study.name} goes on there", "storage=<name>.journal begins a new one")
@@ -181,7 +181,7 @@ def conclude(work: Work, settings: TrainSettings, system: SystemConfig, shown: s
         model=settings.model,
         corpus=corpus.name,
         synthetic=corpus.synthetic,
-        metric=scoring.headline(task_of(settings, system, corpus)),
+        metric=scoring.headline(training_task(settings, system, corpus)),
         space={name: values_text(name) for name in study.search},
         total=given.trials,
         epochs=settings.epochs,

@@ -72,7 +72,7 @@ def find_run(name: str, option: str = "run_id") -> Run:
     )
 
 
-def run_of_id(run_id: str) -> Run:
+def require_run(run_id: str) -> Run:
     """The run of that id, also where it is deleted.
 
     Raises:

@@ -250,7 +250,7 @@ def log_bytes(name: str, content: bytes) -> None:
     present_run().add(Artifact(name), content)
 
 
-def log_corpus(clips: pd.DataFrame, name: str, folder: Path, digest: str) -> None:
+def log_dataset(clips: pd.DataFrame, name: str, folder: Path, digest: str) -> None:
     """Logs the corpus as an MLflow dataset with the digest of its whole content."""
     data = mlflow.data.from_pandas(clips, source=writable(str(folder)), name=name, digest=digest[:32])
     present_run().add(Dataset(data.to_dict()))

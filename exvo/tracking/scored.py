@@ -107,11 +107,11 @@ def system_runs(table: pd.DataFrame, split: str) -> list[SystemRun]:
 
 def _system_run(row: Mapping[Hashable, Any], split: str) -> SystemRun:
     training_id = row["evaluated_run"] or row["run_id"]
-    source = lookup.run_of_id(training_id)
+    source = lookup.require_run(training_id)
     settings, evaluation = artifacts.training_settings(source), ""
     if training_id != row["run_id"]:
         evaluation = row["run"]
-        options = artifacts.load_settings(lookup.run_of_id(row["run_id"]))["options"]
+        options = artifacts.load_settings(lookup.require_run(row["run_id"]))["options"]
         settings = replace(settings, shots=options.get("shots", settings.shots))
     return SystemRun(
         run_id=row["run_id"],
