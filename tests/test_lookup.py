@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -197,7 +198,7 @@ def paste(sentence: str, uri: str) -> None:
     """Runs the command of MLflow between backticks in a sentence, within this process."""
     (command,) = re.findall(r"`([^`]+)`", sentence)
     program, *words = shlex.split(command)
-    assert Path(program).resolve() == Path(sys.executable).with_name("mlflow").resolve()
+    assert Path(shutil.which(program) or "").resolve() == Path(sys.executable).with_name("mlflow").resolve()
     done = CliRunner().invoke(cli, words, env={"MLFLOW_TRACKING_URI": uri})
     assert done.exit_code == 0, done.output
 
