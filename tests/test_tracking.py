@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from exvo.config import EvaluateSettings, TrainSettings
 from exvo.errors import InputError
 from exvo.experiments import evaluate, train
 from exvo.tracking import artifacts, runs
 
+from helpers.commands import run_by_hand
 from helpers.corpora import write_table_corpus
 
 
@@ -159,3 +161,21 @@ def test_a_leftover_file_store_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="mlflow migrate-filestore"), runs.start_run("train"):
         pass
+
+
+def test_the_same_corpus_in_two_runs_at_once_is_logged_in_both(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has logged it between MLflow's look and its insertion: the database refuses the second one."""
+    asked: list[str] = []
+    log_inputs = MlflowClient.log_inputs
+
+    def refused_once(self: MlflowClient, run_id: str, *inputs: object) -> None:
+        asked.append(run_id)
+        if len(asked) == 1:
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id")
+        log_inputs(self, run_id, *inputs)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", refused_once)
+    with run_by_hand() as active:
+        runs.log_dataset(pd.DataFrame({"file": ["a.wav"]}), "table", Path("clips"), "a" * 64)
+    (dataset,) = MlflowClient().get_run(active.info.run_id).inputs.dataset_inputs
+    assert (dataset.dataset.name, asked) == ("table", [active.info.run_id] * 2)

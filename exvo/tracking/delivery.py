@@ -46,6 +46,9 @@ RETRY_SECONDS = 30.0
 PAUSE_FACTOR = 10
 """A pause is at least so many times as long as the attempt before it."""
 
+CONTEXT = ("mlflow.data.context", "corpus")
+"""Of a dataset: MLflow's tag, and what it is here."""
+
 METRICS_A_REQUEST = 1000
 """What MLflow takes in one request."""
 
@@ -222,8 +225,7 @@ def send(run_id: str, entry: Entry, file: Path | None = None) -> None:
             for start in range(0, len(points), METRICS_A_REQUEST):
                 client.log_batch(run_id, metrics=points[start : start + METRICS_A_REQUEST])
         case Dataset(dataset):
-            tags = [InputTag("mlflow.data.context", "corpus")]
-            client.log_inputs(run_id, [DatasetInput(LoggedDataset(**dataset), tags)])
+            log_dataset(client, run_id, DatasetInput(LoggedDataset(**dataset), [InputTag(*CONTEXT)]))
         case Artifact(name):
             assert file
             if file.exists():  # else a later one of the same name has been sent in its place
@@ -235,6 +237,20 @@ def send(run_id: str, entry: Entry, file: Path | None = None) -> None:
             log_model(run_id, Path(weights))
         case End(status, milliseconds):
             client.set_terminated(run_id, status, milliseconds)
+
+
+def log_dataset(client: MlflowClient, run_id: str, dataset: DatasetInput) -> None:
+    """Logs the dataset of a run; what it raises is MLflow's.
+
+    Of two runs that log the same one for the first time at once, MLflow's database refuses one (a key that is there
+    already), which finds it when it asks again.
+    """
+    try:
+        client.log_inputs(run_id, [dataset])
+    except MlflowException as error:
+        if not any(words in str(error).lower() for words in ("unique", "duplicate")):
+            raise
+        client.log_inputs(run_id, [dataset])
 
 
 def deliver_journal(folder: Path) -> None:
