@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pyarrow as pa
 
+from exvo.config import DEVICES
 from exvo.errors import InputError
 from exvo.evaluation.pairwise import doubts, paired, same_clips
 from exvo.evaluation.scoring import scorable, score
@@ -35,7 +36,6 @@ from exvo.text import LONGEST_NAME, listing, nearest, printable, reason, writabl
 if TYPE_CHECKING:
     from exvo.serving.recogniser import Recogniser
 
-DEVICES = ("auto", "cpu", "cuda")
 MODEL_FILE = ".safetensors"
 
 Predictions = pd.DataFrame | str | os.PathLike[str]

@@ -33,6 +33,7 @@ SPLITS = ("train", "val", "test")
 TASKS = ("fewshot", "multitask", "speaker")
 EMBEDDINGS = ("main", "enrolment")
 CORPORA = ("sample", "hume-vb", "emogator", "table")
+DEVICES = ("auto", "cpu", "cuda")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SEARCHED = ("batch_size", "learning_rate", "width", "dropout", "optimizer")
 """The options that a study may search."""
@@ -167,7 +168,7 @@ class TrainSettings(ExtractSettings):
     learning_rate: float = option(0.001, "the optimiser's first step size", low=1e-12, high=100.0)
     optimizer: str = option("sgd", "sgd (momentum 0.9), adam or adamw", choices=OPTIMIZERS)
     seed: int = option(0, "seed of the weights, the order, the crops and the dropout", low=0, high=2**31 - 1)
-    device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
     precision: str = option(
         "auto",
         "arithmetic of the training; auto: bf16 where the processor has instructions for it",
@@ -220,7 +221,7 @@ class RunSettings:
     run_id: str = option("", RUN_HELP)
     split: str = option("val", "the split of its corpus", choices=SPLITS)
     data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
-    device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features", path="output")
 
@@ -311,7 +312,7 @@ class SubmitSettings:
     number: int = option(1, "number of the submission in the file's name", low=0, high=99)
     check: str = option("", "a submission file to check against the run's corpus, instead of writing one", path="input")
     data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
-    device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features and, in submissions/, the file", path="output")
 
@@ -332,7 +333,7 @@ class PredictSettings:
     )
     top: int = option(3, "emotions shown for each clip on the screen", low=1, high=1000)
     save: str = option("", "a file for the whole table, .csv or .parquet", path="save")
-    device: str = option("auto", "where to compute; auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
+    device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,7 +147,7 @@ def first_line(error: Exception) -> str:
     return hide((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
-def listing(items: Iterable[object], limit: int = 10) -> str:
+def listing(items: Iterable[object], limit: int = 10, separator: str = ", ") -> str:
     """Items in a sentence: the first `limit` of them, and how many more there are.
 
     >>> listing(["a", "b"]), listing(range(5), limit=2)
@@ -155,7 +155,7 @@ def listing(items: Iterable[object], limit: int = 10) -> str:
     """
     texts = [str(item) for item in items]
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
-    return ", ".join(texts[:limit]) + more
+    return separator.join(texts[:limit]) + more
 
 
 SYNTHETIC = "The corpus is SYNTHETIC: a program makes its voices, so these scores say nothing about people."

@@ -129,6 +129,17 @@ def test_modules_import_only_whom_they_may(path: Path) -> None:
     assert not imports(path, "pickle")
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda path: path.name)
+def test_no_test_imports_another(path: Path) -> None:
+    modules = [
+        name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    ]
+    assert [name for name in modules if name.startswith(("test_", "conftest"))] == []
+
+
 def test_the_core_runs_without_mlflow_and_optuna() -> None:
     program = (
         "import sys; sys.modules['mlflow'] = sys.modules['optuna'] = None\n"

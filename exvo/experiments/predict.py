@@ -41,20 +41,20 @@ def run(settings: PredictSettings) -> None:
     with runs.start_run("predict") as run_id:
         runs.log_settings(asdict(settings), {"model": dict(checkpoint.notes)})
         print("\n".join([model_text(checkpoint, len(enrolling)), *dict.fromkeys(notes + more)]))
-        found, problems = predict(checkpoint, files, enrolling, settings.device)
+        answers, problems = predict(checkpoint, files, enrolling, settings.device)
         unsaved = ""
-        if found is not None:
-            runs.log_table(for_spreadsheets(found), "predictions/audio.csv")
+        if answers is not None:
+            runs.log_table(for_spreadsheets(answers), "predictions/audio.csv")
             try:
                 if settings.save:
-                    save(found, Path(settings.save))
+                    save(answers, Path(settings.save))
             except InputError as error:
                 unsaved = f"{error} The table is the run's artifact predictions/audio.csv."
-            print(f"\n{chart(found, checkpoint.task.targets, settings.top)}\n")
+            print(f"\n{chart(answers, checkpoint.task.targets, settings.top)}\n")
         print(runs.where_to_look(run_id))
         if problems:
             lines = "".join(f"\n  {problem}" for problem in problems)
-            others = "" if found is None else ", the others are predicted"
+            others = "" if answers is None else ", the others are predicted"
             unsaved += f"{' ' * bool(unsaved)}{len(problems)} of {len(files)} files can't be used{others}:{lines}"
         if unsaved:
             raise InputError(unsaved)
@@ -93,8 +93,8 @@ def predict(
     network = checkpoint.network.to(device)
     profile = None
     if enrolling and network.personalised:
-        own = [read(file) for file in enrolling]
-        (profile,) = enrol_recordings(checkpoint, own, [np.arange(len(own))], device)
+        shots = [read(file) for file in enrolling]
+        (profile,) = enrol_recordings(checkpoint, shots, [np.arange(len(shots))], device)
     log_mels: dict[Path, np.ndarray] = {}
     problems = []
     for file in tqdm(files, desc="reading", unit="clip", leave=False, disable=None):
@@ -104,9 +104,9 @@ def predict(
             problems.append(f"{printable(writable(str(file)), LONGEST_NAME)}: {error.problem}")
     if not log_mels:
         return None, problems
-    known = None if profile is None else profile[None].repeat(len(log_mels), axis=0)
-    numbers = predict_recordings(checkpoint, list(log_mels.values()), known, device, progress="predicting")
-    answers = checkpoint.task.answers(numbers)
+    profiles = None if profile is None else profile[None].repeat(len(log_mels), axis=0)
+    outputs = predict_recordings(checkpoint, list(log_mels.values()), profiles, device, progress="predicting")
+    answers = checkpoint.task.answers(outputs)
     answers.insert(0, "file", [writable(str(file)) for file in log_mels])
     return answers, problems
 

@@ -37,9 +37,7 @@ def run(given: ReproduceSettings) -> None:
     logged = outcome(source, checkpoint)
     ready = read_corpus(settings)
     require_same(ready, source)
-    torch.set_num_threads(
-        environment.get("threads") or torch.get_num_threads()
-    )  # on which the order of additions depends
+    torch.set_num_threads(environment.get("threads") or torch.get_num_threads())  # they order the additions
     entry_point = source.data.tags[ENTRY_TAG]
     with runs.start_run(entry_point, tags={REPEATS_TAG: source.info.run_id}, output=given.output) as run_id:
         print(f"repeats the run {source.info.run_name} ({source.info.run_id})")

@@ -22,7 +22,7 @@ from exvo.features.log_mel import log_mel
 from exvo.networks.checkpoint import Checkpoint
 from exvo.serving.prediction import enrol_recordings, predict_recordings, read_log_mel
 from exvo.serving.recordings import look_up
-from exvo.text import LONGEST_NAME, printable, writable
+from exvo.text import LONGEST_NAME, listing, printable, writable
 
 Clip = str | os.PathLike[str] | bytes | tuple[npt.ArrayLike, float]
 """A recording: the path of a file, a file's bytes, or a waveform with its rate in Hz.
@@ -31,9 +31,6 @@ A waveform is (samples,) or (samples, channels), floats from -1 to 1, as `soundf
 
 Profile = npt.NDArray[np.float32]
 """What a personalised model knows of a speaker: (profile,), the mean of the embeddings of the clips that enrol."""
-
-NAMED = 10
-"""Clips that can't be used, in a sentence."""
 
 
 class Recogniser:
@@ -188,6 +185,5 @@ def refuse(problems: Sequence[AudioError], count: int) -> None:
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        each = "; ".join(f"{error.name}: {error.problem}" for error in problems[:NAMED])
-        more = f"; and {len(problems) - NAMED} more" if len(problems) > NAMED else ""
-        raise InputError(f"{len(problems)} of {count} clips can't be used: {each}{more}.")
+        sentences = listing((f"{error.name}: {error.problem}" for error in problems), separator="; ")
+        raise InputError(f"{len(problems)} of {count} clips can't be used: {sentences}.")

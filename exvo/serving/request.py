@@ -13,7 +13,7 @@ import pandas as pd
 
 from exvo.config import MAX_SHOTS
 from exvo.errors import InputError
-from exvo.text import printable
+from exvo.text import listing, printable
 
 COLUMNS = ("audio", "enrolment", "profile")
 MODES = ("predict", "enrol")
@@ -114,7 +114,7 @@ def check_body(body: bytes | bytearray | str) -> dict[str, Any]:
     params = request.get("params")
     unknown = sorted(printable(str(name)) for name in params if name != "mode") if isinstance(params, dict) else []
     if unknown:
-        raise InputError(f"The request has unknown params ({join_first(unknown, ', ')}): send mode.")
+        raise InputError(f"The request has unknown params ({listing(unknown, NAMED)}): send mode.")
     split = request.get("dataframe_split")
     split = split if isinstance(split, dict) else {}
     tables = (request.get("dataframe_records"), split.get("data"), split.get("index"))
@@ -159,7 +159,7 @@ def read_rows(request: Any, mode: str, size: int | None) -> list[Row]:
     names = list(request.columns)
     unknown = sorted({printable(str(name)) for name in names if not isinstance(name, str) or name not in COLUMNS})
     if unknown or len(set(names)) < len(names):
-        problem = f"unknown columns ({join_first(unknown, ', ')})" if unknown else "a column twice"
+        problem = f"unknown columns ({listing(unknown, NAMED)})" if unknown else "a column twice"
         raise InputError(f"The request has {problem}: send {', '.join(COLUMNS)}.")
     rows, problems = [], []
     for number, values in enumerate(request.to_dict("records")):
@@ -268,10 +268,4 @@ def refuse_problems(problems: list[str]) -> None:
         InputError: there are any; one sentence names them.
     """
     if problems:
-        raise InputError(f"{join_first(problems, '; ')}.")
-
-
-def join_first(items: list[str], separator: str) -> str:
-    """The first `NAMED` items, and how many more there are, for a sentence."""
-    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return separator.join(items[:NAMED]) + more
+        raise InputError(f"{listing(problems, NAMED, '; ')}.")

@@ -103,15 +103,16 @@ class RunLog:
         if self._journal is not None and time.monotonic() > self._next_delivery:
             self.deliver_kept()
 
-    def deliver_kept(self) -> str:
+    def deliver_kept(self) -> str | None:
         """Sends what is kept, as far as the server takes it.
 
         Returns:
-            The first reason why something is still kept; an empty text where nothing is.
+            The first reason why something is still kept; None where nothing is.
         """
         if self._journal is None:
-            return ""
-        problem, away, began = "", set[Destination](), time.monotonic()
+            return None
+        problem: str | None = None
+        away, began = set[Destination](), time.monotonic()
         for number, entry in list(self._journal.pending.items()):
             if must_wait(entry, away):
                 continue
@@ -130,7 +131,7 @@ class RunLog:
             print("what was kept of the run has been delivered to the tracking server")
         return problem
 
-    def end(self, status: str) -> str:
+    def end(self, status: str) -> str | None:
         """Ends the run, and delivers what is left.
 
         Returns:
@@ -225,7 +226,7 @@ def send(run_id: str, entry: Entry, file: Path | None = None) -> None:
             for start in range(0, len(points), METRICS_A_REQUEST):
                 client.log_batch(run_id, metrics=points[start : start + METRICS_A_REQUEST])
         case Dataset(dataset):
-            log_dataset(client, run_id, DatasetInput(LoggedDataset(**dataset), [InputTag(*CONTEXT)]))
+            send_dataset(client, run_id, DatasetInput(LoggedDataset(**dataset), [InputTag(*CONTEXT)]))
         case Artifact(name):
             assert file
             if file.exists():  # else a later one of the same name has been sent in its place
@@ -239,7 +240,7 @@ def send(run_id: str, entry: Entry, file: Path | None = None) -> None:
             client.set_terminated(run_id, status, milliseconds)
 
 
-def log_dataset(client: MlflowClient, run_id: str, dataset: DatasetInput) -> None:
+def send_dataset(client: MlflowClient, run_id: str, dataset: DatasetInput) -> None:
     """Logs the dataset of a run; what it raises is MLflow's.
 
     Of two runs that log the same one for the first time at once, MLflow's database refuses one (a key that is there
@@ -285,7 +286,7 @@ def deliver_journal(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _deliver_entries(run: Run, folder: Path, entries: list[Entry]) -> str:
+def _deliver_entries(run: Run, folder: Path, entries: list[Entry]) -> str | None:
     """Delivers a journal, whose entries these are; returns as `RunLog.deliver_kept`.
 
     A model can only be logged in a run that goes on, so the run begins again for that, and ends as it had.

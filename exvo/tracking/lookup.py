@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import mlflow
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Run as Run
 from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
+from exvo.options import command_line
 from exvo.systems import SHORT_NAMES
 from exvo.text import listing, writable
 from exvo.tracking import names, server
@@ -68,7 +68,7 @@ def find_run(name: str, option: str = "run_id") -> Run:
         raise InputError(f"{option}={name}: {names.deleted(deleted)}")
     raise InputError(
         f"{option}={name}: the tracking server {server.shown_uri()} has no run of that id or name, and no "
-        "finished training run of a system of that name; `make personalisation` makes some to begin with."
+        f"finished training run of a system of that name; `{command_line('train', {})}` makes one to begin with."
     )
 
 
@@ -158,12 +158,8 @@ def finished_runs(trials: bool = True) -> pd.DataFrame:
     server.quiet()
     server.check_store()
     query = f"attributes.status = 'FINISHED' and tags.`{SYSTEM_TAG}` LIKE '%'{'' if trials else f' and {NO_TRIAL}'}"
-    try:
-        runs = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
-    except MlflowException as error:
-        raise server.unusable(error) from None
     rows = []
-    for run in runs:
+    for run in names.search(query):
         tags = [run.data.tags.get(tag, "") for tag in RESULT_TAGS.values()]
         rows.append((run.info.run_id, run.info.run_name, run.info.start_time, *tags, run.data.metrics))
     return pd.DataFrame(rows, columns=["run_id", "run", "start", *RESULT_TAGS, "metrics"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion as ModelVersion
@@ -14,7 +13,8 @@ from mlflow.exceptions import MlflowException
 from exvo.errors import InputError
 from exvo.evaluation.scoring import HEADLINES
 from exvo.reports.tables import number_texts
-from exvo.tracking import artifacts, server
+from exvo.tracking import artifacts, names, server
+from exvo.tracking.scored import SPLIT
 from exvo.tracking.tags import (
     CORPUS_TAG,
     DIGEST_TAG,
@@ -32,7 +32,7 @@ from exvo.tracking.tags import (
 MODEL = "exvo-fewshot"
 CHAMPION = "champion"
 CHAMPION_URI = f"models:/{MODEL}@{CHAMPION}"
-SCORE = f"val/{HEADLINES['fewshot']}"
+SCORE = f"{SPLIT}/{HEADLINES['fewshot']}"
 """The metric that chooses: the headline score of a few-shot run on the validation split."""
 
 
@@ -45,11 +45,7 @@ def candidates() -> list[Run]:
     server.quiet()
     server.check_store()
     query = f"tags.`{TASK_TAG}` = 'fewshot' and {DONE}"
-    try:
-        runs = mlflow.search_runs(filter_string=query, output_format="list", search_all_experiments=True)
-    except MlflowException as error:
-        raise server.unusable(error) from None
-    return [run for run in runs if not math.isnan(score(run))]
+    return [run for run in names.search(query) if not math.isnan(score(run))]
 
 
 def score(run: Run) -> float:

@@ -141,9 +141,9 @@ def _begin(entry_point: str, run_id: str, parent: str, tags: Mapping[str, Any] |
     return RunLog(run, Path(output) / "runs" / run.info.run_id / "journal", earlier)
 
 
-def _end(log: RunLog, status: str) -> str:
-    """Ends a run with that status; returns why not all of it is on the server, or an empty text."""
-    problem = "it could not be kept"
+def _end(log: RunLog, status: str) -> str | None:
+    """Ends a run with that status; returns why not all of it is on the server, or None."""
+    problem: str | None = "it could not be kept"
     try:
         problem = log.end(status)
     finally:
