@@ -68,7 +68,8 @@ def find_run(name: str, option: str = "run_id") -> Run:
         raise InputError(f"{option}={name}: {names.deleted(deleted)}")
     raise InputError(
         f"{option}={name}: the tracking server {server.shown_uri()} has no run of that id or name, and no "
-        f"finished training run of a system of that name; `{command_line('train', {})}` makes one to begin with."
+        f"finished training run of a system of that name; `{command_line('train', {})}` makes one, and in a checkout "
+        "`make personalisation` makes some to compare."
     )
 
 
