@@ -18,8 +18,6 @@ from exvo.tasks import Task
 
 from helpers.cards import AUDIT, ENROLLED, OPTIONS, PART, TASK, predictions
 
-OPTIONS |= {"optimizer": "sgd", "precision": "float32"}
-
 
 def facts(
     table: pd.DataFrame, task: Task = TASK, corpus: str = "emogator", encoder: str = "none", **different: Any

@@ -14,8 +14,10 @@ TASK = Task("fewshot", ("High", "Loud"))
 PART = {"clips": 40, "speakers": 8, "hours": 0.01}
 SPLITS = {"train": PART, "val": PART | {"clips": 1234}, "test": PART | {"clips": 0}}
 AUDIT: dict[str, Any] = {"synthetic": False, "splits": SPLITS, "countries": None, "ages": None}
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "model": "cnn14",
+    "optimizer": "sgd",
+    "precision": "float32",
     "width": 0.25,
     "epochs": 3,
     "batch_size": 32,
