@@ -35,10 +35,12 @@ EMBEDDINGS = ("main", "enrolment")
 CORPORA = ("sample", "hume-vb", "emogator", "table")
 DEVICES = ("auto", "cpu", "cuda")
 OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "plateau", "cosine", "one-cycle")
+OBJECTIVES = ("ccc", "mse", "cross-entropy")
 SEARCHED = ("batch_size", "learning_rate", "width", "dropout", "optimizer")
 """The options that a study may search."""
 
-PROTOCOLS = ("published", "strict")
+PROTOCOLS = ("published", "strict", "independent")
 MAX_SHOTS = 16
 """The most enrolment clips of a speaker."""
 
@@ -47,15 +49,13 @@ GATES = ("none", "not-worse", "better")
 RUN_HELP = "the training run: its id, its name, or a system (then it is the newest finished run of that system)"
 
 PROTOCOL_HELP = (
-    "protocol of enrolment: published (a speaker's first clips enrol and are scored too) or strict (clips that enrol "
-    "are not scored, a clip never enrols itself); auto: {}"
+    "protocol of enrolment: published (a speaker's first clips enrol and are scored too), strict (clips that enrol are "
+    "not scored, a clip never enrols itself) or independent (clips drawn for each clip, whatever its category, never "
+    "itself; all are scored); auto: {}"
 )
 
-PUBLISHED_EPOCHS = 60
-"""What `epochs=auto` means on a real corpus (arXiv 2206.06680)."""
-
 SAMPLE_EPOCHS = 3
-"""What `epochs=auto` means on the sample corpus: full-width CNN14 ends within five minutes on two cores."""
+"""What `epochs=auto` means for CNNs on the sample corpus: full-width CNN14 ends within five minutes on two cores."""
 
 
 @dataclass(frozen=True)
@@ -100,32 +100,6 @@ CNN14_FRAMES = 2**5
 """The fewest frames that CNN14 can take, since five poolings halve them; a shorter clip is filled."""
 
 
-@dataclass(frozen=True)
-class SystemConfig:
-    """A named system (`exvo/systems.py`), as its differences from the plain CNN14, whose values are the defaults."""
-
-    encoder: str = "cnn14"  # cnn5, cnn10, cnn14
-    start: str = (
-        "random"  # random; panns (`init` names the weights); or the name of the system whose best run it continues
-    )
-    batch_size: int = 32  # clips in a batch, where the option `batch_size` is auto
-    enrolment: str = "none"  # encoder of the enrolment clips: none, cnn5, cnn10, or shared (the main encoder)
-    fusion: str = "none"  # how the speaker's profile reaches the output: attention, conditioning, relative, film
-    layer_norm: bool = False  # before and after the attention's product
-    enrolment_emotion: str = "none"  # head on the enrolment clips: none, learn, forget
-    enrolment_speaker: str = "none"  # head on the enrolment clips: none, learn, forget
-    main_speaker: str = "none"  # head on the main embedding: none, learn, forget
-    protocol: str = "published"  # of enrolment, where the option `protocol` is auto
-    objective: str = "ccc"  # loss of the emotions: ccc (1 - CCC) or mse
-    dropout: float = 0.2  # share of the channels dropped after each block, where the option `dropout` is auto
-
-    @property
-    def roles(self) -> dict[str, str]:
-        """The heads that the system has, each with `learn` or `forget`."""
-        heads = ("enrolment_emotion", "enrolment_speaker", "main_speaker")
-        return {head: getattr(self, head) for head in heads if getattr(self, head) != "none"}
-
-
 def option(default: Any, help: str, **limits: Any) -> Any:
     """A dataclass field that is also a command-line option.
 
@@ -145,6 +119,11 @@ class ExtractSettings:
 
     corpus: str = option("sample", "the corpus to read", choices=CORPORA)
     data: str = option("", "the corpus' folder; empty for the sample corpus, which is synthesised", path="input")
+    features: str = option(
+        "log-mel",
+        "what the network is given: log-mel; egemaps or compare2016 (openSMILE's functionals); an audio encoder of "
+        "Hugging Face, by its name (<owner>/<name>[@<revision>]) or its folder; or a run of ours (its embeddings)",
+    )
     skip_unreadable: bool = option(False, "leave unreadable clips out instead of stopping")
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features, checkpoints and the sample corpus", path="output")
@@ -161,12 +140,61 @@ class TrainSettings(ExtractSettings):
         "speakers it is",
         choices=TASKS,
     )
-    epochs: int | None = option(
-        None, "passes over the training clips", low=1, auto=f"{PUBLISHED_EPOCHS}, on the sample corpus {SAMPLE_EPOCHS}"
+    objective: str = option(
+        "auto",
+        "loss of the emotions: ccc (1 - CCC), mse, or cross-entropy (exclusive categories alone); auto: the system's, "
+        "which is ccc for the published ones, and for ours cross-entropy for categories and ccc for intensities",
+        choices=("auto", *OBJECTIVES),
     )
-    batch_size: int | None = option(None, "clips in a training batch", low=2, auto="the system's: 32 or 8")
-    learning_rate: float = option(0.001, "the optimiser's first step size", low=1e-12, high=100.0)
-    optimizer: str = option("sgd", "sgd (momentum 0.9), adam or adamw", choices=OPTIMIZERS)
+    epochs: int | None = option(
+        None,
+        "passes over the training clips",
+        low=1,
+        auto=f"the system's; of a CNN on the sample corpus {SAMPLE_EPOCHS}",
+    )
+    batch_size: int | None = option(None, "clips in a training batch", low=2, auto="the system's")
+    learning_rate: float | None = option(
+        None, "the optimiser's first step size, of one-cycle the largest", low=1e-12, high=100.0, auto="the system's"
+    )
+    optimizer: str = option(
+        "auto", "sgd (momentum 0.9), adam or adamw; auto: the system's", choices=("auto", *OPTIMIZERS)
+    )
+    schedule: str = option(
+        "auto",
+        "of the step size: constant; plateau (times 0.9 after five epochs without a better score); cosine (falls to "
+        "0); one-cycle (rises for a fifth of the steps, then falls to 0); auto: the system's",
+        choices=("auto", *SCHEDULES),
+    )
+    weight_decay: float | None = option(
+        None, "of adamw, per step and learning rate", low=0.0, high=10.0, auto="the system's: 0.0001 where published"
+    )
+    label_smoothing: float | None = option(
+        None, "share of cross-entropy's target spread over all categories", low=0.0, high=0.9, auto="the system's"
+    )
+    spec_augment: float | None = option(
+        None,
+        "largest share of bands and of frames that each of SpecAugment's two and two masks hides; 0: none",
+        low=0.0,
+        high=0.5,
+        auto="the system's",
+    )
+    mixup: float | None = option(
+        None,
+        "parameter of the Beta distribution by which mixup mixes pairs of clips; 0: none",
+        low=0.0,
+        high=10.0,
+        auto="the system's",
+    )
+    clip_gradient: float | None = option(
+        None, "largest norm of the gradient; 0: any", low=0.0, high=1e6, auto="the system's"
+    )
+    patience: int | None = option(
+        None,
+        "epochs without a better score after which training stops; 0: never",
+        low=0,
+        high=10_000,
+        auto="the system's",
+    )
     seed: int = option(0, "seed of the weights, the order, the crops and the dropout", low=0, high=2**31 - 1)
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
     precision: str = option(
@@ -176,7 +204,7 @@ class TrainSettings(ExtractSettings):
     )
     width: float = option(1.0, "multiplier of the channels; 1 is the paper's", low=0.01, high=4.0)
     dropout: float | None = option(
-        None, "share of the channels dropped after each block", low=0.0, high=0.95, auto="the system's: 0.2"
+        None, "share of the channels dropped after each block", low=0.0, high=0.95, auto="the system's"
     )
     init: str = option(
         "",

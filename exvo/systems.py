@@ -6,9 +6,73 @@ batch, so that a personalised system takes hardly more time than the plain CNN.
 
 from __future__ import annotations
 
-from exvo.config import SystemConfig
+from dataclasses import dataclass, replace
+
+from exvo.config import CROP_SECONDS
 from exvo.errors import InputError
 from exvo.text import nearest
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """A named system, as its differences from the plain published CNN14, whose values are the defaults.
+
+    Each field that is also an option of `train` holds what `auto` means there.
+    """
+
+    encoder: str = "cnn14"  # cnn5, cnn10, cnn14; ours: resnet, frozen (on features of whole clips), prior
+    start: str = (
+        "random"  # random; panns (`init` names the weights); or the name of the system whose best run it continues
+    )
+    head: str = "linear"  # the output: linear, or chain (each emotion is given those before it)
+    enrolment: str = "none"  # encoder of the enrolment clips: none, cnn5, cnn10, or shared (the main encoder)
+    fusion: str = "none"  # how the speaker's profile reaches the output: attention, conditioning, relative, film
+    layer_norm: bool = False  # before and after the attention's product
+    enrolment_emotion: str = "none"  # head on the enrolment clips: none, learn, forget
+    enrolment_speaker: str = "none"  # head on the enrolment clips: none, learn, forget
+    main_speaker: str = "none"  # head on the main embedding: none, learn, forget
+    people: int = 0  # clips of a person in a training batch, who enrol each other 0 to all at a time; 0: always `shots`
+    typical_clips: int = 0  # how many clips the typical speaker counts for in a profile: fewer clips, less trust
+    protocol: str = "published"  # of enrolment
+    objective: str = "ccc"  # of the emotions: ccc (1 - CCC), mse, cross-entropy; auto: cross-entropy for categories
+    epochs: int = 60
+    batch_size: int = 32  # clips
+    learning_rate: float = 0.001
+    optimizer: str = "sgd"
+    schedule: str = "plateau"
+    weight_decay: float = 0.0001  # of adamw alone
+    label_smoothing: float = 0.0
+    spec_augment: float = 0.0  # largest share of a mask
+    mixup: float = 0.0
+    clip_gradient: float = 0.0  # 0: not clipped
+    patience: int = 0  # epochs; 0: training never stops early
+    dropout: float = 0.2
+    crop_seconds: float = CROP_SECONDS  # of a training crop
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The heads that the system has, each with `learn` or `forget`."""
+        heads = ("enrolment_emotion", "enrolment_speaker", "main_speaker")
+        return {head: getattr(self, head) for head in heads if getattr(self, head) != "none"}
+
+
+RECIPE = (
+    "protocol",
+    "objective",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "optimizer",
+    "schedule",
+    "weight_decay",
+    "label_smoothing",
+    "spec_augment",
+    "mixup",
+    "clip_gradient",
+    "patience",
+    "dropout",
+)
+"""The fields of a system that are options of `train` too."""
 
 
 def _conditioning(**differences: str) -> SystemConfig:
@@ -22,6 +86,28 @@ def _attention(layer_norm: bool = False, **differences: str) -> SystemConfig:
 def _ours(fusion: str, encoder: str = "cnn14", **differences: str) -> SystemConfig:
     return SystemConfig(encoder=encoder, enrolment="shared", fusion=fusion, protocol="strict", **differences)  # type: ignore[arg-type]
 
+
+def _personal(plain: SystemConfig, fusion: str) -> SystemConfig:
+    """A system of ours that adapts to the speaker, by batches of eight people with eight clips each."""
+    return replace(plain, enrolment="shared", fusion=fusion, people=8, typical_clips=1)
+
+
+_RESNET = SystemConfig(
+    encoder="resnet",
+    protocol="independent",
+    objective="auto",
+    epochs=30,
+    batch_size=64,
+    learning_rate=0.003,
+    optimizer="adamw",
+    schedule="one-cycle",
+    weight_decay=0.01,
+    label_smoothing=0.1,
+    spec_augment=0.125,
+    dropout=0.3,
+    crop_seconds=2.0,
+)
+_FROZEN = replace(_RESNET, encoder="frozen", learning_rate=0.001, spec_augment=0.0)
 
 PERSONALISATION = "cnn14-random-init-personalisation"
 ATTENTION = "cnn14-attention-cnn10"
@@ -64,6 +150,14 @@ SYSTEMS: dict[str, SystemConfig] = PUBLISHED | {
     "cnn10-relative": _ours("relative", encoder="cnn10"),
     "cnn10-film": _ours("film", encoder="cnn10"),
     "cnn5": SystemConfig(encoder="cnn5"),
+    "resnet": _RESNET,
+    "resnet-relative": _personal(_RESNET, "relative"),
+    "resnet-film": _personal(_RESNET, "film"),
+    "frozen": _FROZEN,
+    "frozen-relative": _personal(_FROZEN, "relative"),
+    "frozen-film": _personal(_FROZEN, "film"),
+    "frozen-chain": replace(_FROZEN, head="chain"),
+    "prior": SystemConfig(encoder="prior", objective="auto", protocol="independent", epochs=1),
 }
 
 SHORT_NAMES = {"cnn14": "cnn14-random-init", "cnn10": "cnn10-random-init"}

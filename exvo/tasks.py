@@ -35,8 +35,10 @@ class Task:
         targets: names of the emotions; empty for speaker.
         countries: names of the classes of country; empty for fewshot.
         categories: whether the targets are exclusive categories: the one with the largest prediction is recognised.
-        objective: of the emotions: ccc or mse.
+        objective: of the emotions: ccc, mse, or for exclusive categories cross-entropy (the outputs are then logits).
         speakers: names of the classes of speaker; empty but for speaker.
+        limits: the lowest and the highest intensity in training, within which intensities are shown; None: not known,
+            or the targets are categories.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Task:
     categories: bool = False
     objective: str = "ccc"
     speakers: tuple[str, ...] = ()
+    limits: tuple[float, float] | None = None
 
     @property
     def outputs(self) -> int:
@@ -65,11 +68,30 @@ class Task:
             columns += [clips["age"].to_numpy(np.float64), class_indices(clips["country"], self.countries)]
         return np.stack(columns, axis=1)
 
-    def answers(self, outputs: np.ndarray) -> pd.DataFrame:
+    def shares(self, outputs: np.ndarray, temperature: float | None = None) -> np.ndarray:
+        """The outputs of a network as what they say of each target: shares where the objective is cross-entropy.
+
+        Args:
+            outputs: (clips, outputs), of the network.
+            temperature: by which logits are divided before the softmax (arXiv 1706.04599); None: 1.
+
+        Returns:
+            (clips, outputs), float64: for cross-entropy shares, which sum to 1; otherwise the outputs as they are.
+        """
+        numbers = outputs.astype(np.float64)
+        if self.objective != "cross-entropy":
+            return numbers
+        logits = numbers / (temperature or 1.0)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+
+    def answers(self, outputs: np.ndarray, temperature: float | None = None) -> pd.DataFrame:
         """The outputs as a table with a row for each clip.
 
         Args:
-            outputs: (clips, outputs).
+            outputs: (clips, outputs), of the network.
+            temperature: see `shares`.
 
         Returns:
             A column for each target, for multitask also `age` (years) and `country`; for speaker the one column
@@ -78,19 +100,26 @@ class Task:
         if self.name == "speaker":
             return pd.DataFrame({"speaker": np.array(self.speakers)[outputs.argmax(axis=1)]})
         count = len(self.targets)
-        table = pd.DataFrame(outputs[:, :count].astype(np.float64), columns=list(self.targets))
+        table = pd.DataFrame(self.shares(outputs[:, :count], temperature), columns=list(self.targets))
         if self.name == "multitask":
             table["age"] = outputs[:, count].astype(np.float64)
             table["country"] = np.array(self.countries)[outputs[:, count + 1 :].argmax(axis=1)]
         return table
 
-    def table(self, clips: pd.DataFrame, outputs: np.ndarray, scored: np.ndarray | None = None) -> pd.DataFrame:
+    def table(
+        self,
+        clips: pd.DataFrame,
+        outputs: np.ndarray,
+        scored: np.ndarray | None = None,
+        temperature: float | None = None,
+    ) -> pd.DataFrame:
         """The predictions table: one row a clip.
 
         Args:
             clips: rows of the corpus' table.
             outputs: (clips, outputs), of the network.
             scored: (clips,), False for clips that enrol and so are not scored; None: all are scored.
+            temperature: see `shares`.
 
         Returns:
             file, split, speaker, country (where the corpus has it), scored, `truth.<label>` and `prediction.<label>`.
@@ -98,7 +127,7 @@ class Task:
             category; for speaker the speaker alone.
         """
         labels = [*self.targets, *FURTHER_LABELS[self.name]]
-        answers = self.answers(outputs)
+        answers = self.answers(outputs, temperature)
         if self.categories:
             labels.append("category")
             answers["category"] = np.array(self.targets)[outputs.argmax(axis=1)]
@@ -140,12 +169,12 @@ def make_task(
         targets: names of the emotions.
         corpus: its name, for sentences.
         categories: whether the targets are exclusive categories.
-        objective: of the emotions: ccc or mse.
+        objective: of the emotions: ccc, mse or cross-entropy.
 
     Raises:
-        InputError: multitask without age or country, an age or country missing in train or val, a country of val
-            that train lacks, fewer than two speakers, two targets whose names differ only in punctuation, or a name too
-            long for a metric.
+        InputError: cross-entropy of what are no exclusive categories, or not for fewshot; multitask without age or
+            country, an age or country missing in train or val, a country of val that train lacks, fewer than two
+            speakers, two targets whose names differ only in punctuation, or a name too long for a metric.
     """
     slugs = pd.Series([slug(target) for target in targets], index=list(targets))
     if slugs.duplicated().any() or (slugs == "").any():
@@ -157,8 +186,15 @@ def make_task(
             f"Corpus {corpus} has {len(too_long)} target names of more than {MAX_TARGET_NAME} characters, too long for "
             f"metrics: shorten them, the first being {too_long[0][:50]}..."
         )
+    if objective == "cross-entropy" and name != "speaker" and not (categories and name == "fewshot"):
+        what = f"task={name} has other labels too" if categories else f"the labels of {corpus} are intensities"
+        raise InputError(f"objective=cross-entropy is for exclusive categories alone, but {what}; give ccc or mse.")
+    limits = None
+    if not categories and name != "speaker":
+        known = clips.loc[clips["split"] == "train", list(targets)].to_numpy(np.float64)
+        limits = (float(np.nanmin(known)), float(np.nanmax(known)))
     if name == "fewshot":
-        return Task(name, targets, categories=categories, objective=objective)
+        return Task(name, targets, categories=categories, objective=objective, limits=limits)
     if name == "speaker":
         return Task(name, (), speakers=speaker_classes(clips, corpus))
     train_and_val = clips[clips["split"].isin(["train", "val"])]
@@ -178,7 +214,7 @@ def make_task(
     unseen = sorted(set(train_and_val["country"]) - set(countries))
     if unseen:
         raise InputError(f"The val split of the corpus {corpus} has countries that train lacks: {', '.join(unseen)}.")
-    return Task(name, targets, countries, categories, objective)
+    return Task(name, targets, countries, categories, objective, limits=limits)
 
 
 def speaker_classes(clips: pd.DataFrame, corpus: str) -> tuple[str, ...]:

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from exvo.batches.clips import Batch, Clips
 from exvo.batches.epoch import training_batches
-from exvo.config import FeatureConfig, SystemConfig
+from exvo.config import FeatureConfig
 from exvo.enrolment import Draw
 from exvo.errors import InputError
 from exvo.networks.build import build_network
 from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
 from exvo.networks.network import Network
-from exvo.systems import PUBLISHED, SYSTEMS, find, full_name
+from exvo.systems import PUBLISHED, SYSTEMS, SystemConfig, find, full_name
 from exvo.tasks import Task
 from exvo.training.loop import TrainingConfig, make_optimizer, train_step
 from exvo.training.objectives import gradient_factor

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from exvo.config import SPLITS, ReproduceSettings, SystemConfig, TrainSettings
+from exvo.config import SPLITS, ReproduceSettings, TrainSettings
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.experiments import repetition
@@ -20,6 +20,7 @@ from exvo.experiments.evaluate import evaluate
 from exvo.experiments.repetition import Outcome
 from exvo.experiments.train import start, train
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
+from exvo.systems import SystemConfig
 from exvo.tracking import artifacts, lookup, models, names, runs
 from exvo.tracking.lookup import Run
 from exvo.tracking.tags import ENTRY_TAG, EQUAL_TAG, EVALUATED_TAG, PARENT_TAG, REPEATS_TAG
@@ -104,7 +105,7 @@ def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSetting
         deleted = names.run_of_id(parent)
         why = names.deleted([deleted]) if deleted else f"The run {parent} has been removed from the tracking server."
         raise InputError(f"The run {name} started from the weights of another run. {why}")
-    settings = TrainSettings(**options)
+    settings = TrainSettings(**artifacts.FORMER | options)
     return replace(
         settings,
         data=given.data or settings.data,

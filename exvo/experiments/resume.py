@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from exvo.config import SystemConfig, TrainSettings
+from exvo.config import TrainSettings
 from exvo.errors import InputError
 from exvo.experiments.corpus import FEATURES, Ready, read_corpus
 from exvo.experiments.folder import copied_from, folder_id, renew, require_own
 from exvo.experiments.process import hold, stopped
 from exvo.networks.checkpoint import WEIGHTS
+from exvo.systems import SystemConfig
 from exvo.tracking import lookup, names, provenance, runs, server
 from exvo.tracking.delivery import deliver_journal
 from exvo.tracking.lookup import Run

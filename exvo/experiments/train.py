@@ -15,7 +15,7 @@ from torch import Tensor
 
 from exvo import systems
 from exvo.batches.clips import Clips
-from exvo.config import PUBLISHED_EPOCHS, SAMPLE_EPOCHS, SystemConfig, TrainSettings
+from exvo.config import SAMPLE_EPOCHS, TrainSettings
 from exvo.corpora.base import Corpus
 from exvo.devices import resolve_device, resolve_precision
 from exvo.enrolment import Draw, Enrolment, EnrolmentSettings
@@ -38,6 +38,7 @@ from exvo.networks.header import Notes
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.options import command_line
+from exvo.systems import SystemConfig
 from exvo.tasks import Task, make_task, speaker_split
 from exvo.text import listing
 from exvo.tracking import lookup, models, runs
@@ -58,20 +59,19 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
     system = systems.find(settings.model)
     systems.require_trainable(settings.model, settings.task, settings.protocol)
     device = resolve_device(settings.device)
-    epochs = SAMPLE_EPOCHS if settings.corpus == "sample" else PUBLISHED_EPOCHS
+    given = {name: getattr(settings, name) for name in systems.RECIPE}
+    recipe = {name: getattr(system, name) if value in (None, "auto") else value for name, value in given.items()}
+    if settings.epochs is None and settings.corpus == "sample" and system.encoder.startswith("cnn"):
+        recipe["epochs"] = SAMPLE_EPOCHS
     fill = "zero" if settings.corpus == "hume-vb" else "repeat"
-    dropout = system.dropout if settings.dropout is None else settings.dropout
     resolved = replace(
         settings,
-        epochs=settings.epochs or epochs,
-        batch_size=settings.batch_size or system.batch_size,
         device=device,
         precision=resolve_precision(settings.precision, device),
         fill=fill if settings.fill == "auto" else settings.fill,
-        protocol=system.protocol if settings.protocol == "auto" else settings.protocol,
-        dropout=dropout,
+        **recipe,
     )
-    return resolved, replace(system, dropout=dropout)
+    return resolved, replace(system, **recipe)
 
 
 def run(given: TrainSettings) -> None:
@@ -185,9 +185,11 @@ def train(
 
 
 def training_task(settings: TrainSettings, system: SystemConfig, corpus: Corpus) -> Task:
-    """What is learnt of a corpus."""
-    categories = bool(corpus.categories)
-    return make_task(settings.task, corpus.clips, corpus.targets, corpus.name, categories, system.objective)
+    """What is learnt of a corpus, and by which objective."""
+    categories, objective = bool(corpus.categories), system.objective
+    if objective == "auto":
+        objective = "cross-entropy" if categories and settings.task == "fewshot" else "ccc"
+    return make_task(settings.task, corpus.clips, corpus.targets, corpus.name, categories, objective)
 
 
 def log_epoch(epoch: Epoch, epochs: int | None, headline: str) -> None:
@@ -281,6 +283,7 @@ def training_config(settings: TrainSettings, system: SystemConfig) -> TrainingCo
     """How to train, from options without `auto`."""
     assert settings.epochs is not None
     assert settings.batch_size is not None
+    assert settings.learning_rate is not None
     draw = Draw(settings.shots, settings.protocol == "published", system.enrolment == "shared")
     return TrainingConfig(
         settings.epochs,

@@ -15,7 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from exvo import systems
-from exvo.config import SystemConfig, TrainSettings, TuneSettings
+from exvo.config import TrainSettings, TuneSettings
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.experiments.corpus import FEATURES, Ready, log_corpus, read_corpus, require_usable_clips
@@ -28,6 +28,7 @@ from exvo.experiments.workers import run_trials
 from exvo.options import command_line
 from exvo.passwords import has_password
 from exvo.reports.study import StudyFacts, states_text, study_page
+from exvo.systems import SystemConfig
 from exvo.text import default_text
 from exvo.tracking import lookup, runs
 from exvo.tracking.tags import STUDY_TAG
@@ -129,7 +130,7 @@ def open_study(
     equal = {option: value for option, value in asdict(settings).items() if option not in elsewhere}
     init = settings.init if settings.init.startswith("runs:/") else Path(settings.init).name
     equal |= {"model": name, "digest": digest, "precision": given.precision, "init": init, "system": asdict(system)}
-    equal["system"] |= {"dropout": equal.get("dropout")}
+    equal["system"] |= {option: equal.get(option) for option in systems.RECIPE}
     assert settings.epochs is not None
     full_name = study_name([name, settings.task, settings.corpus], equal, search)
     study = Study(open_storage(given.storage, Path(given.output)), full_name, search, settings.epochs, settings.seed)

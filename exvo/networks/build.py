@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exvo.config import SystemConfig
 from exvo.errors import InputError
 from exvo.networks.cnn import PANN
 from exvo.networks.network import Network
 from exvo.networks.panns import PANNS_URL, load_panns
+from exvo.systems import SystemConfig
 from exvo.tasks import Task
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from exvo.config import MAX_SHOTS, PROTOCOLS, TASKS, FeatureConfig
+from exvo.config import MAX_SHOTS, OBJECTIVES, PROTOCOLS, TASKS, FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
 from exvo.networks.cnn import BANDS, CHANNELS
@@ -203,6 +203,11 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
 
 
+def is_range(value: Any) -> bool:
+    """Whether a value is a list of two finite numbers, the lower one first."""
+    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
+
+
 def is_note(value: Any) -> bool:
     """Whether a value is a number, a text of a line, true, false or nothing."""
     return is_name(value) if isinstance(value, str) else value is None or isinstance(value, (int, float))
@@ -230,9 +235,12 @@ TASK_RULES: Rules = {
     "targets": are_names,
     "countries": are_names,
     "categories": lambda value: isinstance(value, bool),
-    "objective": lambda value: value in ["ccc", "mse"],
+    "objective": lambda value: value in list(OBJECTIVES),
     "speakers": are_names,
+    "limits": lambda value: value is None or is_range(value),
 }
+LATER: dict[str, Any] = {"limits": None}
+"""What the task of a model file lacked before, with what it was then."""
 FEATURES_RULES: Rules = {
     "sample_rate": lambda value: is_count(value) and value <= 192_000,
     "window": lambda value: is_count(value) and 2 <= value <= MAX_WINDOW,
@@ -271,6 +279,7 @@ def read_task(section: dict[str, Any]) -> Task:
     Raises:
         InputError: a value is wrong, unknown or missing.
     """
+    section = LATER | section
     check_object("task", section, TASK_RULES)
     tuples: dict[str, Any] = {name: tuple(value) for name, value in section.items() if isinstance(value, list)}
     return Task(**(section | tuples))

@@ -27,7 +27,17 @@ from exvo.tracking import names, server
 from exvo.tracking.lookup import logged_metrics
 from exvo.tracking.tags import ENTRY_TAG, EPOCH, EVALUATED_TAG, LOGGED_URI, MODEL_TAG
 
-FORMER = {"protocol": "published"}
+FORMER: dict[str, Any] = {
+    "protocol": "published",
+    "objective": "ccc",
+    "schedule": "plateau",
+    "weight_decay": 0.0001,
+    "label_smoothing": 0.0,
+    "spec_augment": 0.0,
+    "mixup": 0.0,
+    "clip_gradient": 0.0,
+    "patience": 0,
+}
 """Options that runs of early versions lack, where what these runs did is not what the option's default says."""
 
 

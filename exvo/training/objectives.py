@@ -119,15 +119,18 @@ def task_loss(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([emotions, age[None], country[None]]).mean()
 
 
-def emotion_loss(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
-    """1 - CCC over the values of all emotions at once, or their mean squared error.
+def emotion_loss(task: Task, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """1 - CCC over the values of all emotions at once, their mean squared error, or the cross entropy of categories.
 
     Args:
         task: gives the objective and the number of emotions.
-        outputs: (clips, targets).
+        outputs: (clips, targets); for cross entropy logits.
         labels: (clips, labels), the emotions first.
+        label_smoothing: share of cross entropy's target that is spread over all categories (arXiv 1512.00567).
     """
     labels = labels[:, : len(task.targets)]
+    if task.objective == "cross-entropy":
+        return functional.cross_entropy(outputs, labels, label_smoothing=label_smoothing)
     if task.objective == "mse":
         return functional.mse_loss(outputs, labels)
     return ccc_loss(labels.reshape(-1, 1), outputs.reshape(-1, 1)).mean()
