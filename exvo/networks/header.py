@@ -4,7 +4,8 @@
     revision     of the networks, 2: weights of another revision would give other outputs
     network      the arguments of `Network`
     task         name, labels and objective
-    features     kind (log-mel), key (the digest of the settings) and settings
+    features     kind (log-mel, functionals, states, embeddings), key and settings; of other kinds than log-mel also
+                 dtype and shape, which are the same for every clip
     enrolment    protocol and shots; null: the network takes none, or it is not known
     temperature  by which outputs are divided so that they are calibrated; absent until it is fitted
     fill         how a clip that is shorter than the network needs is filled: zero, floor or repeat
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -25,6 +27,7 @@ from typing import Any, cast
 from exvo.config import MAX_SHOTS, OBJECTIVES, PROTOCOLS, TASKS, FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
+from exvo.features.shards import Features
 from exvo.networks.cnn import BANDS, CHANNELS
 from exvo.networks.network import NetworkArguments
 from exvo.tasks import Task
@@ -53,7 +56,7 @@ class Header:
 
     network: NetworkArguments
     task: Task
-    features: FeatureConfig
+    features: FeatureConfig | Features
     fill: str
     notes: Notes
     enrolment: EnrolmentSettings | None = None
@@ -67,7 +70,7 @@ def write_header(header: Header) -> str:
         "revision": REVISION,
         "network": header.network,
         "task": asdict(header.task),
-        "features": {"kind": KIND, "key": header.features.digest(), "settings": asdict(header.features)},
+        "features": features_section(header.features),
         "enrolment": header.enrolment and asdict(header.enrolment),
         "fill": header.fill,
         "notes": header.notes,
@@ -257,6 +260,13 @@ KEYED_FEATURES_RULES: Rules = {
     "key": is_any,
     "settings": is_any,
 }
+CLIP_FEATURES_RULES: Rules = {
+    "kind": lambda value: value in ["functionals", "states", "embeddings"],
+    "key": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{12,64}", value) is not None,
+    "dtype": lambda value: value in ["float32", "float16"],
+    "shape": lambda value: isinstance(value, list) and len(value) == 2 and all(map(is_count, value)),
+    "settings": lambda value: isinstance(value, dict),
+}
 ENROLMENT_RULES: Rules = {
     "protocol": lambda value: value in list(PROTOCOLS),
     "shots": lambda value: is_count(value) and value <= MAX_SHOTS,
@@ -302,12 +312,24 @@ def read_features(settings: dict[str, Any]) -> FeatureConfig:
     return features
 
 
-def read_keyed_features(section: dict[str, Any]) -> FeatureConfig:
-    """The settings of the log-mel, from a section that also holds their kind and key.
+def features_section(features: FeatureConfig | Features) -> dict[str, Any]:
+    """The section of the header that `read_keyed_features` reads."""
+    if isinstance(features, Features):
+        return asdict(features)
+    return {"kind": KIND, "key": features.digest(), "settings": asdict(features)}
+
+
+def read_keyed_features(section: dict[str, Any]) -> FeatureConfig | Features:
+    """The settings of the log-mel, from a section that also holds their kind and key; or features of another kind.
+
+    Whether a key of another kind is that of what computes the features shows when this is loaded.
 
     Raises:
-        InputError: as for `read_features`, or the key is not that of the settings.
+        InputError: as for `read_features`, a value is wrong, or the key is not that of the log-mel's settings.
     """
+    if section.get("kind") != KIND:
+        check_object("features", section, CLIP_FEATURES_RULES)
+        return Features(**section | {"shape": tuple(section["shape"])})
     check_object("features", section, KEYED_FEATURES_RULES)
     features = read_features(read_section(section, "settings"))
     check_value("features.key", section["key"], lambda value: value == features.digest())
