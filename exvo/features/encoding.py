@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from exvo.features.audio import Audio
+from exvo.features.containers import AudioError
 from exvo.features.extractors import Encoder
 from exvo.features.shards import Clip
 from exvo.features.store import Store
@@ -66,7 +67,9 @@ class EncodedShards:
         states = self._encoder.states([audio.waveform for audio in waiting.values()]) if waiting else []
         clips = []
         for (content, audio), values in zip(waiting.items(), states, strict=True):
-            if np.isfinite(values).all():
+            if isinstance(values, AudioError):
+                self.problems[content] = values.problem
+            elif np.isfinite(values).all():
                 clips.append(stored_clip(content, values, audio))
             else:
                 self.problems[content] = f"its {self._encoder.features.kind} hold numbers that are not finite"

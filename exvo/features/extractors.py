@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from exvo.config import FeatureConfig
+from exvo.features.containers import AudioError
 from exvo.features.functionals import SETS, Functionals
 from exvo.features.log_mel import LogMel
 from exvo.features.shards import Features
@@ -51,8 +52,8 @@ class Encoder(Protocol):
 
     features: Features
 
-    def states(self, waveforms: Sequence[np.ndarray], /) -> list[np.ndarray]:
-        """The features of each clip, of the shape of `features`.
+    def states(self, waveforms: Sequence[np.ndarray], /) -> Sequence[np.ndarray | AudioError]:
+        """The features of each clip, of the shape of `features`; or why it has none.
 
         Args:
             waveforms: float32 (samples,) each, at 16 kHz, as `read_audio` gives them; of any number and length.

@@ -1,4 +1,4 @@
-"""openSMILE's functionals, a fixed number of statistics a clip: eGeMAPSv02 (doi 10.1109/TAFFC.2015.2457417), ComParE 2016.
+"""openSMILE's functionals, fixed statistics of a clip: eGeMAPS (doi 10.1109/TAFFC.2015.2457417) and ComParE 2016.
 
 openSMILE fails at random in threads. So extraction computes them in its worker processes, with `Functionals`; all that
 may run in threads, as the served model does, gives the waveforms to a process of its own, with `FunctionalsProcess`.

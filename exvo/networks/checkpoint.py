@@ -14,6 +14,7 @@ from torch import Tensor
 from exvo.config import FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
+from exvo.features.extractors import Encoder
 from exvo.features.shards import Features
 from exvo.files import plain_path, write_atomically
 from exvo.networks.header import Header, Notes, read_header, write_header
@@ -28,7 +29,7 @@ COUNTER = "num_batches_tracked"
 """How the names of batch norm's counters end: whole numbers; all else is single precision."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A network with all that predicting with it needs: what its outputs are, its features, how short clips are filled.
 
@@ -41,6 +42,7 @@ class Checkpoint:
         enrolment: how its speakers are enrolled; None: the network takes no enrolment, or its file is of the format
             before, which does not say.
         temperature: by which the outputs are divided so that they are calibrated; None: not fitted.
+        encoder: what computes the features where they are an encoder's; None where that is not needed, or not loaded.
     """
 
     network: Network
@@ -50,6 +52,7 @@ class Checkpoint:
     notes: Notes
     enrolment: EnrolmentSettings | None = None
     temperature: float | None = None
+    encoder: Encoder | None = None
 
     @property
     def protocol(self) -> str | None:
