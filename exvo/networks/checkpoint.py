@@ -152,7 +152,7 @@ def check_weights(header: Header, shapes: Mapping[str, tuple[int, ...]], types: 
     try:
         with torch.device("meta"):
             network = Network(**header.network).eval()
-            clip = torch.zeros(1, network.min_frames, header.features.bands)
+            clip = torch.zeros(1, *(header.network["inputs"] or (network.min_frames, header.features.bands)))
             network.predict(clip, network.embed_enrolment(clip) if network.personalised else None)
     except (AssertionError, RuntimeError, OverflowError) as error:
         raise InputError(f"describes no network that can be built ({reason(error)})") from None
