@@ -34,8 +34,10 @@ from exvo.features.store import Store
 from exvo.networks.build import build_network
 from exvo.networks.network import Network
 from exvo.tasks import Task
-from exvo.training.loop import TrainingConfig, make_optimizer, train_step
+from exvo.training.config import TrainingConfig
+from exvo.training.loop import train_step
 from exvo.training.objectives import objectives
+from exvo.training.optimizers import make_optimizer
 
 SYSTEMS = ("cnn14", "cnn14-attention-cnn10-layernorm-full")
 SHOTS = 2
@@ -83,7 +85,7 @@ class Setting:
     def make(self, name: str, batch_size: int, precision: str, epochs: int = 1) -> tuple[Network, TrainingConfig]:
         """A system's network on the device, and how it trains."""
         system, clips = systems.find(name), self.clips("train")
-        network = build_network(system, self.task, self.width, 0, "", clips.labels, len(set(clips.speakers)))
+        network = build_network(system, self.task, self.width, 0, "", clips)
         draw = None if system.enrolment == "none" else Draw(SHOTS, True, system.enrolment == "shared")
         given = (epochs, batch_size, 0.001, "sgd", 0, self.device, precision, draw, system.roles)
         return network.to(self.device).train(), TrainingConfig(*given)

@@ -28,7 +28,9 @@ from exvo.networks.build import build_network
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.tasks import Task, make_task
-from exvo.training.loop import TrainingConfig, Validation, fit, make_optimizer, train_epoch, train_step
+from exvo.training.config import TrainingConfig
+from exvo.training.loop import Validation, fit, train_epoch, train_step
+from exvo.training.optimizers import make_optimizer
 
 TASK = Task("fewshot", EMOTIONS)
 SEEDS = (0, 1, 2)
@@ -38,7 +40,7 @@ EPOCHS = 12
 def make(name: str, width: float, clips: Clips) -> tuple[Network, TrainingConfig]:
     """A system's network, and how it trains by default in batches of 32."""
     system = systems.find(name)
-    network = build_network(system, TASK, width, 0, "", clips.labels, len(set(clips.speakers)))
+    network = build_network(system, TASK, width, 0, "", clips)
     draw = None if system.enrolment == "none" else Draw(2, False, system.enrolment == "shared")
     precision = resolve_precision("auto", "cpu")
     return network, TrainingConfig(1, 32, 0.001, "sgd", 0, "cpu", precision, draw, system.roles)
@@ -132,7 +134,7 @@ def bf16_against_float32(corpus: Corpus, store: Store, audio: pd.DataFrame) -> d
         return task.table(rows, predict_clips(network, held_out, "cpu"), np.ones(len(rows), bool))
 
     def best_predictions(precision: str, seed: int) -> pd.DataFrame:
-        network = build_network(system, task, 0.25, seed, "", training.labels, 0)
+        network = build_network(system, task, 0.25, seed, "", training)
         config = TrainingConfig(EPOCHS, 8, 0.01, "sgd", seed, "cpu", precision)
         kept: dict[str, torch.Tensor] = {}
         fit(

@@ -37,7 +37,19 @@ DEVICES = ("auto", "cpu", "cuda")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "plateau", "cosine", "one-cycle")
 OBJECTIVES = ("ccc", "mse", "cross-entropy")
-SEARCHED = ("batch_size", "learning_rate", "width", "dropout", "optimizer")
+SEARCHED = (
+    "batch_size",
+    "learning_rate",
+    "width",
+    "dropout",
+    "optimizer",
+    "schedule",
+    "weight_decay",
+    "label_smoothing",
+    "spec_augment",
+    "mixup",
+    "clip_gradient",
+)
 """The options that a study may search."""
 
 PROTOCOLS = ("published", "strict", "independent")

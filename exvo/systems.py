@@ -162,6 +162,9 @@ SYSTEMS: dict[str, SystemConfig] = PUBLISHED | {
 
 SHORT_NAMES = {"cnn14": "cnn14-random-init", "cnn10": "cnn10-random-init"}
 
+LOG_MEL = "log-mel"
+"""The value of the option `features` that all systems take but `frozen` and its kin, which take all others."""
+
 RECOGNISERS = ("cnn5", "cnn10-random-init", "cnn14-random-init")
 """The systems that `task=speaker` can train (arXiv 2206.06680): those of an encoder and an output, and no more."""
 
@@ -190,13 +193,55 @@ def find(name: str) -> SystemConfig:
     return SYSTEMS[full_name(name)]
 
 
-def require_trainable(name: str, task: str, protocol: str) -> None:
-    """Refuses systems and protocols that `task=speaker` can't train.
+def require_trainable(name: str, task: str, protocol: str, features: str = LOG_MEL) -> None:
+    """Refuses systems, protocols and features that don't go together.
 
     Raises:
-        InputError: with `task=speaker` the system is not one of `RECOGNISERS`, or the protocol is `strict`.
+        InputError: the system doesn't take these features; or with `task=speaker` it is not one of `RECOGNISERS`, or
+            the protocol is not `published`.
     """
+    encoder = find(name).encoder
     if task == "speaker" and full_name(name) not in RECOGNISERS:
         raise InputError(f"task=speaker trains cnn5, cnn10 or cnn14, not model={name}; choose one of the three.")
-    if task == "speaker" and protocol == "strict":
-        raise InputError("task=speaker has no enrolment clips, so protocol=strict has no meaning; leave protocol=auto.")
+    if task == "speaker" and protocol not in ("auto", "published"):
+        raise InputError(
+            f"task=speaker has no enrolment clips, so protocol={protocol} has no meaning; leave protocol=auto."
+        )
+    if encoder == "frozen" and features == LOG_MEL:
+        raise InputError(
+            f"model={name} learns from features of whole clips, not from log-mels: give features=egemaps, compare2016, "
+            "an audio encoder or a run, or choose a system with an encoder of its own, such as resnet."
+        )
+    if encoder not in ("frozen", "prior") and features != LOG_MEL:
+        raise InputError(
+            f"model={name} hears log-mels, and features={features} are of whole clips: choose frozen, frozen-relative, "
+            f"frozen-film or frozen-chain, or leave features={LOG_MEL}."
+        )
+
+
+def unfit(system: SystemConfig, task: str) -> dict[str, str]:
+    """The options of the recipe that have no meaning for a system, each with why."""
+    reasons = {}
+    if system.encoder in ("frozen", "prior"):
+        reasons["spec_augment"] = "it has no log-mels to mask"
+    if system.enrolment != "none" or system.roles:
+        reasons["mixup"] = "a mixture of two people's clips has no speaker"
+    elif task != "fewshot":
+        reasons["mixup"] = f"task={task} has classes among its labels, which can't be mixed"
+    return reasons
+
+
+def require_fitting(name: str, system: SystemConfig, task: str) -> None:
+    """Refuses a recipe that a system can't be trained by.
+
+    Args:
+        name: of the system, for a sentence.
+        system: with the options of the run.
+        task: of the run.
+
+    Raises:
+        InputError: an option is not 0 and must be.
+    """
+    for option, reason in unfit(system, task).items():
+        if getattr(system, option):
+            raise InputError(f"{option}={getattr(system, option):g} does not fit model={name}: {reason}; leave it out.")

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from exvo import systems
+from exvo.batches.clips import Clips
 from exvo.config import FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.features.shards import COLUMNS, COLUMNS_1, HEADER, SETTINGS_1, Clip, Features
@@ -42,7 +43,8 @@ def write_whole(folder: Path) -> list[bytes]:
     """The bytes of checkpoints of several systems, and of one in the former format; checks that they load."""
     contents = []
     for name, task in MADE:
-        network = build_network(systems.find(name), task, 0.02, 3, "", np.random.default_rng(0).random((8, 4)), 3)
+        clips = Clips([], [], {}, np.random.default_rng(0).random((8, 4)), speakers=["a", "b", "c"])
+        network = build_network(systems.find(name), task, 0.02, 3, "", clips)
         path = folder / "best.safetensors"
         notes: Notes = {"model": name, "run_id": "0" * 32, "epoch": 3, "score": 0.25}
         enrolled = EnrolmentSettings("published", 2)
@@ -234,7 +236,7 @@ def serve(folder: Path) -> Service:
     """A model of a small network, saved and loaded by MLflow, behind what its server does with a request."""
     import mlflow
 
-    network = build_network(systems.find("cnn10-relative"), FEWSHOT, 0.05, 3, "", np.zeros((8, 3)), 3)
+    network = build_network(systems.find("cnn10-relative"), FEWSHOT, 0.05, 3, "", Clips([], [], {}, np.zeros((8, 3))))
     path = folder / "best.safetensors"
     save_checkpoint(path, network, network.state_dict(), FEWSHOT, FeatureConfig(), "repeat", {})
     mlflow.pyfunc.save_model(

@@ -16,7 +16,8 @@ from exvo.batches.resident import ResidentClips, make_resident
 from exvo.enrolment import Draw
 from exvo.errors import TrainingError
 from exvo.training import loop
-from exvo.training.loop import Validation, fit, make_optimizer, train_epoch
+from exvo.training.loop import Validation, fit, train_epoch
+from exvo.training.optimizers import make_optimizer
 
 from helpers.networks import TASK, config, make_network
 

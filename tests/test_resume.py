@@ -31,7 +31,8 @@ from exvo.experiments.process import hold
 from exvo.features import audio, extraction
 from exvo.networks.network import Network
 from exvo.tracking import provenance
-from exvo.training.loop import TrainingConfig, Validation, fit
+from exvo.training.config import TrainingConfig
+from exvo.training.loop import Validation, fit
 from exvo.training.states import Epoch, States
 
 from helpers.commands import SMALL, at_epoch, check_equal, equal, history, newest, run_here, weights

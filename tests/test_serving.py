@@ -17,6 +17,7 @@ import torch
 from mlflow.exceptions import MlflowException
 
 from exvo import systems
+from exvo.batches.clips import Clips
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
 from exvo.features.audio import audio_header, read_audio
@@ -34,8 +35,9 @@ from helpers.requests import BAD_ROWS, FEATURES, GOOD, TARGETS, TONES, evaluated
 def make(system: str, task: Task | None = None, protocol: str = "strict") -> Checkpoint:
     """An untrained network of a system, its typical profile not zero."""
     task = task or Task("fewshot", tuple(TARGETS))
-    labels, speakers = np.random.default_rng(0).random((8, len(task.targets) + 1)), 3
-    network = build_network(systems.find(system), task, 0.05, 3, "", labels, speakers).eval()
+    labels = np.random.default_rng(0).random((8, len(task.targets) + 1))
+    clips = Clips([], [], {}, labels, speakers=["a", "b", "c"])
+    network = build_network(systems.find(system), task, 0.05, 3, "", clips).eval()
     if network.fusion == "film":  # it starts as the identity
         torch.nn.init.normal_(network.film.scale_shift.weight, std=0.1)
     if network.personalised:

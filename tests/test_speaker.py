@@ -25,7 +25,8 @@ from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.tasks import Task, make_task, speaker_split
-from exvo.training.loop import TrainingConfig, Validation, fit
+from exvo.training.config import TrainingConfig
+from exvo.training.loop import Validation, fit
 from exvo.training.objectives import task_loss
 
 from helpers.commands import run_here
@@ -111,7 +112,7 @@ def test_scores_and_intervals() -> None:
 @pytest.mark.parametrize("name", systems.RECOGNISERS)
 def test_each_system_and_its_checkpoint(name: str, tmp_path: Path) -> None:
     systems.require_trainable(name, "speaker", "auto")
-    network = build_network(systems.find(name), TASK, 0.05, 0, "", np.zeros((4, 1)), 3).eval()
+    network = build_network(systems.find(name), TASK, 0.05, 0, "", Clips([], [], {}, np.zeros((4, 1)))).eval()
     save_checkpoint(tmp_path / "best.safetensors", network, network.state_dict(), TASK, FeatureConfig(), "repeat", {})
     checkpoint = load_checkpoint(tmp_path / "best.safetensors")
     assert checkpoint.task == TASK
@@ -143,7 +144,7 @@ def test_it_learns_who_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
         Clips(rows["file"].tolist(), rows["file"].tolist(), features, task.labels(rows), "repeat")
         for rows in (training, held_out)
     )
-    network = build_network(systems.find("cnn10"), task, 0.1, 0, "", mine.labels, 4)
+    network = build_network(systems.find("cnn10"), task, 0.1, 0, "", mine)
 
     def validate(network: Network) -> Validation:
         scores = score_epoch(task.table(held_out, predict_clips(network, others, "cpu")), task)

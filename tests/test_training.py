@@ -19,8 +19,10 @@ from exvo.errors import InputError, TrainingError
 from exvo.evaluation.metrics import ccc
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
-from exvo.training.loop import TrainingConfig, Validation, fit, make_optimizer, train_step
+from exvo.training.config import TrainingConfig
+from exvo.training.loop import Validation, fit, train_step
 from exvo.training.objectives import objectives
+from exvo.training.optimizers import make_optimizer
 from exvo.training.states import Epoch
 
 from helpers.networks import TASK, config, make_clips, make_network

@@ -64,7 +64,7 @@ class DrawnBatch:
     Attributes:
         index: (batch,), indices of the clips.
         places: (batch,), 0-1: where their crops begin.
-        groups: (batch,), see `Batch`.
+        groups: (batch,), clips with the same number enrol each other.
         enrolment_index: (batch, shots), see `Batch`.
         enrolment_places: (batch, shots), 0-1: where the crops of the clips that enrol begin.
     """
@@ -103,6 +103,12 @@ def speaker_numbers(clips: Clips) -> Tensor | None:
     return torch.from_numpy(numbers) if len(numbers) else None
 
 
+def enrols_within(groups: Tensor) -> Tensor:
+    """`Batch.enrols` where all clips of a group enrol each other; `groups` is (batch,)."""
+    same = groups[:, None] == groups
+    return same.fill_diagonal_(False).float()
+
+
 def training_batches(
     clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw | None = None, frames: int = CROP_FRAMES
 ) -> Iterator[Batch]:
@@ -112,8 +118,8 @@ def training_batches(
         index, enrolling, places = drawn.index, drawn.enrolment_index, drawn.enrolment_places
         labels = torch.from_numpy(clips.labels[index]).float()
         speakers = None if numbers is None else numbers[index]
-        groups = None if drawn.groups is None else torch.from_numpy(drawn.groups)
-        batch = Batch(crops(clips, index, drawn.places, frames), labels, index, speakers, groups=groups)
+        enrols = None if drawn.groups is None else enrols_within(torch.from_numpy(drawn.groups))
+        batch = Batch(crops(clips, index, drawn.places, frames), labels, index, speakers, enrols=enrols)
         if enrolling is not None and places is not None:
             enrolment = crops(clips, enrolling.ravel(), places.ravel(), frames)
             batch = replace(

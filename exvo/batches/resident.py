@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from exvo.batches.clips import Batch, Clips, first_frames
-from exvo.batches.epoch import DrawnBatch, draw_epoch, speaker_numbers
+from exvo.batches.epoch import DrawnBatch, draw_epoch, enrols_within, speaker_numbers
 from exvo.config import CROP_FRAMES, FeatureConfig
 from exvo.enrolment import Draw
 
@@ -33,7 +33,7 @@ class DeviceCrops:
         clips: (crops,), indices of the clips.
         rows: (crops,), rows of the crops' first frames in `ResidentClips.log_mels`.
         frames: (crops,), frames of the clip from there on.
-        groups: (crops,), see `Batch`; without meaning where clips don't enrol each other.
+        groups: (crops,), see `DrawnBatch`; without meaning where clips don't enrol each other.
     """
 
     clips: Tensor
@@ -87,7 +87,7 @@ class ResidentClips:
             speakers = None if self.speakers is None else self.speakers[chosen.clips]
             batch = Batch(self._crops(chosen, frames), self.labels[chosen.clips], drawn.index, speakers)
             if drawn.groups is not None:
-                batch = replace(batch, groups=chosen.groups)
+                batch = replace(batch, enrols=enrols_within(chosen.groups))
             if enrolling is not None and drawn.enrolment_index is not None:
                 shots = drawn.enrolment_index.shape[1]
                 chosen = enrolling.part(start * shots, stop * shots)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from exvo import systems
 from exvo.batches.clips import Clips
-from exvo.config import SAMPLE_EPOCHS, TrainSettings
+from exvo.config import SAMPLE_EPOCHS, FeatureConfig, TrainSettings
 from exvo.corpora.base import Corpus
 from exvo.devices import resolve_device, resolve_precision
 from exvo.enrolment import Draw, Enrolment, EnrolmentSettings
@@ -45,7 +45,8 @@ from exvo.tasks import Task, make_task, speaker_split
 from exvo.text import listing
 from exvo.tracking import lookup, models, runs
 from exvo.tracking.tags import EPOCH
-from exvo.training.loop import TrainingConfig, Validation, fit
+from exvo.training.config import TrainingConfig
+from exvo.training.loop import Validation, fit
 from exvo.training.states import Epoch, States
 
 Watch = Callable[[Epoch], None]
@@ -59,7 +60,7 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
         InputError: a system that is not known, a device that is not there, or options that don't go together.
     """
     system = systems.find(settings.model)
-    systems.require_trainable(settings.model, settings.task, settings.protocol)
+    systems.require_trainable(settings.model, settings.task, settings.protocol, settings.features)
     device = resolve_device(settings.device)
     given = {name: getattr(settings, name) for name in systems.RECIPE}
     recipe = {name: getattr(system, name) if value in (None, "auto") else value for name, value in given.items()}
@@ -74,7 +75,9 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
         fill=fill if settings.fill == "auto" else settings.fill,
         **recipe,
     )
-    return resolved, replace(system, **recipe)
+    system = replace(system, **recipe)
+    systems.require_fitting(settings.model, system, settings.task)
+    return resolved, system
 
 
 def run(given: TrainSettings) -> None:
@@ -179,7 +182,7 @@ def train(
     runs.keep_run()
     if isinstance(ready.extractor, Encoder):
         carry(ready.extractor, ready.store.folder / ENCODER, best_file)
-    config = training_config(settings, system)
+    config = training_config(settings, system, network)
     try:
         best = fit(network, task, clips, config, held_out.validate, save_best, on_epoch, states)
     except TrainingError as error:
@@ -261,7 +264,7 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
     """
     from_run = settings.init.startswith("runs:/")
     init = "" if from_run else settings.init
-    network = build_network(system, task, settings.width, settings.seed, init, clips.labels, len(set(clips.speakers)))
+    network = build_network(system, task, settings.width, settings.seed, init, clips)
     parent = None
     if from_run:
         parent = lookup.find_run(settings.init.removeprefix("runs:/"))
@@ -286,12 +289,13 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
     return network
 
 
-def training_config(settings: TrainSettings, system: SystemConfig) -> TrainingConfig:
-    """How to train, from options without `auto`."""
+def training_config(settings: TrainSettings, system: SystemConfig, network: Network) -> TrainingConfig:
+    """How to train, from options without `auto`; crops are as long as the system says, or whole features of clips."""
     assert settings.epochs is not None
     assert settings.batch_size is not None
     assert settings.learning_rate is not None
     draw = Draw(settings.shots, settings.protocol == "published", system.enrolment == "shared")
+    inputs = network.arguments["inputs"]
     return TrainingConfig(
         settings.epochs,
         settings.batch_size,
@@ -302,6 +306,14 @@ def training_config(settings: TrainSettings, system: SystemConfig) -> TrainingCo
         settings.precision,
         None if system.enrolment == "none" else draw,
         system.roles,
+        settings.schedule,
+        system.weight_decay,
+        system.label_smoothing,
+        system.spec_augment,
+        system.mixup,
+        system.clip_gradient,
+        system.patience,
+        inputs[0] if inputs else round(system.crop_seconds * FeatureConfig.sample_rate / FeatureConfig.hop),
     )
 
 

@@ -109,6 +109,7 @@ def settings_and_search(given: TuneSettings) -> tuple[TrainSettings, tuple[str, 
             f"search={given.search}: {' and '.join(unsearchable)} can't be searched where training starts from other "
             f"weights (model={given.model}{f', init={given.init}' if given.init else ''}), which fix it."
         )
+    require_searchable(given, search)
     if has_password(given.storage) and "MLFLOW_RUN_ID" in os.environ:
         raise InputError(
             "storage holds a password, which `mlflow run` has just logged as a param of its run "
@@ -116,6 +117,27 @@ def settings_and_search(given: TuneSettings) -> tuple[TrainSettings, tuple[str, 
             "PGPASSWORD or in ~/.pgpass, or start `exvo tune`, which logs none."
         )
     return TrainSettings(**{**options, "workers": None}), search
+
+
+def require_searchable(given: TuneSettings, search: Sequence[str]) -> None:
+    """Refuses to search what would change nothing.
+
+    Raises:
+        InputError: names the first such option.
+    """
+    settings, system = resolve(
+        TrainSettings(**{field.name: getattr(given, field.name) for field in fields(TrainSettings)})
+    )
+    reasons = systems.unfit(system, settings.task)
+    if system.encoder == "prior":
+        reasons = dict.fromkeys(search, "nothing of it is trained")
+    if system.objective in ("ccc", "mse"):
+        reasons["label_smoothing"] = f"objective={system.objective} has none, only cross-entropy has"
+    if system.optimizer != "adamw" and "optimizer" not in search:
+        reasons["weight_decay"] = f"optimizer={system.optimizer} has none, only adamw has"
+    for option, reason in reasons.items():
+        if option in search:
+            raise InputError(f"search={given.search}: {option} can't be searched for model={given.model}: {reason}.")
 
 
 def open_study(

@@ -61,6 +61,7 @@ class PANN(nn.Module):
     def __init__(self, encoder: str, width: float = 1.0, dropout: float = 0.2) -> None:
         super().__init__()
         self.channels = channels(encoder, width)
+        self.size = self.channels[-1]
         self.poolings = min(len(self.channels), 5)
         self.dropout = dropout
         self.bn0 = nn.BatchNorm2d(BANDS)
@@ -109,6 +110,7 @@ class CNN5(nn.Module):
     def __init__(self, width: float = 1.0, dropout: float = 0.2) -> None:
         super().__init__()
         self.channels = channels("cnn5", width)
+        self.size = self.channels[-1]
         self.min_frames = 1
         layers: list[nn.Module] = []
         for before, after in zip((1, *self.channels), self.channels, strict=False):
@@ -137,8 +139,3 @@ def make_linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.xavier_uniform_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
-
-
-def make_encoder(encoder: str, width: float, dropout: float) -> PANN | CNN5:
-    """The encoder of that name: cnn5, cnn10 or cnn14."""
-    return CNN5(width, dropout) if encoder == "cnn5" else PANN(encoder, width, dropout)

@@ -26,19 +26,20 @@ class ScaleGradient(torch.autograd.Function):
         return gradient * context.factor, None
 
 
-def mean_of_others(embeddings: Tensor, groups: Tensor) -> Tensor:
-    """For each clip the mean embedding of the other clips of its group.
+def mean_of_enrolling(embeddings: Tensor, enrols: Tensor) -> tuple[Tensor, Tensor]:
+    """For each clip of a batch the mean embedding of the clips that enrol it, and their number.
 
     Args:
         embeddings: (batch, embedding).
-        groups: (batch,), whole numbers from 0; each occurs twice or more.
+        enrols: (batch, batch), row i is 1 at each clip that enrols clip i, else 0.
 
     Returns:
-        (batch, embedding).
+        (batch, embedding), zeros where no clip enrols, and (batch,); in single precision at least.
     """
-    sums = torch.zeros_like(embeddings).index_add(0, groups, embeddings)  # a row for each clip: groups are no more
-    sizes = torch.zeros_like(groups).index_add(0, groups, torch.ones_like(groups))[groups, None]
-    return (sums[groups] - embeddings) / (sizes - 1)
+    with torch.autocast(embeddings.device.type, enabled=False):
+        counts = enrols.sum(dim=1)
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, enrols.dtype))
+        return enrols.to(embeddings.dtype) @ embeddings / counts.clamp(min=1)[:, None], counts
 
 
 class Attention(nn.Module):

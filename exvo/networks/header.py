@@ -27,7 +27,8 @@ from exvo.config import MAX_SHOTS, OBJECTIVES, PROTOCOLS, TASKS, FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
 from exvo.features.shards import Features
-from exvo.networks.cnn import BANDS, CHANNELS
+from exvo.networks.cnn import BANDS
+from exvo.networks.encoders import ENCODERS
 from exvo.networks.network import NetworkArguments
 from exvo.networks.rules import (
     Rules,
@@ -168,7 +169,7 @@ def read_section(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 HEADS = {"enrolment_emotion", "enrolment_speaker", "main_speaker"}
 NETWORK_RULES: Rules = {
-    "encoder": lambda value: value in list(CHANNELS),
+    "encoder": lambda value: value in list(ENCODERS),
     "outputs": is_count,
     "width": lambda value: is_number(value) and 0 < value <= 1e6,
     "dropout": lambda value: is_number(value) and 0 <= value < 1,
@@ -176,7 +177,14 @@ NETWORK_RULES: Rules = {
     "fusion": lambda value: value in ["none", "attention", "conditioning", "relative", "film"],
     "layer_norm": lambda value: isinstance(value, bool),
     "heads": lambda value: isinstance(value, dict) and {*value} <= HEADS and all(map(is_count, value.values())),
+    "head": lambda value: value in ["linear", "chain"],
+    "typical_clips": lambda value: value == 0 or (is_count(value) and value <= MAX_SHOTS),
+    "inputs": lambda value: (
+        value is None or (isinstance(value, list) and len(value) == 2 and all(map(is_count, value)))
+    ),
 }
+LATER_NETWORK: dict[str, Any] = {"head": "linear", "typical_clips": 0, "inputs": None}
+"""What the network of a model file lacked before, with what it was then."""
 TASK_RULES: Rules = {
     "name": lambda value: value in list(TASKS),
     "targets": are_names,
@@ -218,11 +226,14 @@ ENROLMENT_RULES: Rules = {
 
 
 def read_network(section: dict[str, Any]) -> NetworkArguments:
-    """The arguments of `Network`. Whether they fit each other shows when the network is made.
+    """The arguments of `Network`; those that an older file lacks are filled in.
+
+    Whether they fit each other shows when the network is made.
 
     Raises:
         InputError: one is wrong, unknown or missing.
     """
+    section = LATER_NETWORK | section
     check_object("network", section, NETWORK_RULES)
     return cast(NetworkArguments, section)
 

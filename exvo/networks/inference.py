@@ -41,7 +41,7 @@ def apply_to_clips(
         clips: of one split.
         min_frames: a shorter clip is filled to that.
         device: cpu or cuda.
-        batch_size: clips in a batch at most; None: 4 on the CPU, whose caches hold no more, 64 on CUDA.
+        batch_size: clips in a batch at most; None: 4 on the CPU, whose caches hold no more log-mels, 64 on CUDA.
         progress: label of the progress bar; empty: no bar.
         frames: (clips,), the length to which each clip is filled with zeros (0 dB); None: its own.
 
@@ -93,7 +93,7 @@ def speaker_profiles(
         TrainingError: an embedding is not finite; names the clips.
     """
     plan = plan_encodings(enrolment, clips.frames(), protocol)
-    profiles = np.tile(network.typical.float().cpu().numpy(), (len(enrolment), 1))
+    embeddings = np.zeros((0, len(network.typical)), np.float32)
     if len(plan.clips):
         embeddings = apply_to_clips(
             lambda log_mel, _: network.embed_enrolment(log_mel),
@@ -103,10 +103,28 @@ def speaker_profiles(
             batch_size,
             frames=plan.frames,
         )
-        for speaker, rows in enumerate(plan.rows):
-            if len(rows):
-                profiles[speaker] = embeddings[rows].mean(axis=0)
-    return torch.from_numpy(profiles).to(device)
+    return profiles_of(network, embeddings, plan.rows, device)
+
+
+@torch.inference_mode()
+def profiles_of(network: Network, embeddings: np.ndarray, lists: Sequence[np.ndarray], device: str) -> Tensor:
+    """The profile of each speaker from the embeddings of the clips that enrol, on the device.
+
+    Args:
+        network: with a fusion, on the device.
+        embeddings: (encodings, profile), of the clips that enrol.
+        lists: for each speaker the indices of their embeddings; where empty, the typical profile.
+        device: cpu or cuda.
+
+    Returns:
+        (speakers, profile).
+    """
+    mean = np.zeros((len(lists), embeddings.shape[1]), np.float32)
+    for speaker, rows in enumerate(lists):
+        if len(rows):
+            mean[speaker] = embeddings[rows].mean(axis=0)
+    count = torch.tensor([float(len(rows)) for rows in lists], device=device)
+    return network.profile(torch.from_numpy(mean).to(device), count)
 
 
 def predict_clips(
@@ -203,7 +221,6 @@ def make_predictor(
     encoded: dict[tuple[int, int], np.ndarray] = {}  # (clip, filled length) -> embedding of the enrolment clip
     if network.enrolment_encoder is None:  # shared
         encoded = dict(zip(enumerate(frames.tolist()), embeddings, strict=True))
-    typical = network.typical.float().cpu().numpy()
 
     def encode(index: np.ndarray, filled: np.ndarray) -> np.ndarray:
         return apply_to_clips(
@@ -223,9 +240,9 @@ def make_predictor(
         if missing:
             new = encode(plan.clips[missing], plan.frames[missing])
             encoded.update(zip((keys[row] for row in missing), new, strict=True))
-        encodings = np.stack([encoded[key] for key in keys]) if keys else np.zeros((0, len(typical)), np.float32)
-        profiles = np.stack([encodings[rows].mean(axis=0) if len(rows) else typical for rows in plan.rows])
-        fused = network.fuse(main, torch.from_numpy(profiles).to(device))
+        size = len(network.typical)
+        encodings = np.stack([encoded[key] for key in keys]) if keys else np.zeros((0, size), np.float32)
+        fused = network.fuse(main, profiles_of(network, encodings, plan.rows, device))
         outputs: np.ndarray = network.output(fused).float().cpu().numpy()
         return outputs
 

@@ -10,14 +10,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from exvo.config import OPTIMIZERS, SEARCHED
+from exvo.config import OPTIMIZERS, SCHEDULES, SEARCHED
 from exvo.reports.page import BLUE, GRID, INK, ORANGE, WIDE, Page, Picture, Section, Tile, axes, make_picture
 from exvo.reports.tables import Column, number_texts
 from exvo.text import SYNTHETIC, default_text
 from exvo.tuning.study import best, counts
 
-LOGARITHMIC = ("batch_size", "learning_rate")
+LOGARITHMIC = ("batch_size", "learning_rate", "weight_decay")
 """Options whose axis is logarithmic."""
+
+CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+"""Options whose values are words."""
 
 NARROW = 3.3
 """Width in inches of a picture of one option."""
@@ -172,20 +175,20 @@ def marks(ax: Axes, rows: pd.DataFrame, by: str) -> None:
 
 def positions(values: pd.Series, name: str) -> np.ndarray:
     """The values of an option, or scores, as positions along an axis."""
-    if name == "optimizer":
-        return np.array([OPTIMIZERS.index(value) for value in values], float)
+    if name in CHOICES:
+        return np.array([CHOICES[name].index(value) for value in values], float)
     along = values.to_numpy(float)
     return np.log10(along) if name in LOGARITHMIC else along
 
 
 def ticks(values: pd.Series, name: str) -> list[tuple[float, str]]:
     """The ticks of an option's axis: their positions and labels."""
-    if name == "optimizer":
-        return [(float(index), optimizer) for index, optimizer in enumerate(OPTIMIZERS)]
+    if name in CHOICES:
+        return [(float(index), choice) for index, choice in enumerate(CHOICES[name])]
     low, high = float(values.min()), float(values.max())
     if name == "batch_size":
         marked = [2.0**power for power in range(1, 9) if low <= 2**power <= high]
-    elif name == "learning_rate":
+    elif name in ("learning_rate", "weight_decay"):
         tens = [value for power in range(-6, 3) if low <= (value := 10.0**power) <= high]
         thirds = [value for power in range(-6, 3) if low <= (value := 3 * 10.0**power) <= high]
         marked = tens if len(tens) > 1 else sorted(tens + thirds)

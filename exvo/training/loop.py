@@ -9,48 +9,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from exvo.batches.clips import Batch, Clips
-from exvo.batches.epoch import training_batches
+from exvo.batches.epoch import draw_epoch, training_batches
 from exvo.batches.resident import ResidentClips, make_resident
 from exvo.devices import keep_freed_memory
-from exvo.enrolment import Draw
 from exvo.errors import TrainingError
 from exvo.networks.inference import clip_names
 from exvo.networks.network import Network
 from exvo.tasks import Task
+from exvo.training.augmentation import Augmentation
+from exvo.training.config import TrainingConfig
 from exvo.training.objectives import gradient_factor, objectives, total_objective
+from exvo.training.optimizers import Schedule, is_per_step, make_optimizer
 from exvo.training.states import Epoch, State, States
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How to train; the defaults of the options are in `exvo.config`.
-
-    Attributes:
-        epochs: passes over the training clips.
-        batch_size: clips in a batch.
-        learning_rate: the first step size; ReduceLROnPlateau multiplies it by 0.9 after five epochs without a better
-            score (arXiv 2206.06680).
-        optimizer: sgd (momentum 0.9), adam or adamw.
-        seed: of order, crops and dropout.
-        device: cpu or cuda.
-        precision: float32 or bf16 (autocast).
-        draw: how enrolment clips are drawn; None: there are none.
-        roles: learn or forget for each head of the network.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    optimizer: str
-    seed: int
-    device: str
-    precision: str
-    draw: Draw | None = None
-    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,17 +40,14 @@ class Validation:
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
-def make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The optimiser of all weights; SGD has momentum 0.9, AdamW weight decay 0.0001 (arXiv 2206.06680)."""
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=config.learning_rate, momentum=0.9)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    return torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
-
-
 def train_step(
-    network: Network, task: Task, optimizer: torch.optim.Optimizer, batch: Batch, config: TrainingConfig, epoch: int
+    network: Network,
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    config: TrainingConfig,
+    epoch: int,
+    augment: Callable[[Batch], Batch] | None = None,
 ) -> Tensor:
     """One step of the optimiser on one batch.
 
@@ -87,17 +58,21 @@ def train_step(
         batch: on any device.
         config: how to train.
         epoch: 1 is the first.
+        augment: changes the batch on the device; None: it stays as it is.
 
     Returns:
         The objective, a number on the device.
     """
     batch = batch.to(config.device)
+    batch = augment(batch) if augment else batch
     factors = {name: gradient_factor(role, epoch) for name, role in config.roles.items()}
     with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
-        outputs: dict[str, Tensor] = network(batch.log_mel, batch.enrolment, batch.groups, factors)
-    loss = total_objective(objectives(outputs, task, batch))
+        outputs: dict[str, Tensor] = network(batch.log_mel, batch.enrolment, batch.enrols, factors)
+    loss = total_objective(objectives(outputs, task, batch, config.label_smoothing))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
+    if config.clip_gradient:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_gradient)
     optimizer.step()
     return loss.detach()
 
@@ -126,6 +101,7 @@ def train_epoch(
     source: Clips | ResidentClips,
     config: TrainingConfig,
     epoch: int,
+    schedule: Schedule | None = None,
 ) -> float:
     """One pass over the training clips.
 
@@ -136,6 +112,7 @@ def train_epoch(
         source: the training clips: batches come from the feature store, or from the device if the clips are there.
         config: how to train.
         epoch: 1 is the first.
+        schedule: of the step size; None: it does not change.
 
     Returns:
         The mean over the clips of their batch's objective.
@@ -146,7 +123,10 @@ def train_epoch(
     keep_freed_memory()
     network.train()
     torch.manual_seed(config.seed * 1_000_003 + epoch)  # dropout
-    options = (config.batch_size, config.seed, epoch, config.draw)
+    augment = None
+    if config.spec_augment or config.mixup:
+        augment = Augmentation(config.spec_augment, config.mixup, config.seed, epoch)
+    options = (config.batch_size, config.seed, epoch, config.draw, config.crop_frames)
     if isinstance(source, ResidentClips):
         clips, batches = source.clips, source.batches(*options)
     else:
@@ -155,7 +135,9 @@ def train_epoch(
     unchecked: list[StepLoss] = []
     bar = tqdm(total=len(clips), desc=f"epoch {epoch}/{config.epochs}", unit="clip", leave=False, disable=None)
     for batch in batches:
-        unchecked.append(StepLoss(train_step(network, task, optimizer, batch, config, epoch), batch.index))
+        unchecked.append(StepLoss(train_step(network, task, optimizer, batch, config, epoch, augment), batch.index))
+        if schedule is not None:
+            schedule.after_step()
         if len(unchecked) == CHECK_EVERY[config.device]:
             total = add_losses(total, unchecked, clips, epoch)
             unchecked = []
@@ -200,6 +182,9 @@ def fit(
 ) -> Epoch:
     """Trains a network epoch by epoch: validates, reports, and keeps the best weights and the last state on disk.
 
+    It stops early after `config.patience` epochs without a better score, and says so. A network that is not trained
+    (the prior) has one epoch, whose loss is NaN.
+
     Args:
         network: the network to train, in place.
         task: what the outputs are.
@@ -220,20 +205,25 @@ def fit(
     """
     network.to(config.device)
     optimizer = make_optimizer(network, config)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.9, patience=5)
+    schedule = Schedule(optimizer, config, steps_of_epoch(clips, config))
     best: Epoch | None = None
     finished = 0  # epochs
     if states is not None and (state := states.latest()) is not None:
         network.load_state_dict(state.weights)
         optimizer.load_state_dict(dict(state.optimizer))
-        scheduler.load_state_dict(dict(state.scheduler))
+        schedule.load_state_dict(dict(state.scheduler))
         best, finished = state.best, state.epoch
         del state
     source = make_resident(clips, config.device) or clips
-    for number in range(finished + 1, config.epochs + 1):
+    for number in range(finished + 1, 1 + (config.epochs if network.trainable else 1)):
+        if best is not None and config.patience and number - 1 - best.number >= config.patience:
+            print(f"stops after epoch {number - 1}: no better score in {config.patience} epochs")
+            break
         rate = optimizer.param_groups[0]["lr"]
         began = time.perf_counter()
-        loss = train_epoch(network, task, optimizer, source, config, number)
+        loss = math.nan
+        if network.trainable:
+            loss = train_epoch(network, task, optimizer, source, config, number, schedule)
         seconds = time.perf_counter() - began
         validation = validate(network)
         score = validation.score
@@ -243,8 +233,15 @@ def fit(
             best = epoch
             save_best(network.state_dict(), epoch)
         on_epoch(epoch)
-        scheduler.step(score)
+        schedule.after_epoch(score)
         if states is not None:
-            states.write(State(number, best, network.state_dict(), optimizer.state_dict(), scheduler.state_dict()))
+            states.write(State(number, best, network.state_dict(), optimizer.state_dict(), schedule.state_dict()))
     assert best is not None
     return best
+
+
+def steps_of_epoch(clips: Clips, config: TrainingConfig) -> int:
+    """The steps of an epoch, for schedules that must know it; else 0."""
+    if not is_per_step(config.schedule):
+        return 0
+    return sum(1 for _ in draw_epoch(clips, config.batch_size, config.seed, 1, config.draw))

@@ -18,23 +18,26 @@ REVERSAL_EPOCHS = 50
 """Epochs after them in which the reversal of its gradient grows from 0 to -1."""
 
 
-def objectives(outputs: Mapping[str, Tensor], task: Task, batch: Batch) -> dict[str, Tensor]:
+def objectives(
+    outputs: Mapping[str, Tensor], task: Task, batch: Batch, label_smoothing: float = 0.0
+) -> dict[str, Tensor]:
     """The objective of the main output and of each head: the task's for emotions, cross entropy for speakers.
 
     Args:
         outputs: of `Network.forward` for this batch.
         task: what the main output is.
         batch: with labels and, for heads of speakers, speakers.
+        label_smoothing: of the emotions, see `emotion_loss`.
 
     Returns:
         For each name in `outputs` a number on the device.
     """
-    parts = {"main": task_loss(task, outputs["main"].float(), batch.labels)}
+    parts = {"main": task_loss(task, outputs["main"].float(), batch.labels, label_smoothing)}
     shots = 1 if batch.enrolment_index is None else batch.enrolment_index.shape[1]
     for name, head_outputs in outputs.items():
         if name == "enrolment_emotion":
             labels = batch.labels if batch.enrolment_labels is None else batch.enrolment_labels.flatten(0, 1)
-            parts[name] = emotion_loss(task, head_outputs.float(), labels)
+            parts[name] = emotion_loss(task, head_outputs.float(), labels, label_smoothing)
         elif name != "main":
             assert batch.speakers is not None
             speakers = batch.speakers.repeat_interleave(1 if name == "main_speaker" else shots)
@@ -94,22 +97,24 @@ def total_objective(parts: Mapping[str, Tensor]) -> Tensor:
     return total
 
 
-def task_loss(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+def task_loss(task: Task, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """The objective of a batch (arXiv 2206.06680).
 
-    Few-shot: 1 - CCC over the batch's values of all emotions at once. Multitask: the mean over a term for each emotion
-    (1 - CCC), age (squared error, years²) and country (cross entropy). Speaker: cross entropy.
+    Few-shot: that of the emotions, as published 1 - CCC over the batch's values of all at once (`emotion_loss`).
+    Multitask: the mean over a term for each emotion (1 - CCC), age (squared error, years²) and country (cross entropy).
+    Speaker: cross entropy.
 
     Args:
         task: what the outputs are.
         outputs: (batch, outputs).
         labels: (batch, targets), (batch, targets + 2) or (batch, 1), as `Task.labels` gives them.
+        label_smoothing: of few-shot's cross entropy.
     """
     if task.name == "speaker":
         return functional.cross_entropy(outputs, labels[:, 0].long())
     count = len(task.targets)
     if task.name == "fewshot":
-        return emotion_loss(task, outputs, labels)
+        return emotion_loss(task, outputs, labels, label_smoothing)
     if task.objective == "mse":
         emotions = (outputs[:, :count] - labels[:, :count]).square().mean(dim=0)
     else:

@@ -29,8 +29,8 @@ class Epoch:
 
     Attributes:
         number: 1 is the first.
-        loss: mean over the training clips of their batch's objective.
-        learning_rate: of the epoch's steps.
+        loss: mean over the training clips of their batch's objective; NaN where nothing is trained.
+        learning_rate: of the epoch's first step.
         seconds: of training alone.
         score: on validation clips, by which the best epoch is chosen; NaN where it is undefined.
         best: whether its score is better than those of all epochs before it.

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from exvo.config import OPTIMIZERS, SEARCHED
+from exvo.config import OPTIMIZERS, SCHEDULES, SEARCHED
 from exvo.errors import InputError
 from exvo.text import nearest
 
@@ -22,6 +22,12 @@ SPACE: dict[str, tuple[str, BaseDistribution]] = {
     "width": ("width", FloatDistribution(0.1, 1.0)),  # of the paper's channels
     "dropout": ("dropout", FloatDistribution(0.0, 0.5)),  # share of the channels
     "optimizer": ("optimizer", CategoricalDistribution(OPTIMIZERS)),
+    "schedule": ("schedule", CategoricalDistribution(SCHEDULES)),
+    "weight_decay": ("weight_decay", FloatDistribution(1e-5, 1e-1, log=True)),  # of adamw
+    "label_smoothing": ("label_smoothing", FloatDistribution(0.0, 0.3)),  # of cross-entropy
+    "spec_augment": ("spec_augment", FloatDistribution(0.0, 0.3)),  # largest share of a mask
+    "mixup": ("mixup", FloatDistribution(0.0, 1.0)),  # parameter of a Beta distribution; 0: none
+    "clip_gradient": ("clip_gradient", CategoricalDistribution((0.0, 0.5, 1.0, 5.0))),  # largest norm; 0: any
 }
 """For each option of `config.SEARCHED`: Optuna's name of it, and its values."""
 
@@ -64,12 +70,12 @@ def training_options(params: Mapping[str, Any]) -> dict[str, Any]:
 def values_text(name: str) -> str:
     """The values of a searched option, in words.
 
-    >>> [values_text(name) for name in SEARCHED]
-    ['4 to 64', '0.0001 to 0.1, log', '0.1 to 1', '0 to 0.5', 'sgd, adam, adamw']
+    >>> [values_text(name) for name in ("batch_size", "learning_rate", "width", "optimizer", "clip_gradient")]
+    ['4 to 64', '0.0001 to 0.1, log', '0.1 to 1', 'sgd, adam, adamw', '0, 0.5, 1, 5']
     """
     distribution = SPACE[name][1]
     if isinstance(distribution, CategoricalDistribution):
-        return ", ".join(map(str, distribution.choices))
+        return ", ".join(f"{choice:g}" if isinstance(choice, float) else str(choice) for choice in distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     low, high = (training_options({SPACE[name][0]: end})[name] for end in (distribution.low, distribution.high))
     return f"{low:g} to {high:g}{', log' if distribution.log else ''}"

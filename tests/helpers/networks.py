@@ -8,7 +8,7 @@ import torch
 from exvo.batches.clips import Clips
 from exvo.networks.network import Network
 from exvo.tasks import Task
-from exvo.training.loop import TrainingConfig
+from exvo.training.config import TrainingConfig
 
 TASK = Task("fewshot", ("High", "Loud"))
 

@@ -1,0 +1,36 @@
+"""The encoders by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from exvo.networks.cnn import CHANNELS, CNN5, PANN
+from exvo.networks.frozen import Frozen, Prior
+from exvo.networks.resnet import ResNet
+
+Encoder = PANN | CNN5 | ResNet | Frozen | Prior
+
+OURS = ("resnet", "frozen", "prior")
+"""The encoders that are not published; their networks have dropout before the output too."""
+
+ENCODERS = (*CHANNELS, *OURS)
+
+
+def make_encoder(encoder: str, width: float, dropout: float, inputs: Sequence[int] | None = None) -> Encoder:
+    """The encoder of that name, one of `ENCODERS`.
+
+    Args:
+        encoder: its name.
+        width: multiplier of its channels.
+        dropout: probability within it; `frozen` has one of its own.
+        inputs: layers and numbers of a clip's features for `frozen`; the others take log-mels (`prior` anything).
+    """
+    assert (inputs is not None) == (encoder == "frozen")
+    if inputs is not None:
+        layers, numbers = inputs
+        return Frozen((layers, numbers), width)
+    if encoder == "prior":
+        return Prior()
+    if encoder == "resnet":
+        return ResNet(width, dropout)
+    return CNN5(width, dropout) if encoder == "cnn5" else PANN(encoder, width, dropout)
