@@ -13,7 +13,7 @@ def test_defaults_and_given_values() -> None:
     settings = parse("train", ["--epochs", "3", "--width", "0.25", "--skip_unreadable", "true", "--batch_size", "auto"])
     assert (settings.epochs, settings.width, settings.skip_unreadable) == (3, 0.25, True)
     assert settings.batch_size is None
-    assert (settings.model, settings.corpus, settings.learning_rate) == ("cnn14", "sample", 0.001)
+    assert (settings.model, settings.corpus, settings.learning_rate) == ("cnn14", "sample", None)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_defaults_and_given_values() -> None:
         (["--epochs", "1.5"], "epochs=1.5 is not a whole number or auto."),
         (["--epochs", "0"], "epochs=0 is out of range: it must be at least 1."),
         (["--learning_rate", "nan"], "learning_rate=nan is out of range: it must be between 1e-12 and 100."),
-        (["--learning_rate", "fast"], "learning_rate=fast is not a number."),
+        (["--learning_rate", "fast"], "learning_rate=fast is not a number or auto."),
         (["--skip_unreadable", "yes"], "skip_unreadable=yes is neither true nor false."),
         (["--corpus", "emogater"], "corpus=emogater is not known; did you mean emogator?"),
         (["--optimiser", "sgd"], "train has no option --optimiser; did you mean optimizer?"),

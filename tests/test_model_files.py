@@ -32,6 +32,11 @@ SIGNAL = {"sample_rate": 16000, "window": 512, "hop": 160, "bands": 64, "fmin": 
 SIGNAL |= {"floor": 1e-10, "min_samples": 257, "max_seconds": 60.0}
 LABELS = {"name": "fewshot", "targets": ["High", "Loud"], "countries": [], "categories": True, "objective": "mse"}
 LABELS |= {"speakers": []}
+FORMER_LABELS = dict(LABELS)
+LABELS |= {"limits": None}
+PLAIN = {"layer_norm": False, "heads": {}}
+LATER = {"head": "linear", "typical_clips": 0, "inputs": None}
+"""Arguments of a network that older files lack."""
 
 
 def make(**arguments: Any) -> Network:
@@ -75,7 +80,7 @@ def test_the_header(whole: Path) -> None:
     assert header(whole) == {
         "format": "exvo-3",
         "revision": 2,
-        "network": ATTENTION | {"outputs": 2, "width": 0.05, "dropout": 0.2, "layer_norm": False, "heads": {}},
+        "network": ATTENTION | {"outputs": 2, "width": 0.05, "dropout": 0.2} | PLAIN | LATER,
         "task": LABELS,
         "features": {"kind": "log-mel", "key": FeatureConfig().digest(), "settings": SIGNAL},
         "enrolment": {"protocol": "published", "shots": 2},
@@ -132,12 +137,27 @@ def test_a_network_without_enrolment_has_no_protocol(tmp_path: Path) -> None:
         ("features", SIGNAL, r"has a header in which features\.\w+ is unknown"),
         ("task", {"objective": "mae"}, r"task\.objective is 'mae'"),
         ("network", {"fusion": "sum"}, r"network\.fusion is 'sum'"),
+        ("network", {"encoder": "resnet50"}, r"network\.encoder is 'resnet50'"),
+        ("network", {"head": "tree"}, r"network\.head is 'tree'"),
+        ("network", {"typical_clips": 17}, r"network\.typical_clips is 17"),
+        ("network", {"typical_clips": 0.5}, r"network\.typical_clips is 0\.5"),
+        ("network", {"inputs": [3]}, r"network\.inputs is \[3\]"),
+        ("network", {"inputs": [0, 3]}, r"network\.inputs is \[0, 3\]"),
+        ("network", {"inputs": [1, 3]}, "describes no network that can be built"),
+        ("network", {"encoder": "frozen"}, "describes no network that can be built"),
     ],
 )
 def test_a_header_that_is_wrong(whole: Path, part: str, changes: dict[str, Any], sentence: str) -> None:
     rewrite(whole, lambda about: (about[part] if part else about).update(changes))
     with pytest.raises(InputError, match=rf"best\.safetensors .*{sentence}"):
         load_checkpoint(whole)
+
+
+def test_a_file_from_before_our_encoders(whole: Path) -> None:
+    rewrite(whole, lambda about: [about["network"].pop(name) for name in LATER] + [about["task"].pop("limits")])
+    found = load_checkpoint(whole)
+    assert {name: found.network.arguments[name] for name in LATER} == LATER  # type: ignore[literal-required]
+    assert found.task == TASK
 
 
 @pytest.mark.parametrize("missing", ["revision", "network", "task", "features", "enrolment", "fill", "notes"])
@@ -149,7 +169,8 @@ def test_a_header_that_lacks_a_part(whole: Path, missing: str) -> None:
 
 def write_former(path: Path, network: Network) -> None:
     """A file as exvo wrote it before the networks were mended."""
-    about = {"format": "exvo-2", "network": network.arguments, "task": LABELS, "features": SIGNAL, "fill": "repeat"}
+    arguments = {name: value for name, value in network.arguments.items() if name not in LATER}
+    about = {"format": "exvo-2", "network": arguments, "task": FORMER_LABELS, "features": SIGNAL, "fill": "repeat"}
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, path, {"exvo": json.dumps(about | {"notes": {"epoch": 1}})})
 

@@ -116,6 +116,23 @@ def test_training_goes_on_bit_for_bit_from_every_epoch(
         assert (folder / "best.safetensors").read_bytes() == best
 
 
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "constant"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_our_recipe_goes_on_bit_for_bit(schedule: str, optimizer: str, tmp_path: Path) -> None:
+    """Step sizes that change with every step, momentum that does too, masks, mixup and groups of weights."""
+    changes = {"spec_augment": 0.2, "mixup": 0.4, "clip_gradient": 1.0, "patience": 9, "weight_decay": 0.01}
+    given = config(optimizer=optimizer, schedule=schedule, epochs=4, learning_rate=0.003, **changes)
+    options = {"encoder": "resnet", "width": 0.1}
+    whole, epochs = fitted(tmp_path / "whole", given, **options)
+    assert (len({epoch[2] for epoch in epochs}) == 4) == (schedule != "constant")
+    gathered = []
+    for until in (2, 3, 4):
+        gathered += fitted(tmp_path / "killed", given, until, **options)[1]
+    last, own = fitted(tmp_path / "killed", given, **options)
+    assert repr(gathered + own) == repr(epochs)
+    assert equal(last, whole)
+
+
 def kept(folder: Path) -> list[str]:
     return sorted(re.sub(r"-[0-9a-f]{64}", "", path.name) for path in folder.iterdir())
 

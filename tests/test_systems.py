@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,16 @@ from exvo.errors import InputError
 from exvo.networks.build import build_network
 from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
 from exvo.networks.network import Network
-from exvo.systems import PUBLISHED, SYSTEMS, SystemConfig, find, full_name
+from exvo.systems import (
+    PUBLISHED,
+    SYSTEMS,
+    SystemConfig,
+    find,
+    full_name,
+    require_fitting,
+    require_trainable,
+    unfit,
+)
 from exvo.tasks import Task
 from exvo.training.config import TrainingConfig
 from exvo.training.loop import train_step
@@ -90,7 +100,16 @@ OURS = {
     "cnn10-relative": ("cnn10", "shared", "relative"),
     "cnn10-film": ("cnn10", "shared", "film"),
     "cnn5": ("cnn5", "none", "none"),
+    "resnet": ("resnet", "none", "none"),
+    "resnet-relative": ("resnet", "shared", "relative"),
+    "resnet-film": ("resnet", "shared", "film"),
+    "frozen": ("frozen", "none", "none"),
+    "frozen-relative": ("frozen", "shared", "relative"),
+    "frozen-film": ("frozen", "shared", "film"),
+    "frozen-chain": ("frozen", "none", "none"),
 }
+INPUTS = (3, 20)
+"""Layers and numbers of a clip's features for frozen systems."""
 CASES = [(name, task) for name, task, *_ in ROWS] + [(name, "fewshot") for name in OURS]
 TASKS = {
     "fewshot": Task("fewshot", ("Awe", "Fear", "Horror")),
@@ -99,10 +118,11 @@ TASKS = {
 every_system = pytest.mark.parametrize(("name", "task"), CASES)
 
 
-def make_clips(task: str) -> Clips:
+def make_clips(task: str, frozen: bool = False) -> Clips:
     """Nine clips of three speakers, noise with random labels."""
     rng = np.random.default_rng(0)
-    features = {f"c{i}": rng.normal(-40, 15, (45 + 3 * i, 64)).astype(np.float32) for i in range(9)}
+    shapes = [INPUTS if frozen else (45 + 3 * i, 64) for i in range(9)]
+    features = {f"c{i}": rng.normal(-40, 15, shape).astype(np.float32) for i, shape in enumerate(shapes)}
     labels = rng.random((9, 3))
     if task == "multitask":
         labels = np.column_stack([labels, rng.uniform(20, 50, 9), np.arange(9) % 2])
@@ -112,14 +132,21 @@ def make_clips(task: str) -> Clips:
 def make(name: str, task: str, width: float = 0.05) -> Network:
     """With its first weights: random ones, whatever the system starts from."""
     system = SystemConfig(**(vars(find(name)) | {"start": "random"}))
-    return build_network(system, TASKS[task], width, 0, "", make_clips(task).labels, speakers=3)
+    return build_network(system, TASKS[task], width, 0, "", make_clips(task, name.startswith("frozen")))
 
 
 def make_batch(name: str, task: str) -> Batch:
     system = find(name)
     draw = Draw(2, system.protocol == "published", system.enrolment == "shared")
-    clips = make_clips(task)
-    return next(training_batches(clips, 9, 0, 1, None if system.enrolment == "none" else draw, frames=40))
+    frozen = name.startswith("frozen")
+    clips = make_clips(task, frozen)
+    frames = INPUTS[0] if frozen else 40
+    return next(training_batches(clips, 9, 0, 1, None if system.enrolment == "none" else draw, frames=frames))
+
+
+def noise(name: str, count: int, frames: int) -> Tensor:
+    """Features of clips as the system takes them."""
+    return 20 * torch.randn(count, *(INPUTS if name.startswith("frozen") else (frames, 64))) - 40
 
 
 def test_the_table_of_systems() -> None:
@@ -142,11 +169,64 @@ def test_the_table_of_systems() -> None:
             dropout=0.2,
         )
         assert find(name).roles == heads
-    assert set(SYSTEMS) - set(PUBLISHED) == set(OURS)
+    assert set(SYSTEMS) - set(PUBLISHED) == {*OURS, "prior"}
     for name, (encoder, enrolment, fusion) in OURS.items():
-        protocol = "strict" if fusion != "none" else "published"
-        assert SYSTEMS[name] == SystemConfig(encoder=encoder, enrolment=enrolment, fusion=fusion, protocol=protocol)
-        assert SYSTEMS[name].batch_size == 32
+        found = SYSTEMS[name]
+        assert (found.encoder, found.enrolment, found.fusion) == (encoder, enrolment, fusion)
+        if encoder.startswith("cnn"):
+            protocol = "strict" if fusion != "none" else "published"
+            assert found == SystemConfig(encoder=encoder, enrolment=enrolment, fusion=fusion, protocol=protocol)
+        else:
+            assert (found.protocol, found.objective, found.optimizer) == ("independent", "auto", "adamw")
+            assert (found.people, found.typical_clips) == ((8, 1) if fusion != "none" else (0, 0))
+            assert (found.head == "chain") == (name == "frozen-chain")
+
+
+def test_the_published_recipe() -> None:
+    """arXiv 2206.06680; what came later is off."""
+    for name in PUBLISHED:
+        system = find(name)
+        assert (system.epochs, system.learning_rate, system.optimizer) == (60, 0.001, "sgd")
+        assert (system.schedule, system.objective, system.crop_seconds) == ("plateau", "ccc", 2.5)
+        assert (system.label_smoothing, system.spec_augment, system.mixup) == (0, 0, 0)
+        assert (system.clip_gradient, system.patience, system.people, system.typical_clips) == (0, 0, 0, 0)
+        assert unfit(system, "fewshot").keys() <= {"mixup"}
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "sentence"),
+    [
+        ("resnet", "egemaps", "model=resnet hears log-mels, and features=egemaps are of whole clips: choose frozen"),
+        ("cnn14", "./encoder", "model=cnn14 hears log-mels, and features=./encoder are of whole clips"),
+        ("frozen-film", "log-mel", "model=frozen-film learns from features of whole clips, not from log-mels: give"),
+    ],
+)
+def test_features_that_a_system_does_not_take(name: str, features: str, sentence: str) -> None:
+    with pytest.raises(InputError) as caught:
+        require_trainable(name, "fewshot", "auto", features)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("features", ["log-mel", "compare2016"])
+def test_the_prior_takes_all_features(features: str) -> None:
+    require_trainable("prior", "fewshot", "auto", features)
+    require_trainable("frozen" if features != "log-mel" else "resnet", "fewshot", "auto", features)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "changes", "sentence"),
+    [
+        ("frozen", "fewshot", {"spec_augment": 0.1}, "spec_augment=0.1 does not fit model=frozen: it has no log-mels"),
+        ("resnet-film", "fewshot", {"mixup": 0.3}, "mixup=0.3 does not fit model=resnet-film: a mixture of two people"),
+        ("cnn14-speaker-invariant", "fewshot", {"mixup": 1.0}, "a mixture of two people's clips has no speaker"),
+        ("resnet", "multitask", {"mixup": 1.0}, "task=multitask has classes among its labels, which can't be mixed"),
+    ],
+)
+def test_a_recipe_that_does_not_fit(name: str, task: str, changes: dict[str, float], sentence: str) -> None:
+    require_fitting(name, find(name), task)
+    with pytest.raises(InputError) as caught:
+        require_fitting(name, replace(find(name), **changes), task)  # type: ignore[arg-type]
+    assert sentence in str(caught.value)
 
 
 def test_names() -> None:
@@ -164,7 +244,21 @@ def size_by_formula(name: str, task: str, width: float, speakers: int) -> int:
     def linear(inputs: int, outputs: int) -> int:
         return inputs * outputs + outputs
 
+    embedding = max(4, round(256 * width))  # of resnet and frozen
+
+    def resnet_size() -> int:
+        full = [max(4, round(c * width)) for c in (32, 64, 128, 256)]
+        total = 2 * 64 + 9 * full[0] + 2 * full[0]  # the norm of the bands; the first convolution with its norm
+        for number, (before, after) in enumerate(zip([full[0], *full], full, strict=False)):
+            total += 9 * before * after + 9 * after * after + 4 * after
+            total += before * after + 2 * after if number else 0  # the shortcut
+        return total + 3 * 4 * full[-1] * embedding + 2 * embedding  # three statistics of four bands
+
     def encoder_size(encoder: str) -> int:
+        if encoder == "resnet":
+            return resnet_size()
+        if encoder == "frozen":
+            return INPUTS[0] + 2 * INPUTS[1] + linear(INPUTS[1], embedding)
         pairs = list(zip([1, *counts[encoder]], counts[encoder], strict=False))
         if encoder == "cnn5":  # a 3x5 convolution with its bias, a batch norm
             return sum(15 * before * after + 3 * after for before, after in pairs)
@@ -176,17 +270,19 @@ def size_by_formula(name: str, task: str, width: float, speakers: int) -> int:
     heads = rows[name][4] if name in rows else {}
     encoder = name.split("-")[0]
     own = enrolment in counts
-    size = counts[encoder][-1]
+    size = counts[encoder][-1] if encoder in counts else embedding
     profile = counts[enrolment][-1] if own else size
     total = encoder_size(encoder) + (encoder_size(enrolment) if own else 0)
     total += {
         "none": 0,
         "attention": linear(profile, size) + 4 * size * layer_norm,
-        "conditioning": sum(linear(profile, count) for count in counts[encoder]),
+        "conditioning": sum(linear(profile, count) for count in counts.get(encoder, [])),
         "relative": linear(2 * size, size),
         "film": linear(profile, 2 * size),
     }[fusion]
     total += linear(size, 3 if task == "fewshot" else 3 + 1 + 2)
+    total += 9 if name == "frozen-chain" else 0  # what each emotion is given
+    total += profile if find(name).typical_clips else 0  # the typical profile
     for head in heads:
         inputs = size if head == MAIN else profile
         total += linear(inputs, inputs) + linear(inputs, 3 if head == EMOTION else speakers)
@@ -196,9 +292,10 @@ def size_by_formula(name: str, task: str, width: float, speakers: int) -> int:
 @every_system
 def test_number_of_weights(name: str, task: str) -> None:
     system = SystemConfig(**(vars(find(name)) | {"start": "random"}))
-    labels = np.zeros((1, 5))
+    clips = make_clips(task, name.startswith("frozen"))
     for width, speakers in ((0.1, 7), (0.05, 3)):
-        network = build_network(system, TASKS[task], width, 0, "", labels, speakers)
+        clips = replace(clips, speakers=[str(number % speakers) for number in range(9)])
+        network = build_network(system, TASKS[task], width, 0, "", clips)
         assert sum(p.numel() for p in network.parameters()) == size_by_formula(name, task, width, speakers)
 
 
@@ -215,18 +312,26 @@ def test_published_sizes() -> None:
 def test_shapes(name: str, task: str) -> None:
     network = make(name, task).eval()
     system = find(name)
-    least = {"cnn14": 32, "cnn10": 16, "cnn5": 1}[system.encoder]
+    least = {"cnn14": 32, "cnn10": 16, "cnn5": 1, "resnet": 2, "frozen": 1}[system.encoder]
     assert network.min_frames == least
     outputs = 3 if task == "fewshot" else 6
-    shots = torch.randn(2, 40, 64)
+    shots = noise(name, 2, 40)
     profile = network.embed_enrolment(shots).mean(dim=0).expand(2, -1) if network.personalised else None
     for frames in (least, least + 7, 101):
-        clips = torch.randn(2, frames, 64)
+        clips = noise(name, 2, frames)
         assert network.predict(clips, profile).shape == (2, outputs)
         assert network.predict(clips).shape == (2, outputs)
     if least > 1:
         with pytest.raises(RuntimeError):
             network.predict(torch.randn(2, least - 1, 64), profile)
+
+
+def woken(network: Network) -> Network:
+    """With weights in place of the zeros from which gradients don't reach what lies beneath in the first step."""
+    for name, weight in network.named_parameters():
+        if name.endswith("bn2.weight") or name.startswith("film"):
+            torch.nn.init.normal_(weight, std=0.3)
+    return network
 
 
 def modules_reached(found: Tensor, network: Network) -> set[str]:
@@ -241,7 +346,7 @@ def modules_reached(found: Tensor, network: Network) -> set[str]:
 @pytest.mark.parametrize("epoch", [11, 12])
 def test_each_head_reaches_what_lies_beneath_it(name: str, task: str, epoch: int) -> None:
     """In epoch 11 every head reaches its encoder; in epoch 12 those that forget have a factor of 0 and reach none."""
-    system, network, batch = find(name), make(name, task), make_batch(name, task)
+    system, network, batch = find(name), woken(make(name, task)), make_batch(name, task)
     factors = {head: gradient_factor(role, epoch) for head, role in system.roles.items()}
     found = network(batch.log_mel, batch.enrolment, batch.enrols, factors)
     assert set(found) == {"main", *system.roles}
@@ -253,6 +358,7 @@ def test_each_head_reaches_what_lies_beneath_it(name: str, task: str, epoch: int
         "film": {"film"},
         "relative": {"relative"},
     }.get(system.fusion, set())
+    beneath |= {"typical"} if system.typical_clips else set()
     assert modules_reached(found["main"], network) == beneath
     for head, role in system.roles.items():
         expected = {"encoder" if head == MAIN else "enrolment_encoder", f"heads.{head}"}
@@ -264,17 +370,21 @@ def test_each_head_reaches_what_lies_beneath_it(name: str, task: str, epoch: int
 
 @every_system
 def test_a_training_step_changes_everything_once(name: str, task: str) -> None:
-    system, network, batch = find(name), make(name, task).train(), make_batch(name, task)
+    system, network, batch = find(name), woken(make(name, task)).train(), make_batch(name, task)
     config = TrainingConfig(1, 9, 1.0, "sgd", 0, "cpu", "float32", None, system.roles)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     loss = train_step(network, TASKS[task], make_optimizer(network, config), batch, config, epoch=1)
     assert torch.isfinite(loss)
     after = network.state_dict()
-    assert [key for key, tensor in after.items() if torch.equal(tensor, before[key])] == []
     buffers = {key for key, _ in network.named_buffers() if "running" not in key and "num_batches" not in key}
-    assert buffers == ({"typical"} if system.fusion != "none" else set())
+    fixed = {"encoder.mean", "encoder.scale"} if system.encoder == "frozen" else set()
+    fixed |= {"output.place"} if system.head == "chain" else set()
+    assert {key for key, tensor in after.items() if torch.equal(tensor, before[key])} == fixed
+    assert buffers == fixed | ({"typical"} if system.fusion != "none" and not system.typical_clips else set())
     steps = {key: int(after[key]) for key in after if key.endswith("num_batches_tracked")}
-    assert set(steps.values()) == {1}  # each encoder saw one batch: a shared one does not run twice
+    assert set(steps.values()) == (
+        {1} if steps else set()
+    )  # each encoder saw one batch: a shared one does not run twice
 
 
 @every_system
@@ -287,7 +397,7 @@ def test_save_and_reload(name: str, task: str, tmp_path: Path) -> None:
         tmp_path / "best", network, network.state_dict(), TASKS[task], FeatureConfig(), "zero", {"epoch": 1}
     )
     checkpoint = load_checkpoint(tmp_path / "best")
-    clips = 20 * torch.randn(2, 50, 64) - 40
+    clips = noise(name, 2, 50)
     profile = network.embed_enrolment(clips) if network.personalised else None
     assert torch.equal(checkpoint.network.predict(clips, profile), network.predict(clips, profile))
     assert torch.equal(checkpoint.network.predict(clips), network.predict(clips))  # with the typical profile
@@ -299,7 +409,8 @@ def test_build_is_seeded_and_age_starts_at_its_mean() -> None:
     task = Task("multitask", ("Awe",), ("Chile", "Kenya"))
     labels = np.array([[0.1, 30.0, 0], [0.5, 40.0, 1]])
     first, same, other = (
-        build_network(SystemConfig(encoder="cnn10"), task, 0.1, seed, "", labels, 2) for seed in (0, 0, 1)
+        build_network(SystemConfig(encoder="cnn10"), task, 0.1, seed, "", Clips([], [], {}, labels))
+        for seed in (0, 0, 1)
     )
     assert first.output.bias.tolist() == [0, 35, 0, 0]
     assert torch.equal(first.encoder.fc1.weight, same.encoder.fc1.weight)
@@ -307,12 +418,12 @@ def test_build_is_seeded_and_age_starts_at_its_mean() -> None:
 
 
 def test_build_with_panns_weights(tmp_path: Path) -> None:
-    task, labels, layers = TASKS["fewshot"], np.zeros((1, 3)), ("fc_audioset.weight", "fc_audioset.bias")
+    task, clips, layers = TASKS["fewshot"], make_clips("fewshot"), ("fc_audioset.weight", "fc_audioset.bias")
     with pytest.raises(InputError, match="starts from PANNs weights: download"):
-        build_network(find("cnn14-audioset"), task, 1.0, 0, "", labels, 2)
+        build_network(find("cnn14-audioset"), task, 1.0, 0, "", clips)
     state = {key: tensor + 1 for key, tensor in make("cnn14", "fewshot").encoder.state_dict().items()}
     torch.save({"model": state | dict.fromkeys(layers, torch.zeros(2))}, tmp_path / "panns.pth")
-    network = build_network(find("cnn14-audioset"), task, 0.05, 0, str(tmp_path / "panns.pth"), labels, 2)
+    network = build_network(find("cnn14-audioset"), task, 0.05, 0, str(tmp_path / "panns.pth"), clips)
     assert all(torch.equal(network.encoder.state_dict()[key], tensor) for key, tensor in state.items())
     with pytest.raises(InputError, match="PANNs weights are for cnn14 and cnn10, not for cnn5"):
-        build_network(find("cnn5"), task, 0.05, 0, str(tmp_path / "panns.pth"), labels, 2)
+        build_network(find("cnn5"), task, 0.05, 0, str(tmp_path / "panns.pth"), clips)

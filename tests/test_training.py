@@ -206,10 +206,10 @@ def test_training_outputs_with_drawn_clips_by_hand(make: tuple[str, str, str, bo
 def test_training_outputs_within_the_batch_by_hand(make: tuple[str, str, str, bool]) -> None:
     network = trained(make).eval()
     clips, typical = 15 * torch.randn(5, 40, 64) - 40, network.typical.clone()
-    found = network(clips, None, torch.tensor([0, 0, 0, 1, 1]), {})
+    others: list[list[int]] = [[1, 2], [0, 2], [0, 1], [4], []]
+    found = network(clips, None, torch.tensor([[float(i in own) for i in range(5)] for own in others]), {})
     embeddings = torch.cat([network.embed_enrolment(clips[i : i + 1]) for i in range(5)])
-    others = [[1, 2], [0, 2], [0, 1], [4], [3]]
-    profiles = torch.stack([sum(embeddings[other] for other in own) / len(own) for own in others])
+    profiles = torch.stack([sum(embeddings[other] for other in own) / len(own) if own else typical for own in others])
     expected = torch.cat([network.predict(clips[i : i + 1], profiles[i : i + 1]) for i in range(5)])
     torch.testing.assert_close(found, {"main": expected}, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(network.typical, 0.9 * typical + 0.1 * profiles.mean(dim=0))

@@ -181,6 +181,16 @@ def test_a_storage_that_goes_away_is_said(
             "batch_size=8, width=0.05: what is searched can't be given",
         ),
         ({"model": "cnn14-random-init-continued", "search": "dropout"}, "search=dropout: dropout can't be searched"),
+        (
+            {"model": "resnet-relative", "search": "mixup"},
+            "search=mixup: mixup can't be searched for model=resnet-relative: a mixture of two people's clips has no",
+        ),
+        (
+            {"search": "label_smoothing"},
+            "search=label_smoothing: label_smoothing can't be searched for model=cnn10-relative: objective=ccc has none",
+        ),
+        ({"search": "weight_decay"}, "optimizer=sgd has none, only adamw has"),
+        ({"model": "prior", "search": "learning_rate"}, "learning_rate can't be searched for model=prior: nothing of"),
         ({"storage": "studies.db"}, "storage=studies.db is neither a journal file"),
         ({"trials": "0"}, "trials=0 is out of range"),
         ({"data": "nowhere"}, "the folder nowhere of corpus table is not there"),

@@ -39,7 +39,7 @@ def optuna_trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     [
         ("", "search is empty; give some of batch_size, learning_rate, width, dropout, optimizer"),
         ("batch_size,learnin_rate", "learnin_rate can't be searched; did you mean learning_rate?"),
-        ("seed", "search=seed: seed can't be searched; known are batch_size"),
+        ("seed", "search=seed: seed can't be searched"),
     ],
 )
 def test_what_can_not_be_searched_is_said(text: str, sentence: str) -> None:
@@ -59,7 +59,13 @@ def test_every_draw_is_within_its_range_and_repeats_from_its_printed_text(tmp_pa
         assert 0.1 <= tried["width"] <= 1.0
         assert 0.0 <= tried["dropout"] <= 0.5
         assert tried["optimizer"] in ("sgd", "adam", "adamw")
-        for name in ("learning_rate", "width", "dropout"):
+        assert tried["schedule"] in ("constant", "plateau", "cosine", "one-cycle")
+        assert 1e-5 <= tried["weight_decay"] <= 1e-1
+        assert 0.0 <= tried["label_smoothing"] <= 0.3
+        assert 0.0 <= tried["spec_augment"] <= 0.3
+        assert 0.0 <= tried["mixup"] <= 1.0
+        assert tried["clip_gradient"] in (0.0, 0.5, 1.0, 5.0)
+        for name in ("learning_rate", "width", "dropout", "weight_decay", "label_smoothing", "spec_augment", "mixup"):
             assert float(f"{tried[name]:.3g}") == tried[name]
 
 

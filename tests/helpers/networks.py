@@ -40,4 +40,4 @@ def make_clips(count: int = 12, lengths: tuple[int, ...] = (40, 60, 90)) -> Clip
 
 def make_network(seed: int = 0, **options: object) -> Network:
     torch.manual_seed(seed)
-    return Network("cnn10", 2, **({"width": 0.05} | options))  # type: ignore[arg-type]
+    return Network(**({"encoder": "cnn10", "outputs": 2, "width": 0.05} | options))  # type: ignore[arg-type]
