@@ -283,6 +283,7 @@ def read_keyed_features(section: dict[str, Any]) -> FeatureConfig | Features:
         InputError: as for `read_features`, a value is wrong, or the key is not that of the log-mel's settings.
     """
     if section.get("kind") != KIND:
+        check_value("features.kind", section.get("kind"), CLIP_FEATURES_RULES["kind"])
         check_object("features", section, CLIP_FEATURES_RULES)
         return Features(**section | {"shape": tuple(section["shape"])})
     check_object("features", section, KEYED_FEATURES_RULES)
