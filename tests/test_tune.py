@@ -187,7 +187,7 @@ def test_a_storage_that_goes_away_is_said(
         ),
         (
             {"search": "label_smoothing"},
-            "search=label_smoothing: label_smoothing can't be searched for model=cnn10-relative: objective=ccc has none",
+            "search=label_smoothing: label_smoothing can't be searched for model=cnn10-relative: objective=ccc",
         ),
         ({"search": "weight_decay"}, "optimizer=sgd has none, only adamw has"),
         ({"model": "prior", "search": "learning_rate"}, "learning_rate can't be searched for model=prior: nothing of"),

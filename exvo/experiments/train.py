@@ -5,8 +5,9 @@ The best epoch is chosen by the validation score; its model, scores and predicti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -209,7 +210,8 @@ def log_epoch(epoch: Epoch, epochs: int | None, headline: str) -> None:
     metrics = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds} | scores
     runs.log_metrics({f"{EPOCH}{name}": value for name, value in metrics.items()}, epoch.number)
     best = "   best" if epoch.best else ""
-    line = f"loss {epoch.loss:.4f}   val {headline} {epoch.score:.4f}   {epoch.seconds:.1f} s{best}"
+    loss = "" if math.isnan(epoch.loss) else f"loss {epoch.loss:.4f}   "
+    line = f"{loss}val {headline} {epoch.score:.4f}   {epoch.seconds:.1f} s{best}"
     print(f"epoch {epoch.number:3d}/{epochs}   {line}", flush=True)
 
 
@@ -274,8 +276,7 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
             raise InputError(
                 f"model={settings.model} continues {system.start}, of which the tracking server has no finished run on "
                 f"this corpus with task={settings.task}, width={settings.width:g} and protocol={settings.protocol}; "
-                f"first run `{command_line('train', asdict(settings) | {'model': system.start, 'dropout': None})}`, or "
-                "give init=runs:/<id>."
+                f"first run `{parents_command(settings, system.start)}`, or give init=runs:/<id>."
             )
     if parent is not None:
         runs.log_parent(parent)
@@ -287,6 +288,13 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
         load_parent(network, checkpoint.network, f"the run {parent.info.run_name}")
         print(f"continues the run {parent.info.run_name} ({parent.info.run_id})")
     return network
+
+
+def parents_command(settings: TrainSettings, parent: str) -> str:
+    """The command that trains the system that one continues, with the same options where they are not its own."""
+    own, defaults = systems.find(parent), {field.name: field.default for field in fields(TrainSettings)}
+    same = {name: defaults[name] for name in systems.RECIPE if getattr(settings, name) == getattr(own, name)}
+    return command_line("train", asdict(settings) | {"model": parent} | same)
 
 
 def training_config(settings: TrainSettings, system: SystemConfig, network: Network) -> TrainingConfig:

@@ -177,7 +177,7 @@ class Network(nn.Module):
         """
         count = count[:, None]
         if not self.typical_clips:
-            return torch.where(count > 0, mean, self.typical)
+            return torch.where(count > 0, mean, self.typical.to(mean.dtype))
         return (count * mean + self.typical_clips * self.typical) / (count + self.typical_clips)
 
     def embed_enrolment(self, log_mel: Tensor) -> Tensor:
