@@ -194,9 +194,12 @@ def require_trainable(name: str, task: str, protocol: str) -> None:
     """Refuses systems and protocols that `task=speaker` can't train.
 
     Raises:
-        InputError: with `task=speaker` the system is not one of `RECOGNISERS`, or the protocol is `strict`.
+        InputError: with `task=speaker` the system is not one of `RECOGNISERS`, or the protocol is one of clips that
+            enrol.
     """
     if task == "speaker" and full_name(name) not in RECOGNISERS:
         raise InputError(f"task=speaker trains cnn5, cnn10 or cnn14, not model={name}; choose one of the three.")
-    if task == "speaker" and protocol == "strict":
-        raise InputError("task=speaker has no enrolment clips, so protocol=strict has no meaning; leave protocol=auto.")
+    if task == "speaker" and protocol not in ("auto", "published"):
+        raise InputError(
+            f"task=speaker has no enrolment clips, so protocol={protocol} has no meaning; leave protocol=auto."
+        )

@@ -17,7 +17,6 @@ from exvo.config import FeatureConfig
 from exvo.errors import InputError
 from exvo.networks.checkpoint import load_checkpoint, load_parent, save_checkpoint
 from exvo.networks.cnn import PANN, channels
-from exvo.networks.fusion import mean_of_others
 from exvo.networks.network import Network
 from exvo.networks.panns import load_panns
 from exvo.tasks import Task
@@ -101,12 +100,28 @@ def test_channel_dropout_of_cnn5() -> None:
     assert [layer.p for layer in layers if isinstance(layer, torch.nn.Dropout2d)] == [0.2] * 3
 
 
-def test_mean_of_others() -> None:
-    embeddings, groups = torch.randn(10, 4, dtype=torch.float64), torch.tensor([1, 0, 2, 1, 2, 2, 0, 2, 2, 1])
-    found = mean_of_others(embeddings, groups)
-    for clip in range(10):
-        others = [embeddings[i] for i in range(10) if groups[i] == groups[clip] and i != clip]
-        torch.testing.assert_close(found[clip], sum(others) / len(others))
+@pytest.mark.parametrize("typical_clips", [0, 1, 3])
+def test_a_profile_is_the_mean_over_the_clips_and_the_typical_ones(typical_clips: int) -> None:
+    network = Network("cnn5", 2, 0.05, enrolment="shared", fusion="relative")
+    network.arguments["typical_clips"] = typical_clips  # type: ignore[typeddict-unknown-key]
+    network.typical.normal_()
+    clips = torch.randn(5, len(network.typical))
+    means = torch.stack([clips[:1].mean(dim=0), clips.mean(dim=0), torch.zeros_like(clips[0])])
+    found = network.profile(means, torch.tensor([1, 5, 0]))
+    for count, profile in zip((1, 5, 0), found, strict=True):
+        every = [*clips[:count], *[network.typical] * typical_clips] or [network.typical]
+        torch.testing.assert_close(profile, torch.stack(every).mean(dim=0))
+
+
+def test_in_training_a_profile_is_of_the_clips_that_enrol() -> None:
+    network = Network("cnn5", 2, 0.05, enrolment="shared", fusion="relative").eval()
+    network.typical.normal_()
+    typical, clips = network.typical.clone(), 20 * torch.randn(4, 40, 64) - 40
+    enrols = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0]], dtype=torch.float32)
+    found = network(clips, None, enrols, {})["main"]
+    embeddings = network.embed(clips)
+    profiles = [embeddings[row == 1].mean(dim=0) if row.any() else typical for row in enrols]
+    torch.testing.assert_close(found, network.predict(clips, torch.stack(profiles)))
 
 
 def gradients(network: Network, name: str, factor: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -241,7 +241,7 @@ def test_each_head_reaches_what_lies_beneath_it(name: str, task: str, epoch: int
     """In epoch 11 every head reaches its encoder; in epoch 12 those that forget have a factor of 0 and reach none."""
     system, network, batch = find(name), make(name, task), make_batch(name, task)
     factors = {head: gradient_factor(role, epoch) for head, role in system.roles.items()}
-    found = network(batch.log_mel, batch.enrolment, batch.groups, factors)
+    found = network(batch.log_mel, batch.enrolment, batch.enrols, factors)
     assert set(found) == {"main", *system.roles}
     beneath = {"encoder", "output"}
     beneath |= {"enrolment_encoder"} if system.enrolment in ("cnn5", "cnn10") else set()

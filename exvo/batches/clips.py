@@ -51,7 +51,7 @@ class Clips:
 class Batch:
     """A batch of clips.
 
-    The three of enrolment clips are there in training where these have an encoder of their own, and `groups` in
+    The three of enrolment clips are there in training where these have an encoder of their own, and `enrols` in
     training where the encoder is shared.
 
     Attributes:
@@ -62,7 +62,7 @@ class Batch:
         enrolment_index: (batch, shots), indices of the clips that enrol each clip.
         enrolment: (batch, shots, frames, bands), dB, of the clips that enrol.
         enrolment_labels: (batch, shots, labels), of the clips that enrol.
-        groups: (batch,), clips with the same number enrol each other.
+        enrols: (batch, batch), float32: in the row of a clip 1 at each clip that enrols it, else 0.
     """
 
     log_mel: Tensor
@@ -72,7 +72,7 @@ class Batch:
     enrolment_index: np.ndarray | None = None
     enrolment: Tensor | None = None
     enrolment_labels: Tensor | None = None
-    groups: Tensor | None = None
+    enrols: Tensor | None = None
 
     def to(self, device: str) -> Batch:
         """The batch with its tensors on that device."""

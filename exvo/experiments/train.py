@@ -172,7 +172,7 @@ def train(
     log_copies(enrolment, "val")
     print(training_text(settings, network, len(clips), ready.corpus.synthetic), flush=True)
     runs.keep_run()
-    config = training_config(settings, system)
+    config = training_config(settings, system, task)
     try:
         best = fit(network, task, clips, config, held_out.validate, save_best, on_epoch, states)
     except TrainingError as error:
@@ -222,13 +222,14 @@ def known_speakers(ready: Ready) -> Ready:
 
 
 def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: SystemConfig) -> Clips:
-    """The training split; where a clip must not enrol itself, without the speakers who have only one.
+    """The training split; where every clip needs another that enrols it, without the speakers who have only one.
 
     Raises:
         InputError: fewer than two clips are left.
     """
     clips = ready.clips("train", task, settings.fill)
-    if system.enrolment == "none" or (settings.protocol == "published" and system.enrolment != "shared"):
+    enrols_itself = settings.protocol == "published" and system.enrolment != "shared"
+    if system.enrolment == "none" or system.people or enrols_itself:
         return clips
     counts = ready.rows("train")["speaker"].value_counts()
     lone = sorted(counts.index[counts == 1])
@@ -279,12 +280,14 @@ def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, cli
     return network
 
 
-def training_config(settings: TrainSettings, system: SystemConfig) -> TrainingConfig:
-    """How to train, from options without `auto`."""
+def training_config(settings: TrainSettings, system: SystemConfig, task: Task) -> TrainingConfig:
+    """How to train, from options without `auto`; of people's clips by the shares of the task's categories."""
     assert settings.epochs is not None
     assert settings.batch_size is not None
     assert settings.learning_rate is not None
-    draw = Draw(settings.shots, settings.protocol == "published", system.enrolment == "shared")
+    categories = len(task.targets) if task.categories else 0
+    itself, shared = settings.protocol == "published", system.enrolment == "shared"
+    draw = Draw(settings.shots, itself, shared, system.people, categories)
     return TrainingConfig(
         settings.epochs,
         settings.batch_size,

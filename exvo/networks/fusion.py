@@ -26,21 +26,6 @@ class ScaleGradient(torch.autograd.Function):
         return gradient * context.factor, None
 
 
-def mean_of_others(embeddings: Tensor, groups: Tensor) -> Tensor:
-    """For each clip the mean embedding of the other clips of its group.
-
-    Args:
-        embeddings: (batch, embedding).
-        groups: (batch,), whole numbers from 0; each occurs twice or more.
-
-    Returns:
-        (batch, embedding).
-    """
-    sums = torch.zeros_like(embeddings).index_add(0, groups, embeddings)  # a row for each clip: groups are no more
-    sizes = torch.zeros_like(groups).index_add(0, groups, torch.ones_like(groups))[groups, None]
-    return (sums[groups] - embeddings) / (sizes - 1)
-
-
 class Attention(nn.Module):
     """Softmax attention over the features of the embedding, with a residual (arXiv 2206.06680).
 

@@ -93,7 +93,7 @@ def speaker_profiles(
         TrainingError: an embedding is not finite; names the clips.
     """
     plan = plan_encodings(enrolment, clips.frames(), protocol)
-    profiles = np.tile(network.typical.float().cpu().numpy(), (len(enrolment), 1))
+    embeddings = np.zeros((0, len(network.typical)), np.float32)
     if len(plan.clips):
         embeddings = apply_to_clips(
             lambda log_mel, _: network.embed_enrolment(log_mel),
@@ -103,10 +103,26 @@ def speaker_profiles(
             batch_size,
             frames=plan.frames,
         )
-        for speaker, rows in enumerate(plan.rows):
-            if len(rows):
-                profiles[speaker] = embeddings[rows].mean(axis=0)
-    return torch.from_numpy(profiles).to(device)
+    return profiles_of(network, embeddings, plan.rows, device)
+
+
+@torch.inference_mode()
+def profiles_of(network: Network, embeddings: np.ndarray, lists: Sequence[np.ndarray], device: str) -> Tensor:
+    """The profile of each speaker from the embeddings of the clips that enrol, on the device.
+
+    Args:
+        network: with a fusion, on the device.
+        embeddings: (encodings, profile), of the clips that enrol.
+        lists: for each speaker the indices of their embeddings; where empty, the typical profile.
+        device: cpu or cuda.
+
+    Returns:
+        (speakers, profile).
+    """
+    none = np.zeros(len(network.typical), np.float32)
+    means = np.stack([embeddings[rows].mean(axis=0) if len(rows) else none for rows in lists] or [none])[: len(lists)]
+    counts = torch.tensor([len(rows) for rows in lists])
+    return network.profile(torch.from_numpy(means).to(device), counts.to(device)).float()
 
 
 def predict_clips(
@@ -203,7 +219,6 @@ def make_predictor(
     encoded: dict[tuple[int, int], np.ndarray] = {}  # (clip, filled length) -> embedding of the enrolment clip
     if network.enrolment_encoder is None:  # shared
         encoded = dict(zip(enumerate(frames.tolist()), embeddings, strict=True))
-    typical = network.typical.float().cpu().numpy()
 
     def encode(index: np.ndarray, filled: np.ndarray) -> np.ndarray:
         return apply_to_clips(
@@ -223,9 +238,10 @@ def make_predictor(
         if missing:
             new = encode(plan.clips[missing], plan.frames[missing])
             encoded.update(zip((keys[row] for row in missing), new, strict=True))
-        encodings = np.stack([encoded[key] for key in keys]) if keys else np.zeros((0, len(typical)), np.float32)
-        profiles = np.stack([encodings[rows].mean(axis=0) if len(rows) else typical for rows in plan.rows])
-        fused = network.fuse(main, torch.from_numpy(profiles).to(device))
+        encodings = (
+            np.stack([encoded[key] for key in keys]) if keys else np.zeros((0, len(network.typical)), np.float32)
+        )
+        fused = network.fuse(main, profiles_of(network, encodings, plan.rows, device))
         outputs: np.ndarray = network.output(fused).float().cpu().numpy()
         return outputs
 

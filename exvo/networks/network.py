@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exvo.networks.cnn import PANN, make_encoder, make_linear
-from exvo.networks.fusion import Attention, Film, Relative, ScaleGradient, mean_of_others
+from exvo.networks.fusion import Attention, Film, Relative, ScaleGradient
 
 CONDITIONING_DROPOUT = 0.2  # of whole channels (arXiv 2206.06680)
 TYPICAL_MOMENTUM = 0.1  # of the running mean of profiles, as that of batch norm
@@ -145,6 +145,23 @@ class Network(nn.Module):
         embedding: Tensor = (self.enrolment_encoder or self.encoder)(log_mel)
         return embedding
 
+    def profile(self, mean: Tensor, count: Tensor) -> Tensor:
+        """The profiles of speakers: fewer clips, less trust, and of whom there is none the typical profile.
+
+        (count x mean + t x typical) / (count + t), where the typical speaker counts for t clips (`typical_clips`).
+
+        Args:
+            mean: (speakers, profile), of the embeddings of the clips that enrol each; finite where there are none.
+            count: (speakers,), of these clips.
+
+        Returns:
+            (speakers, profile).
+        """
+        typical_clips = float(dict(self.arguments).get("typical_clips", 0))  # type: ignore[arg-type]
+        count = count.to(mean.dtype)[:, None]
+        weighted = (count * mean + typical_clips * self.typical) / (count + typical_clips).clamp(min=1)
+        return torch.where(count > 0, weighted, self.typical.to(mean.dtype))
+
     def fuse(self, embedding: Tensor, profile: Tensor | None) -> Tensor:
         """The input of the output layer.
 
@@ -182,14 +199,14 @@ class Network(nn.Module):
         return outputs
 
     def forward(
-        self, log_mel: Tensor, enrolment: Tensor | None, groups: Tensor | None, factors: Mapping[str, float]
+        self, log_mel: Tensor, enrolment: Tensor | None, enrols: Tensor | None, factors: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """The outputs of a training batch, and those of the heads. Moves the typical profile towards the batch's mean.
 
         Args:
             log_mel: (batch, frames, bands), dB.
             enrolment: (batch, shots, frames, bands), dB, clips drawn for each clip, where they have their own encoder.
-            groups: (batch,), see `mean_of_others`, where the encoder is shared.
+            enrols: (batch, batch), see `Batch`, where the encoder is shared.
             factors: of each head's gradient into the encoder beneath it.
 
         Returns:
@@ -201,8 +218,9 @@ class Network(nn.Module):
             enrolment_embedding = self.embed_enrolment(enrolment.flatten(0, 1))
             profile = enrolment_embedding.view(*enrolment.shape[:2], -1).mean(dim=1)
         embedding = self.embed(log_mel, profile)
-        if groups is not None:
-            enrolment_embedding, profile = embedding, mean_of_others(embedding, groups)
+        if enrols is not None:
+            enrolment_embedding, count = embedding, enrols.sum(dim=1)
+            profile = self.profile((enrols @ embedding.float()) / count.clamp(min=1)[:, None], count)
         if profile is not None and self.personalised:
             with torch.no_grad():
                 self.typical.lerp_(profile.float().mean(dim=0), TYPICAL_MOMENTUM)

@@ -94,7 +94,7 @@ def train_step(
     batch = batch.to(config.device)
     factors = {name: gradient_factor(role, epoch) for name, role in config.roles.items()}
     with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
-        outputs: dict[str, Tensor] = network(batch.log_mel, batch.enrolment, batch.groups, factors)
+        outputs: dict[str, Tensor] = network(batch.log_mel, batch.enrolment, batch.enrols, factors)
     loss = total_objective(objectives(outputs, task, batch))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -138,7 +138,7 @@ def train_epoch(
         epoch: 1 is the first.
 
     Returns:
-        The mean over the clips of their batch's objective.
+        The mean over the clips of the batches of their batch's objective.
 
     Raises:
         TrainingError: the objective of a batch is not finite; names the batch's clips.
@@ -151,7 +151,7 @@ def train_epoch(
         clips, batches = source.clips, source.batches(*options)
     else:
         clips, batches = source, training_batches(source, *options)
-    total = 0.0
+    total, seen = 0.0, 0
     unchecked: list[StepLoss] = []
     bar = tqdm(total=len(clips), desc=f"epoch {epoch}/{config.epochs}", unit="clip", leave=False, disable=None)
     for batch in batches:
@@ -159,10 +159,11 @@ def train_epoch(
         if len(unchecked) == CHECK_EVERY[config.device]:
             total = add_losses(total, unchecked, clips, epoch)
             unchecked = []
+        seen += len(batch.index)
         bar.update(len(batch.index))
     total = add_losses(total, unchecked, clips, epoch)
     bar.close()
-    return total / len(clips)
+    return total / seen
 
 
 def add_losses(total: float, steps: Sequence[StepLoss], clips: Clips, epoch: int) -> float:
