@@ -152,7 +152,8 @@ def _draw_enrolment(
             others = by_name[[samples[other] != samples[clip] for other in by_name]]
             text = f"{ENROLMENT_SEED}\0{speaker}\0{files[clip]}".encode("utf-8", "surrogateescape")
             seed = int.from_bytes(hashlib.sha256(text).digest()[:8])
-            clips[clip] = draw_by_category(others, numbers, shares, shots, np.random.default_rng(seed))
+            generator = np.random.default_rng(seed)
+            clips[clip] = draw_by_category(generator.permutation(others), numbers, shares, shots, generator)
             only_ones += len(others) > 0 and not (numbers[others] == numbers[clip]).any()
         if min(len(clips[clip]) for clip in members) < shots:
             short.append(speaker)
@@ -169,12 +170,12 @@ def category_shares(categories: Sequence[str] | np.ndarray) -> tuple[np.ndarray,
 def draw_by_category(
     candidates: np.ndarray, categories: np.ndarray, shares: np.ndarray, count: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Some of a person's clips at random, none twice: each time first a category by its share, then a clip of it.
+    """Some of a person's clips, none twice: each time first a category by its share, at random, then its next clip.
 
     A category of which the person has no clip, or none left, is passed over; the others keep their proportions.
 
     Args:
-        candidates: (candidates,), indices of the clips to draw from.
+        candidates: (candidates,), indices of the clips to draw from, in an order that is random within a category.
         categories: (clips,), number of each clip's category, see `category_shares`.
         shares: (categories,), that decide how often a category is drawn.
         count: clips to draw; where there are fewer, all are drawn.
@@ -188,10 +189,10 @@ def draw_by_category(
         pools.setdefault(category, []).append(clip)
     names, drawn = sorted(pools), []
     ends = list(accumulate(shares[names].tolist())) if names else []
-    for place_of_category, place_of_clip in generator.random((min(count, len(candidates)), 2)).tolist():
-        place = min(bisect_right(ends, place_of_category * ends[-1]), len(ends) - 1)
+    for share in generator.random(min(count, len(candidates))).tolist():
+        place = min(bisect_right(ends, share * ends[-1]), len(ends) - 1)
         pool = pools[names[place]]
-        drawn.append(pool.pop(int(place_of_clip * len(pool))))
+        drawn.append(pool.pop(0))
         if not pool:
             names.pop(place)
             ends = list(accumulate(shares[names].tolist()))

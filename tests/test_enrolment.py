@@ -239,15 +239,17 @@ def test_clips_are_drawn_by_the_shares_of_their_categories() -> None:
     categories = np.array([0] * 6 + [1] * 2 + [2])
     shares = np.array([0.5, 0.2, 0.1, 0.2])  # the person has no clip of the last
     candidates = np.arange(9)
+    rng = np.random.default_rng(0)
     first = np.concatenate(
-        [draw_by_category(candidates, categories, shares, 1, np.random.default_rng(seed)) for seed in range(4000)]
+        [draw_by_category(rng.permutation(candidates), categories, shares, 1, rng) for _ in range(4000)]
     )
     found = np.bincount(categories[first]) / len(first)
     np.testing.assert_allclose(found, [5 / 8, 2 / 8, 1 / 8], atol=0.03)  # four standard deviations
     np.testing.assert_allclose(np.bincount(first)[:6] / len(first), 5 / 8 / 6, atol=0.02)
-    every = draw_by_category(candidates, categories, shares, 20, np.random.default_rng(0))
+    every = draw_by_category(candidates, categories, shares, 20, rng)
     assert sorted(every) == list(range(9))
-    assert len(draw_by_category(candidates[:0], categories, shares, 3, np.random.default_rng(0))) == 0
+    assert [clip for clip in every.tolist() if clip < 6] == list(range(6))  # in their order
+    assert len(draw_by_category(candidates[:0], categories, shares, 3, rng)) == 0
 
 
 def test_wrong_speakers_and_permuted_clips_under_independent() -> None:

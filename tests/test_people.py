@@ -47,6 +47,16 @@ def test_people_by_hand() -> None:
     assert order != sorted(order)
 
 
+def test_the_clips_of_a_category_take_turns() -> None:
+    """In ten groups of one clip no clip occurs more than once more often than another of its category."""
+    categories = np.repeat([0, 1], 5)
+    for seed in range(20):
+        speakers = np.array(["a"] * 10)
+        index = np.concatenate([*draw_people(speakers, categories, 1, np.random.default_rng(seed))])
+        often = np.bincount(index, minlength=10)
+        assert all(np.ptp(often[categories == category]) <= 1 for category in (0, 1))
+
+
 def test_batches_are_filled_where_half_of_a_group_fits() -> None:
     def sizes(groups: list[int], batch_size: int) -> list[list[int]]:
         batches = fill_batches([np.zeros(size, np.int64) for size in groups], batch_size)

@@ -204,7 +204,9 @@ def test_training_outputs_with_drawn_clips_by_hand(make: tuple[str, str, str, bo
 def test_training_outputs_within_the_batch_by_hand(make: tuple[str, str, str, bool]) -> None:
     network = trained(make).eval()
     clips, typical = 15 * torch.randn(5, 40, 64) - 40, network.typical.clone()
-    found = network(clips, None, torch.tensor([0, 0, 0, 1, 1]), {})
+    groups = torch.tensor([0, 0, 0, 1, 1])
+    enrols = (groups[:, None] == groups).float() - torch.eye(5)
+    found = network(clips, None, enrols, {})
     embeddings = torch.cat([network.embed_enrolment(clips[i : i + 1]) for i in range(5)])
     others = [[1, 2], [0, 2], [0, 1], [4], [3]]
     profiles = torch.stack([sum(embeddings[other] for other in own) / len(own) for own in others])

@@ -23,8 +23,9 @@ def draw_people(
     Args:
         speakers: (clips,).
         categories: (clips,), number of each clip's category: then each group is drawn anew, each clip by the shares of
-            the categories among all clips, so that a clip's category says nothing about the others'. None: there are
-            none, and all clips occur once; a group may have up to half as many again.
+            the categories among all clips, so that a clip's category says nothing about the others'; within a category
+            a person's clips take turns. None: there are none, and all clips occur once; a group may have up to half as
+            many again.
         size: clips in a group.
         generator: of random numbers.
 
@@ -34,11 +35,14 @@ def draw_people(
     shares = None if categories is None else np.bincount(categories) / len(categories)
     groups: list[np.ndarray] = []
     for members in clips_by_speaker(speakers).values():
-        count = max(1, round(len(members) / size))
+        count, order = max(1, round(len(members) / size)), generator.permutation(members)
         if categories is None or shares is None:
-            groups += np.array_split(generator.permutation(members), count)
-        else:
-            groups += [draw_by_category(members, categories, shares, size, generator) for _ in range(count)]
+            groups += np.array_split(order, count)
+            continue
+        for _ in range(count):
+            group = draw_by_category(order, categories, shares, size, generator)
+            order = np.concatenate([order[~np.isin(order, group)], group])
+            groups.append(group)
     return [groups[number] for number in generator.permutation(len(groups))]
 
 

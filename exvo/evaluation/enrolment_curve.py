@@ -48,7 +48,7 @@ def draw_others(
         if numbers is None or shares is None:
             drawn.append(generator.choice(choice, min(shots, len(choice)), replace=False))
         else:
-            drawn.append(draw_by_category(choice, numbers, shares, shots, generator))
+            drawn.append(draw_by_category(generator.permutation(choice), numbers, shares, shots, generator))
     return drawn
 
 

@@ -24,8 +24,8 @@ from exvo.tracking.tags import DIGEST_TAG
 
 FEATURES = FeatureConfig()
 
-SHOTS_OF = {"published": "speaker", "strict": "speaker", "independent": "clip"}
-"""Of what each protocol counts the enrolment clips."""
+SHOTS_OF = {"published": "a speaker", "strict": "a speaker", "independent": "for each clip"}
+"""How each protocol counts the enrolment clips."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def require_usable_clips(ready: Ready, skip_unreadable: bool) -> None:
 def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> str:
     """The protocol of a split, and the speakers who can't enrol as it says; each line ends with a newline."""
     enrolment = ready.enrolment(split, protocol, shots)
-    lines = [f"{split} split: {protocol} protocol, {shots} enrolment clips a {SHOTS_OF[protocol]}"]
+    lines = [f"{split} split: {protocol} protocol, {shots} enrolment clips {SHOTS_OF[protocol]}"]
     speakers = [speaker for speaker in enrolment.short if speaker]
     if speakers:
         lines.append(f"{len(speakers)} speakers have too few clips and enrol with fewer: {listing(speakers)}")

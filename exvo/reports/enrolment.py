@@ -20,7 +20,7 @@ MEANINGS = {
     "corrected": "none, shares corrected by the speaker's clips",
     "typical": "none (the typical profile)",
     "wrong": "another speaker's",
-    "permuted": "those of a clip at random",
+    "permuted": "those that enrol a clip at random",
 }
 """The rows of the table, in its order."""
 
