@@ -2,15 +2,25 @@
 
 `published` (arXiv 2206.06680): the speaker's first clips in file order enrol, the shorter ones filled with zeros to the
 length of the longest, and are scored too; in training the clip itself may be drawn. `strict`: clips that enrol are as
-long as they are and never scored, and a clip never enrols itself.
+long as they are and never scored, and a clip never enrols itself. `independent`: for each clip other clips of its
+speaker are drawn, whatever the clip's own category is; all clips are scored.
+
+Why independent: where people recorded each category equally often, a person's other clips have the clip's own category
+less often than chance would have it, which gives the answer away a little.
 """
 
 from __future__ import annotations
 
+import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
+
+ENROLMENT_SEED = 0
+"""Of the draws of `independent`: the same for all runs, so that their figures compare."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +28,7 @@ class EnrolmentSettings:
     """How a model's speakers are enrolled, as its file says.
 
     Attributes:
-        protocol: published or strict.
+        protocol: published, strict or independent.
         shots: enrolment clips of a speaker when the model was validated.
     """
 
@@ -34,11 +44,16 @@ class Draw:
         shots: enrolment clips.
         itself: whether a clip may enrol itself.
         shared: whether the clips of a batch enrol each other (a shared encoder then costs nothing more).
+        people: clips of a person in a batch, where a random number of them enrols each; 0: `shots` + 1, all of them.
+        categories: the first labels of a clip that are exclusive categories, by whose shares a person's clips are drawn
+            where `people` is not 0; 0: there are none.
     """
 
     shots: int
     itself: bool
     shared: bool
+    people: int = 0
+    categories: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,12 +65,17 @@ class Enrolment:
         scored: (clips,), False for clips that enrol and so are not scored.
         short: speakers who enrol with fewer clips than asked for; '' stands for clips of unknown speakers.
         copies: number of clips that are not scored because one with the same samples enrols their speaker.
+        protocol: by which they were chosen.
+        only_ones: under `independent` the number of clips that are the only one of their category by their speaker: of
+            them no clip of their own category enrols, which still tells a little about it.
     """
 
     clips: list[np.ndarray]
     scored: np.ndarray
     short: list[str]
     copies: int = 0
+    protocol: str = "strict"
+    only_ones: int = 0
 
 
 def clips_by_speaker(speakers: Sequence[str] | np.ndarray) -> dict[str, np.ndarray]:
@@ -66,22 +86,32 @@ def clips_by_speaker(speakers: Sequence[str] | np.ndarray) -> dict[str, np.ndarr
 
 
 def choose_enrolment(
-    speakers: Sequence[str] | np.ndarray, protocol: str, shots: int, recordings: Sequence[str] | None = None
+    speakers: Sequence[str] | np.ndarray,
+    protocol: str,
+    shots: int,
+    recordings: Sequence[str] | None = None,
+    files: Sequence[str] | None = None,
+    categories: Sequence[str] | None = None,
 ) -> Enrolment:
-    """The enrolment of a split: each speaker's first `shots` clips enrol.
+    """The enrolment of a split: each speaker's first `shots` clips, or under `independent` clips drawn for each clip.
 
     Under `strict` at least one clip of a speaker is left to score: a speaker with too few clips enrols with all but the
-    last, and one with a single clip with none. Unknown speakers ('') enrol with none under both protocols. Where none
+    last, and one with a single clip with none. Unknown speakers ('') enrol with none under all protocols. Where none
     enrols, the typical profile is used. Under `strict` a copy of a clip that enrols its speaker is not scored either,
-    even if it is the last one left.
+    even if it is the last one left; under `independent` a clip and its copies don't enrol it.
 
     Args:
         speakers: (clips,), of a split in file order.
-        protocol: published or strict.
+        protocol: published, strict or independent.
         shots: enrolment clips.
         recordings: (clips,), keys that are equal for clips with equal samples; None: no two clips are equal.
+        files: (clips,), their names, by which `independent` draws; None: their numbers.
+        categories: (clips,), by whose shares `independent` draws; None: there are none.
     """
     samples = recordings if recordings is not None else range(len(speakers))
+    if protocol == "independent":
+        names = files if files is not None else [str(number) for number in range(len(speakers))]
+        return _draw_enrolment(speakers, shots, samples, names, categories)
     copies = 0
     clips = [np.zeros(0, np.int64)] * len(speakers)
     scored = np.ones(len(speakers), bool)
@@ -99,11 +129,81 @@ def choose_enrolment(
             copies += len(equal)
         for clip in members:
             clips[clip] = enrolling if protocol == "published" else enrolling[enrolling != clip]
-    return Enrolment(clips, scored, short, copies)
+    return Enrolment(clips, scored, short, copies, protocol)
+
+
+def _draw_enrolment(
+    speakers: Sequence[str] | np.ndarray,
+    shots: int,
+    samples: Sequence[str] | range,
+    files: Sequence[str],
+    categories: Sequence[str] | None,
+) -> Enrolment:
+    """The enrolment under `independent`; the arguments are those of `choose_enrolment`.
+
+    The draw for a clip depends on its speaker's clips, its name and the split's shares of categories, and on no order.
+    """
+    numbers, shares = category_shares(categories if categories is not None else [""] * len(speakers))
+    clips = [np.zeros(0, np.int64)] * len(speakers)
+    short, only_ones = [], 0
+    for speaker, members in clips_by_speaker(speakers).items():
+        by_name = np.array(sorted(members.tolist(), key=lambda clip: files[clip]), np.int64)
+        for clip in [] if speaker == "" else members.tolist():
+            others = by_name[[samples[other] != samples[clip] for other in by_name]]
+            text = f"{ENROLMENT_SEED}\0{speaker}\0{files[clip]}".encode("utf-8", "surrogateescape")
+            seed = int.from_bytes(hashlib.sha256(text).digest()[:8])
+            generator = np.random.default_rng(seed)
+            clips[clip] = draw_by_category(generator.permutation(others), numbers, shares, shots, generator)
+            only_ones += len(others) > 0 and not (numbers[others] == numbers[clip]).any()
+        if min(len(clips[clip]) for clip in members) < shots:
+            short.append(speaker)
+    scored = np.ones(len(speakers), bool)
+    return Enrolment(clips, scored, short, protocol="independent", only_ones=only_ones if categories is not None else 0)
+
+
+def category_shares(categories: Sequence[str] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each clip's category, (clips,), and each category's share of the clips, (categories,)."""
+    _, numbers, counts = np.unique(np.asarray(categories), return_inverse=True, return_counts=True)
+    return numbers, counts / max(1, len(numbers))
+
+
+def draw_by_category(
+    candidates: np.ndarray, categories: np.ndarray, shares: np.ndarray, count: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Some of a person's clips, none twice: each time first a category by its share, at random, then its next clip.
+
+    A category of which the person has no clip, or none left, is passed over; the others keep their proportions.
+
+    Args:
+        candidates: (candidates,), indices of the clips to draw from, in an order that is random within a category.
+        categories: (clips,), number of each clip's category, see `category_shares`.
+        shares: (categories,), that decide how often a category is drawn.
+        count: clips to draw; where there are fewer, all are drawn.
+        generator: of random numbers.
+
+    Returns:
+        (count,) or fewer, in the order in which they were drawn: with a smaller `count` the first of them.
+    """
+    pools: dict[int, list[int]] = {}
+    for clip, category in zip(candidates.tolist(), categories[candidates].tolist(), strict=True):
+        pools.setdefault(category, []).append(clip)
+    names, drawn = sorted(pools), []
+    ends = list(accumulate(shares[names].tolist())) if names else []
+    for share in generator.random(min(count, len(candidates))).tolist():
+        place = min(bisect_right(ends, share * ends[-1]), len(ends) - 1)
+        pool = pools[names[place]]
+        drawn.append(pool.pop(0))
+        if not pool:
+            names.pop(place)
+            ends = list(accumulate(shares[names].tolist()))
+    return np.array(drawn, np.int64)
 
 
 def enrol_wrong_speakers(enrolment: Enrolment, speakers: Sequence[str] | np.ndarray) -> list[np.ndarray]:
-    """For each clip the clips that enrol another speaker: the next of those who enrol.
+    """For each clip the clips that enrol another speaker: the next of those who enrol, one for all clips of a speaker.
+
+    Under `independent`, where each clip has enrolment clips of its own, a speaker's first clip is enrolled as the other
+    speaker's first is, the second as the second, and so on in turn.
 
     Args:
         enrolment: of a split, in which two speakers or more enrol.
@@ -112,10 +212,33 @@ def enrol_wrong_speakers(enrolment: Enrolment, speakers: Sequence[str] | np.ndar
     Returns:
         For each clip the indices of those clips; empty where its own speaker does not enrol.
     """
-    enrolling = {name: enrolment.clips[clips[-1]] for name, clips in clips_by_speaker(speakers).items()}
-    names = [name for name, clips in enrolling.items() if len(clips)]
-    others = dict(zip(names, [*names[1:], *names[:1]], strict=True))
-    return [enrolling[others[name]] if name in others else np.zeros(0, np.int64) for name in map(str, speakers)]
+    members = clips_by_speaker(speakers)
+    drawn = enrolment.protocol == "independent"
+    lists = {name: [enrolment.clips[clip] for clip in (own if drawn else own[-1:])] for name, own in members.items()}
+    lists = {name: [one for one in own if len(one)] for name, own in lists.items()}
+    names = [name for name, own in lists.items() if own]
+    wrong = [np.zeros(0, np.int64)] * len(speakers)
+    for name, other in zip(names, [*names[1:], *names[:1]], strict=True):
+        for number, clip in enumerate(members[name]):
+            wrong[clip] = lists[other][number % len(lists[other])]
+    return wrong
+
+
+def permute_enrolment(enrolment: Enrolment) -> list[np.ndarray]:
+    """For each clip the clips that enrol another clip, at random: the profiles are permuted among all clips.
+
+    Most are of other persons.
+    What a system gains by them it does not owe to who speaks.
+
+    Returns:
+        For each clip the indices of those clips, but for the clip itself; empty where its own speaker does not enrol.
+    """
+    enrolled = np.array([clip for clip, own in enumerate(enrolment.clips) if len(own)], np.int64)
+    order = np.random.default_rng(ENROLMENT_SEED).permutation(enrolled)
+    permuted = [np.zeros(0, np.int64)] * len(enrolment.clips)
+    for clip, other in zip(order.tolist(), np.roll(order, 1).tolist(), strict=True):
+        permuted[clip] = enrolment.clips[other][enrolment.clips[other] != clip]
+    return permuted
 
 
 @dataclass(frozen=True)
@@ -139,8 +262,8 @@ def plan_encodings(lists: Sequence[np.ndarray], frames: np.ndarray, protocol: st
     Args:
         lists: for each speaker the indices of the clips that enrol them; a list may be empty.
         frames: (clips,), lengths of the clips.
-        protocol: published: each clip is filled with zeros, 0 dB, to the longest of its list. strict, or None for model
-            files that name none: clips stay as long as they are.
+        protocol: published: each clip is filled with zeros, 0 dB, to the longest of its list. Another, or None for
+            model files that name none: clips stay as long as they are.
 
     >>> plan_encodings([np.array([0, 1]), np.array([1])], np.array([3, 5]), "published").frames.tolist()
     [5, 5]

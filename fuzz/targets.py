@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from exvo import corpora
-from exvo.config import SPLITS, FeatureConfig
+from exvo.config import PROTOCOLS, SPLITS, FeatureConfig
 from exvo.corpora.audit import audit
 from exvo.errors import InputError
 from exvo.evaluation import submission
@@ -194,7 +194,7 @@ class Checkpoints(Target):
         """A network that can be asked."""
         checkpoint = load_checkpoint(self.folder / "best.safetensors")
         network = checkpoint.network
-        require(checkpoint.protocol in (None, "published", "strict"), "another protocol")
+        require(checkpoint.protocol in (None, *PROTOCOLS), "another protocol")
         require(checkpoint.temperature is None or 0 < checkpoint.temperature < math.inf, "another temperature")
         clip = torch.zeros(1, network.min_frames, FEATURES.bands)
         with torch.inference_mode():

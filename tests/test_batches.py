@@ -93,7 +93,7 @@ def test_enrolment_clips_come_with_their_log_mels_labels_and_speakers(itself: bo
             for clip, own in zip(batch.index, batch.enrolment_index, strict=True):
                 assert {"qpqpqpp"[other] for other in own} == {"qpqpqpp"[clip]}
                 assert itself or clip not in own
-            assert batch.groups is None
+            assert batch.enrols is None
             firsts |= set((batch.enrolment[batch.enrolment_index == 6][:, 0, 0] + 5000 - 6000).int().tolist())
     assert min(firsts) < 5 < 65 < max(firsts)  # enrolment clips are cropped at random places too
 
@@ -103,17 +103,22 @@ def test_clips_that_enrol_each_other_share_a_batch() -> None:
     clips = make_clips([30] * 22, speakers=speakers)
     batches = list(training_batches(clips, 9, 0, 1, Draw(2, itself=False, shared=True), frames=20))
     assert sorted(np.concatenate([batch.index for batch in batches])) == list(range(22))
-    groups = []
+    groups: list[np.ndarray] = []
+    per_batch = []
     for batch in batches:
         assert batch.enrolment is None
-        assert batch.groups is not None
-        numbers = batch.groups.numpy()
-        np.testing.assert_array_equal(np.unique(numbers), np.arange(numbers.max() + 1))
-        groups += [batch.index[numbers == number] for number in range(numbers.max() + 1)]
+        assert batch.enrols is not None
+        assert batch.enrols.dtype == torch.float32
+        others = batch.enrols.numpy()
+        alike = others + np.eye(len(others))  # all clips of a group enrol each other, and none itself
+        firsts = [number for number, row in enumerate(alike) if row.argmax() == number]
+        groups += [batch.index[alike[first] == 1] for first in firsts]
+        per_batch.append(len(firsts))
+        np.testing.assert_array_equal(alike @ alike, alike.sum(axis=1)[:, None] * alike)
         np.testing.assert_array_equal(clip_of(batch.log_mel), batch.index)
     assert all(len({speakers[clip] for clip in group}) == 1 for group in groups)
     assert sorted(map(len, groups)) == [2, 3, 3, 3, 3, 4, 4]  # nine in threes, four, two, seven as three and four
-    assert [int(batch.groups.max()) + 1 for batch in batches] == [3, 3, 1]  # three groups of three are nine clips
+    assert per_batch == [3, 3, 1]  # three groups of three are nine clips
 
 
 @pytest.mark.parametrize("draw", [Draw(2, True, False), Draw(2, False, False), Draw(2, False, True)], ids=str)
@@ -128,7 +133,7 @@ def test_draws_are_a_function_of_seed_and_epoch(draw: Draw) -> None:
         return all((a is None and b is None) or np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
 
     names = ["index", "log_mel", "labels", "speakers"]
-    names += ["groups"] if draw.shared else ["enrolment_index", "enrolment", "enrolment_labels"]
+    names += ["enrols"] if draw.shared else ["enrolment_index", "enrolment", "enrolment_labels"]
     first = epoch(0, 1)
     np.random.random(3)  # noqa: NPY002 - the state of the global generator must not matter
     assert all(same(first, epoch(0, 1), name) for name in names)
@@ -143,7 +148,7 @@ def test_enrolment_leaves_order_and_crops_as_they_are() -> None:
     enrolled = list(training_batches(clips, 2, 0, 1, Draw(5, True, False), frames=20))
     for one, other in zip(plain, enrolled, strict=True):
         np.testing.assert_array_equal(one.log_mel, other.log_mel)
-        assert one.enrolment_index is one.enrolment is one.groups is None
+        assert one.enrolment_index is one.enrolment is one.enrols is None
 
 
 def test_some_of_the_clips() -> None:

@@ -68,6 +68,23 @@ def test_draws_are_of_the_right_or_of_one_wrong_speaker_and_never_the_clip_itsel
         assert all(len(found) == 1 and speaker not in found for speaker, found in others.items())
 
 
+def test_draws_by_the_shares_of_categories() -> None:
+    """Of the right and of a wrong speaker, never the clip itself, whose category is as frequent as the other."""
+    speakers = np.repeat([f"s{number:02}" for number in range(40)], 12)
+    categories = np.tile(["x", "x", "x", "y", "y", "y"], 80)
+    for wrong in (False, True):
+        drawn = draw_others(speakers, 2, wrong, np.random.default_rng(0), categories)
+        index = np.stack(drawn)
+        assert all(len(set(own)) == 2 for own in index.tolist())
+        assert (index != np.arange(len(speakers))[:, None]).all()
+        assert ((speakers[index] == speakers[:, None]).all(), (speakers[index] != speakers[:, None]).all()) == (
+            not wrong,
+            wrong,
+        )
+        own = (categories[index] == categories[:, None]).mean()
+        assert own == pytest.approx(0.5, abs=0.065)  # four standard deviations of 960 draws
+
+
 @pytest.mark.parametrize("protocol", ["strict", "published"])
 @pytest.mark.parametrize("fusion", list(FUSIONS))
 def test_kept_embeddings_give_the_numbers_of_predict(fusion: str, protocol: str) -> None:

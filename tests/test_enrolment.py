@@ -7,11 +7,14 @@ import pytest
 
 from exvo.enrolment import (
     Draw,
+    Enrolment,
     choose_enrolment,
     clips_by_speaker,
+    draw_by_category,
     draw_clips,
     draw_groups,
     enrol_wrong_speakers,
+    permute_enrolment,
     plan_encodings,
 )
 
@@ -161,3 +164,109 @@ def test_encodings_by_hand() -> None:
     nobody = plan_encodings([np.zeros(0, np.int64)] * 2, np.zeros(0), "published")
     assert (len(nobody.clips), [one.tolist() for one in nobody.rows]) == (0, [[], []])
     assert plan_encodings([], frames, "published").rows == []
+
+
+def independent(
+    speakers: list[str], shots: int, categories: list[str] | None, recordings: list[str] | None = None
+) -> Enrolment:
+    files = [f"{number}.wav" for number in range(len(speakers))]
+    return choose_enrolment(speakers, "independent", shots, recordings, files, categories)
+
+
+def test_independent_protocol_by_its_rules() -> None:
+    speakers = [*SPEAKERS, *["d"] * 30]
+    categories = [*"xyxyxyxyx", *["x", "y", "z"] * 10]
+    found = independent(speakers, 4, categories)
+    assert found.scored.all()
+    assert (found.short, found.copies, found.protocol) == (["", "a", "b", "c"], 0, "independent")
+    for clip, own in enumerate(found.clips):
+        there = 0 if speakers[clip] == "" else speakers.count(speakers[clip]) - 1
+        assert len(set(own.tolist())) == len(own) == min(4, there)
+        assert clip not in own
+        assert all(speakers[other] == speakers[clip] for other in own)
+    # of a's clips 0, 2, 5, 7 the first two are x, of b's 1 and 4 one is y and one x
+    assert found.only_ones == 2
+    fewer = independent(speakers, 2, categories)  # with fewer clips the first of them
+    assert all(own[:2].tolist() == few.tolist() for own, few in zip(found.clips, fewer.clips, strict=True))
+    without = independent(speakers, 4, None)
+    assert without.only_ones == 0
+    assert [len(own) for own in without.clips] == [len(own) for own in found.clips]
+
+
+def test_a_copy_does_not_enrol_its_clip_under_independent() -> None:
+    found = independent(["a", "a", "a", "b", "b"], 8, None, ["1", "1", "2", "3", "3"])
+    assert [own.tolist() for own in found.clips[:2]] == [[2], [2]]
+    assert sorted(found.clips[2].tolist()) == [0, 1]
+    assert [own.tolist() for own in found.clips[3:]] == [[], []]
+    assert found.short == ["a", "b"]
+
+
+def test_independent_draws_depend_neither_on_other_speakers_nor_on_the_order() -> None:
+    rng = np.random.default_rng(0)
+    table = [(f"{number:03}.wav", f"s{number % 7}", "xyz"[number // 7 % 3]) for number in range(105)]
+
+    def drawn(rows: list[tuple[str, str, str]]) -> dict[str, list[str]]:
+        files, speakers, categories = map(list, zip(*rows, strict=True))
+        found = choose_enrolment(speakers, "independent", 3, None, files, categories)
+        return {file: [files[clip] for clip in own] for file, own in zip(files, found.clips, strict=True)}
+
+    every = drawn(table)
+    assert drawn([table[number] for number in rng.permutation(105)]) == every
+    some = drawn([row for row in table if row[1] in ("s1", "s4")])
+    assert some == {file: every[file] for file in some}
+    assert len({tuple(own) for own in every.values()}) > 90  # each clip has a draw of its own
+
+
+def test_under_independent_the_own_category_is_as_frequent_as_any() -> None:
+    """Over 400 speakers with three clips of each of ten categories; the clips that are left have it less often."""
+    speakers = np.repeat([f"s{number:03}" for number in range(400)], 30).tolist()
+    categories = [str(number // 3 % 10) for number in range(len(speakers))]
+    files = [f"{number}.wav" for number in range(len(speakers))]
+    rng = np.random.default_rng(0)
+    others = np.stack([rng.choice(np.delete(np.arange(30), clip % 30), 2, replace=False) for clip in range(12_000)])
+    drawn = np.stack(choose_enrolment(speakers, "independent", 2, None, files, categories).clips)
+    numbers = np.array(categories)
+    own = (numbers[drawn] == numbers[:, None]).mean()
+    spread = (0.1 * 0.9 / drawn.size) ** 0.5
+    assert abs(own - 0.1) < 4 * spread  # standard deviations of a binomial share
+    left = (numbers[others + np.arange(12_000)[:, None] // 30 * 30] == numbers[:, None]).mean()
+    assert left < 0.1 - 8 * spread  # 2 of 29
+    shares = np.bincount(numbers[drawn].ravel().astype(int)) / drawn.size
+    np.testing.assert_allclose(shares, 0.1, atol=4 * spread)
+
+
+def test_clips_are_drawn_by_the_shares_of_their_categories() -> None:
+    categories = np.array([0] * 6 + [1] * 2 + [2])
+    shares = np.array([0.5, 0.2, 0.1, 0.2])  # the person has no clip of the last
+    candidates = np.arange(9)
+    rng = np.random.default_rng(0)
+    first = np.concatenate(
+        [draw_by_category(rng.permutation(candidates), categories, shares, 1, rng) for _ in range(4000)]
+    )
+    found = np.bincount(categories[first]) / len(first)
+    np.testing.assert_allclose(found, [5 / 8, 2 / 8, 1 / 8], atol=0.03)  # four standard deviations
+    np.testing.assert_allclose(np.bincount(first)[:6] / len(first), 5 / 8 / 6, atol=0.02)
+    every = draw_by_category(candidates, categories, shares, 20, rng)
+    assert sorted(every) == list(range(9))
+    assert [clip for clip in every.tolist() if clip < 6] == list(range(6))  # in their order
+    assert len(draw_by_category(candidates[:0], categories, shares, 3, rng)) == 0
+
+
+def test_wrong_speakers_and_permuted_clips_under_independent() -> None:
+    speakers = [*["a"] * 5, "b", *["c"] * 3, "", *["d"] * 4]
+    found = independent(speakers, 2, None)
+    wrong = enrol_wrong_speakers(found, speakers)
+    others = {"a": "c", "c": "d", "d": "a"}
+    for clip, own in enumerate(wrong):
+        assert {speakers[other] for other in own} == ({others[speakers[clip]]} if speakers[clip] in others else set())
+    assert [own.tolist() for own in wrong[:5]] == [found.clips[clip].tolist() for clip in (6, 7, 8, 6, 7)]
+    permuted = permute_enrolment(found)
+    assert all(clip not in own for clip, own in enumerate(permuted))
+    given = sorted(tuple(own.tolist()) for own in found.clips if len(own))
+    assert sum(len(own) > 0 for own in permuted) == len(given)
+    whole = [tuple(own.tolist()) for own in permuted if len(own) == 2]
+    assert set(whole) <= set(given)
+    assert len(whole) >= len(given) - 4
+    assert any(own.tolist() != mine.tolist() for own, mine in zip(permuted, found.clips, strict=True))
+    none = independent(["a", "b"], 2, None)
+    assert [own.tolist() for own in permute_enrolment(none)] == [[], []]

@@ -246,6 +246,37 @@ def test_enrolment_says_whether_the_speaker_matters(noise: float, told: str) -> 
     assert numbers.loc["typical", ["right_over_it", "lo_difference", "hi_difference"]].tolist() == [0, 0, 0]
 
 
+def test_enrolment_shows_every_row_with_its_spread_over_speakers() -> None:
+    right, rng = table(), np.random.default_rng(5)
+    noisy = {}
+    for name, noise in (("permuted", 0.4), ("typical", 0.2), ("wrong", 0.3), ("corrected", 0.05)):
+        noisy[name] = right.copy()
+        for emotion in FEWSHOT.targets:
+            noisy[name][f"prediction.{emotion}"] += noise * rng.normal(size=len(right))
+    shown = section(made(right, enrolled=noisy), "Enrolment")
+    numbers = shown.numbers.set_index("enrolment")
+    assert numbers.index.tolist() == ["right", "corrected", "typical", "wrong", "permuted"]
+    assert set(numbers["metric"]) == {"emotion_ccc"}
+    for name, predictions in (noisy | {"right": right}).items():
+        of = [scoring.score_epoch(own, FEWSHOT)["emotion_ccc"] for _, own in predictions.groupby("speaker")]
+        assert numbers.loc[name, "speaker_mean"] == pytest.approx(np.mean(of))
+        assert numbers.loc[name, "speaker_std"] == pytest.approx(np.std(of))
+        assert numbers.loc[name, "lowest_tenth"] == pytest.approx(np.mean(sorted(of)[: -(-len(of) // 10)]))
+    assert "over shares corrected without training: the fusion does more than that correction." in shown.text[1]
+    assert [column.title for column in shown.table[-3:]] == ["mean over speakers", "std over speakers", "lowest tenth"]
+
+
+def test_a_plain_systems_corrected_shares_stand_beside_its_own() -> None:
+    right = table()
+    shown = section(made(right, enrolled={"corrected": right}), "Enrolment")
+    assert shown.text == []
+    assert shown.table[0].cells == [
+        "none (the system takes no enrolment)",
+        "none, shares corrected by the speaker's clips",
+    ]
+    assert shown.numbers["right_over_it"].tolist() == [0, 0]
+
+
 def test_the_decile_sentence() -> None:
     row = {"value": 0.1, "lo_by_speaker": 0.05, "hi_by_speaker": 0.2, "n": 2}
     worse, no_worse = (decile_sentence(row, 20, Chance(0.2, low, 0.25)) for low in (0.15, 0.05))

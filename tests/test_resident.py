@@ -21,7 +21,14 @@ from exvo.training.optimizers import make_optimizer
 
 from helpers.networks import TASK, config, make_network
 
-DRAWS = [None, Draw(2, True, False), Draw(3, False, False), Draw(2, False, True)]
+DRAWS = [
+    None,
+    Draw(2, True, False),
+    Draw(3, False, False),
+    Draw(2, False, True),
+    Draw(2, False, True, 4),
+    Draw(2, False, True, 3, 2),
+]
 every_draw = pytest.mark.parametrize("draw", DRAWS, ids=str)
 
 

@@ -62,7 +62,7 @@ class Batch:
         enrolment_index: (batch, shots), indices of the clips that enrol each clip.
         enrolment: (batch, shots, frames, bands), dB, of the clips that enrol.
         enrolment_labels: (batch, shots, labels), of the clips that enrol.
-        enrols: (batch, batch), row i is 1 at each clip of the batch that enrols clip i, else 0.
+        enrols: (batch, batch), float32: in the row of a clip 1 at each clip that enrols it, else 0.
     """
 
     log_mel: Tensor

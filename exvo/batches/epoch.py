@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from exvo.batches.clips import Batch, Clips, first_frames, write_frames
+from exvo.batches.people import draw_enrols, draw_people, fill_batches
 from exvo.config import CROP_FRAMES
 from exvo.enrolment import Draw, draw_clips, draw_groups
 
@@ -42,9 +43,12 @@ def training_order(
 ) -> list[list[np.ndarray]]:
     """The batches of an epoch, each a list of groups of clips' indices.
 
-    Where clips enrol each other, the clips of a group do, and a batch has several groups; elsewhere it has one group.
-    If a single clip is left over, it joins the batch before it, because the CCC of one clip is undefined.
+    Where clips enrol each other, those of a group do, and a batch has several groups; elsewhere it has one group. A
+    single clip that is left over joins the batch before it, because the CCC of one clip is undefined.
     """
+    if draw is not None and draw.people:
+        categories = clips.labels[:, : draw.categories].argmax(axis=1) if draw.categories else None
+        return fill_batches(draw_people(clips.speakers, categories, draw.people, generator), batch_size)
     if draw is not None and draw.shared:
         size = draw.shots + 1
         groups = draw_groups(clips.speakers, size, generator)
@@ -64,14 +68,14 @@ class DrawnBatch:
     Attributes:
         index: (batch,), indices of the clips.
         places: (batch,), 0-1: where their crops begin.
-        groups: (batch,), clips with the same number enrol each other.
+        enrols: (batch, batch), see `Batch`.
         enrolment_index: (batch, shots), see `Batch`.
         enrolment_places: (batch, shots), 0-1: where the crops of the clips that enrol begin.
     """
 
     index: np.ndarray
     places: np.ndarray
-    groups: np.ndarray | None = None
+    enrols: np.ndarray | None = None
     enrolment_index: np.ndarray | None = None
     enrolment_places: np.ndarray | None = None
 
@@ -79,18 +83,21 @@ class DrawnBatch:
 def draw_epoch(clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw | None) -> Iterator[DrawnBatch]:
     """The batches of an epoch: all clips once, in random order. They depend on nothing but the arguments.
 
-    Where clips enrol each other, a batch holds whole groups of a speaker's clips, and about `batch_size` clips.
+    Where clips enrol each other, a batch holds whole groups of a speaker's clips, and about `batch_size` clips. In
+    batches of people (`draw_people`) a clip may occur more than once in an epoch, each time as another crop, or not at
+    all.
     """
     order, crop, enrol, enrol_crop = (
         np.random.default_rng([seed, epoch, purpose]) for purpose in (ORDER, CROP, ENROL, ENROL_CROP)
     )
-    places = crop.random(len(clips))
+    people = draw is not None and draw.people > 0
+    places = np.zeros(0) if people else crop.random(len(clips))
     enrolment_index = draw_clips(clips.speakers, draw, enrol) if draw is not None and not draw.shared else None
     for groups in training_order(clips, batch_size, order, draw):
         index = np.concatenate(groups)
-        batch = DrawnBatch(index, places[index])
+        batch = DrawnBatch(index, crop.random(len(index)) if people else places[index])
         if draw is not None and draw.shared:
-            batch = replace(batch, groups=np.repeat(np.arange(len(groups)), [len(group) for group in groups]))
+            batch = replace(batch, enrols=draw_enrols([len(group) for group in groups], draw.people, enrol))
         elif enrolment_index is not None:
             enrolling = enrolment_index[index]
             batch = replace(batch, enrolment_index=enrolling, enrolment_places=enrol_crop.random(enrolling.shape))
@@ -103,12 +110,6 @@ def speaker_numbers(clips: Clips) -> Tensor | None:
     return torch.from_numpy(numbers) if len(numbers) else None
 
 
-def enrols_within(groups: Tensor) -> Tensor:
-    """`Batch.enrols` where all clips of a group enrol each other; `groups` is (batch,)."""
-    same = groups[:, None] == groups
-    return same.fill_diagonal_(False).float()
-
-
 def training_batches(
     clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw | None = None, frames: int = CROP_FRAMES
 ) -> Iterator[Batch]:
@@ -118,7 +119,7 @@ def training_batches(
         index, enrolling, places = drawn.index, drawn.enrolment_index, drawn.enrolment_places
         labels = torch.from_numpy(clips.labels[index]).float()
         speakers = None if numbers is None else numbers[index]
-        enrols = None if drawn.groups is None else enrols_within(torch.from_numpy(drawn.groups))
+        enrols = None if drawn.enrols is None else torch.from_numpy(drawn.enrols)
         batch = Batch(crops(clips, index, drawn.places, frames), labels, index, speakers, enrols=enrols)
         if enrolling is not None and places is not None:
             enrolment = crops(clips, enrolling.ravel(), places.ravel(), frames)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from exvo.batches.clips import Batch, Clips, first_frames
-from exvo.batches.epoch import DrawnBatch, draw_epoch, enrols_within, speaker_numbers
+from exvo.batches.epoch import DrawnBatch, draw_epoch, speaker_numbers
 from exvo.config import CROP_FRAMES, FeatureConfig
 from exvo.enrolment import Draw
 
@@ -33,17 +33,15 @@ class DeviceCrops:
         clips: (crops,), indices of the clips.
         rows: (crops,), rows of the crops' first frames in `ResidentClips.log_mels`.
         frames: (crops,), frames of the clip from there on.
-        groups: (crops,), see `DrawnBatch`; without meaning where clips don't enrol each other.
     """
 
     clips: Tensor
     rows: Tensor
     frames: Tensor
-    groups: Tensor
 
     def part(self, start: int, stop: int) -> DeviceCrops:
         """The crops from `start` up to `stop`."""
-        return DeviceCrops(*(each[start:stop] for each in (self.clips, self.rows, self.frames, self.groups)))
+        return DeviceCrops(*(each[start:stop] for each in (self.clips, self.rows, self.frames)))
 
 
 class ResidentClips:
@@ -80,14 +78,15 @@ class ResidentClips:
         """
         drawn_batches = list(draw_epoch(self.clips, batch_size, seed, epoch, draw))
         main, enrolling = self._upload(drawn_batches, frames), self._upload_enrolment(drawn_batches, frames)
+        enrols = self._upload_enrols(drawn_batches)
         start = 0
         for drawn in drawn_batches:
             stop = start + len(drawn.index)
             chosen = main.part(start, stop)
             speakers = None if self.speakers is None else self.speakers[chosen.clips]
             batch = Batch(self._crops(chosen, frames), self.labels[chosen.clips], drawn.index, speakers)
-            if drawn.groups is not None:
-                batch = replace(batch, enrols=enrols_within(chosen.groups))
+            if enrols:
+                batch = replace(batch, enrols=enrols.pop(0))
             if enrolling is not None and drawn.enrolment_index is not None:
                 shots = drawn.enrolment_index.shape[1]
                 chosen = enrolling.part(start * shots, stop * shots)
@@ -103,9 +102,16 @@ class ResidentClips:
     def _upload(self, batches: Sequence[DrawnBatch], frames: int) -> DeviceCrops:
         """The crops of an epoch's clips."""
         index = np.concatenate([batch.index for batch in batches])
-        groups = [batch.groups for batch in batches if batch.groups is not None]
-        places = np.concatenate([batch.places for batch in batches])
-        return self._upload_crops(index, places, np.concatenate(groups) if groups else np.zeros_like(index), frames)
+        return self._upload_crops(index, np.concatenate([batch.places for batch in batches]), frames)
+
+    def _upload_enrols(self, batches: Sequence[DrawnBatch]) -> list[Tensor]:
+        """Which clips of each batch enrol which, copied in one block; empty where clips don't enrol each other."""
+        enrols = [batch.enrols for batch in batches if batch.enrols is not None]
+        if not enrols:
+            return []
+        block = torch.from_numpy(np.concatenate([each.ravel() for each in enrols])).to(self.device)
+        parts = torch.split(block, [each.size for each in enrols])
+        return [part.view(each.shape) for each, part in zip(enrols, parts, strict=True)]
 
     def _upload_enrolment(self, batches: Sequence[DrawnBatch], frames: int) -> DeviceCrops | None:
         """The crops of an epoch's enrolment clips; None where none are drawn."""
@@ -113,13 +119,12 @@ class ResidentClips:
         places = [batch.enrolment_places.ravel() for batch in batches if batch.enrolment_places is not None]
         if not index:
             return None
-        clips = np.concatenate(index)
-        return self._upload_crops(clips, np.concatenate(places), np.zeros_like(clips), frames)
+        return self._upload_crops(np.concatenate(index), np.concatenate(places), frames)
 
-    def _upload_crops(self, index: np.ndarray, places: np.ndarray, groups: np.ndarray, frames: int) -> DeviceCrops:
-        """Crops, on the device, copied in one block; `index`, `places` and `groups` are (crops,)."""
+    def _upload_crops(self, index: np.ndarray, places: np.ndarray, frames: int) -> DeviceCrops:
+        """Crops, on the device, copied in one block; `index` and `places` are (crops,)."""
         firsts = first_frames(self.lengths[index], places, frames)
-        block = np.stack([index, self.starts[index] + firsts, self.lengths[index] - firsts, groups])
+        block = np.stack([index, self.starts[index] + firsts, self.lengths[index] - firsts])
         return DeviceCrops(*torch.from_numpy(block).to(self.device))
 
     def _crops(self, crops: DeviceCrops, frames: int) -> Tensor:

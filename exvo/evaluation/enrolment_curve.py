@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from exvo.enrolment import clips_by_speaker
+from exvo.enrolment import category_shares, clips_by_speaker, draw_by_category
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import bootstrap, interval
@@ -22,7 +22,13 @@ Predictor = Callable[[list[np.ndarray]], np.ndarray]
 """The outputs (clips, outputs) as a function of who enrols whom: for each clip the indices of its enrolment clips."""
 
 
-def draw_others(speakers: np.ndarray, shots: int, wrong: bool, generator: np.random.Generator) -> list[np.ndarray]:
+def draw_others(
+    speakers: np.ndarray,
+    shots: int,
+    wrong: bool,
+    generator: np.random.Generator,
+    categories: Sequence[str] | np.ndarray | None = None,
+) -> list[np.ndarray]:
     """For each clip the indices of enrolment clips drawn at random, never the clip itself.
 
     Args:
@@ -30,14 +36,19 @@ def draw_others(speakers: np.ndarray, shots: int, wrong: bool, generator: np.ran
         shots: enrolment clips; fewer are drawn where the speaker has fewer.
         wrong: whether the clips are another speaker's, the same one for all clips of a speaker.
         generator: of the draw.
+        categories: (clips,), by whose shares clips are drawn, see `draw_by_category`; None: each with the same chance.
     """
+    numbers, shares = category_shares(categories) if categories is not None else (None, None)
     clips_of = clips_by_speaker(speakers)
     names = generator.permutation(list(clips_of))
     other = dict(zip(names.tolist(), np.roll(names, 1).tolist(), strict=True))
     drawn = []
     for clip, speaker in enumerate(speakers.tolist()):
         choice = clips_of[other[speaker]] if wrong else clips_of[speaker][clips_of[speaker] != clip]
-        drawn.append(generator.choice(choice, min(shots, len(choice)), replace=False))
+        if numbers is None or shares is None:
+            drawn.append(generator.choice(choice, min(shots, len(choice)), replace=False))
+        else:
+            drawn.append(draw_by_category(generator.permutation(choice), numbers, shares, shots, generator))
     return drawn
 
 
@@ -61,7 +72,13 @@ def curve_clips(speakers: np.ndarray, rows: pd.DataFrame, task: Task) -> np.ndar
 
 
 def enrolment_curve(
-    outputs: Predictor, speakers: np.ndarray, rows: pd.DataFrame, task: Task, draws: int, seed: int = 0
+    outputs: Predictor,
+    speakers: np.ndarray,
+    rows: pd.DataFrame,
+    task: Task,
+    draws: int,
+    seed: int = 0,
+    categories: Sequence[str] | np.ndarray | None = None,
 ) -> pd.DataFrame:
     """The scores with 0, 1, 2, 4 and 8 enrolment clips of the right and of another speaker, over random draws.
 
@@ -76,6 +93,7 @@ def enrolment_curve(
         task: what the outputs are.
         draws: of which clips enrol, for each number of clips.
         seed: of the draws.
+        categories: (clips,), see `draw_others`.
 
     Returns:
         One row a metric, number of clips (`shots`) and `enrolment` (typical, right, wrong): value, std_draws, lo, hi;
@@ -97,7 +115,8 @@ def enrolment_curve(
                 values, total = [], 0.0 * typical.resamples
                 for draw in range(draws):
                     generator = np.random.default_rng([seed, shots, draw, enrolment == "wrong"])
-                    scores, samples = resamples(draw_others(speakers, shots, enrolment == "wrong", generator))
+                    drawn = draw_others(speakers, shots, enrolment == "wrong", generator, categories)
+                    scores, samples = resamples(drawn)
                     values.append(scores)
                     total = total + samples
                     bar.update()

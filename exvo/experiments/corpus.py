@@ -26,6 +26,9 @@ from exvo.tracking.artifacts import load_settings
 from exvo.tracking.lookup import Run
 from exvo.tracking.tags import DIGEST_TAG
 
+SHOTS_OF = {"published": "a speaker", "strict": "a speaker", "independent": "for each clip"}
+"""How each protocol counts the enrolment clips."""
+
 
 @dataclass(frozen=True)
 class Ready:
@@ -71,7 +74,12 @@ class Ready:
         """Who enrols whom among the readable clips of a split."""
         rows = self.rows(split)
         return choose_enrolment(
-            rows["speaker"].tolist(), protocol, shots, recordings(self.audio).to_numpy()[rows.index].tolist()
+            rows["speaker"].tolist(),
+            protocol,
+            shots,
+            recordings(self.audio).to_numpy()[rows.index].tolist(),
+            rows["file"].tolist(),
+            rows["category"].tolist() if self.corpus.categories else None,
         )
 
 
@@ -112,7 +120,7 @@ def require_usable_clips(ready: Ready, skip_unreadable: bool) -> None:
 def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> str:
     """The protocol of a split, and the speakers who can't enrol as it says; each line ends with a newline."""
     enrolment = ready.enrolment(split, protocol, shots)
-    lines = [f"{split} split: {protocol} protocol, {shots} enrolment clips a speaker"]
+    lines = [f"{split} split: {protocol} protocol, {shots} enrolment clips {SHOTS_OF[protocol]}"]
     speakers = [speaker for speaker in enrolment.short if speaker]
     if speakers:
         lines.append(f"{len(speakers)} speakers have too few clips and enrol with fewer: {listing(speakers)}")
@@ -122,12 +130,24 @@ def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> s
         lines.append(
             f"{enrolment.copies} clips are not scored: their audio is that of a clip that enrols their speaker"
         )
-    clips = ready.corpus.clips[ready.corpus.clips["split"] == split]
-    enrolling = choose_enrolment(clips["speaker"].tolist(), protocol, shots).clips  # if all were readable
-    rows = clips.iloc[sorted({int(place) for places in enrolling for place in places})]
-    unreadable = rows["file"][~rows.index.isin(ready.rows(split).index)]
-    if len(unreadable):
-        lines.append(f"unreadable enrolment clips, in whose place the speaker's next enrol: {listing(unreadable)}")
+    if enrolment.only_ones:
+        lines.append(
+            f"{enrolment.only_ones} of {len(enrolment.clips)} clips are the only one of their category by their "
+            "speaker, so the clips that enrol them are always of others: the draw is not independent there, and tells "
+            "a little about the category"
+        )
+    if protocol == "independent" and not ready.corpus.categories:
+        lines.append(
+            "the labels are intensities, so enrolment clips are drawn from all other clips of the speaker, each with "
+            "the same chance"
+        )
+    if protocol != "independent":
+        clips = ready.corpus.clips[ready.corpus.clips["split"] == split]
+        enrolling = choose_enrolment(clips["speaker"].tolist(), protocol, shots).clips  # if all were readable
+        rows = clips.iloc[sorted({int(place) for places in enrolling for place in places})]
+        unreadable = rows["file"][~rows.index.isin(ready.rows(split).index)]
+        if len(unreadable):
+            lines.append(f"unreadable enrolment clips, in whose place the speaker's next enrol: {listing(unreadable)}")
     return "".join(f"{line}\n" for line in lines)
 
 

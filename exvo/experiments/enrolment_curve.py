@@ -1,6 +1,7 @@
 """Scores a personalised run with 0 to 8 enrolment clips.
 
-They are 0, 1, 2, 4 and 8 clips, drawn at random: the speaker's, and another speaker's.
+They are 0, 1, 2, 4 and 8 clips, drawn at random (of a run under the independent protocol by the shares of their
+categories): the speaker's, and another speaker's.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def run(settings: CurveSettings) -> None:
         clips, rows = clips.take(places), rows.iloc[places]
         outputs = make_predictor(checkpoint.network, clips, settings.device, checkpoint.protocol)
         speakers = np.asarray(clips.speakers, dtype=str)
-        table = enrolment_curve(outputs, speakers, rows, task, settings.draws)
+        independent = training.protocol == "independent" and task.categories
+        categories = rows["category"].tolist() if independent else None
+        table = enrolment_curve(outputs, speakers, rows, task, settings.draws, categories=categories)
         runs.log_table(table, "enrolment/curve.csv")
         metrics = [scoring.headline(task), *(["category_accuracy"] if task.categories else [])]
         title = f"{training.model} on {ready.name}, {settings.split} split"

@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pandas as pd
 
+from exvo.batches.clips import Clips
 from exvo.config import EvaluateSettings, TrainSettings
 from exvo.devices import resolve_device
-from exvo.enrolment import EnrolmentSettings, enrol_wrong_speakers
+from exvo.enrolment import Enrolment, EnrolmentSettings, enrol_wrong_speakers, permute_enrolment
 from exvo.errors import InputError
 from exvo.evaluation import scoring
+from exvo.evaluation.correction import correct_shares, correction_power
 from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reopen
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import predict_enrolments
@@ -113,21 +115,18 @@ def evaluate(
     rows = ready.rows(split)
     if rows.empty:
         raise InputError(f"The corpus {ready.corpus.name} has no readable clips in its {split} split.")
-    network, task = checkpoint.network, checkpoint.task
+    task = checkpoint.task
     clips = ready.clips(split, task, settings.fill)
     enrolment = ready.enrolment(split, settings.protocol, settings.shots)
-    if network.personalised or settings.protocol == "strict":
+    if checkpoint.network.personalised or settings.protocol == "strict" or corrects(task, enrolment):
         print(describe_enrolment(ready, split, settings.protocol, settings.shots), end="")
     log_copies(enrolment, split)
-    enrolments: dict[str, Sequence[np.ndarray] | None] = {"right": enrolment.clips}
-    enrolling = {speaker for speaker, places in zip(clips.speakers, enrolment.clips, strict=True) if len(places)}
-    if network.personalised and len(enrolling) > 1:
-        enrolments |= {"typical": None, "wrong": enrol_wrong_speakers(enrolment, clips.speakers)}
-    device, protocol = settings.device, checkpoint.protocol
-    outputs = predict_enrolments(network, clips, device, list(enrolments.values()), None, split, protocol)
+    outputs = enrolled_outputs(checkpoint, clips, enrolment, settings.device, split)
     tables = {
-        name: task.table(rows, output, enrolment.scored) for name, output in zip(enrolments, outputs, strict=True)
+        name: task.table(rows, output, enrolment.scored, checkpoint.temperature) for name, output in outputs.items()
     }
+    for name in tables.keys() - {"right"}:
+        runs.log_table(tables[name], f"enrolment/{split}-{name}.parquet")
     scored = log_scores(tables.pop("right"), task, split, settings.model, ready)
     if scored is None:
         return
@@ -146,6 +145,46 @@ def evaluate(
     )
     runs.log_page(f"report/{split}", report_page(scored.predictions, scored.scores, task, about))
     print(f"report of the run: the artifact report/{split}.html")
+
+
+def enrolled_outputs(
+    checkpoint: Checkpoint, clips: Clips, enrolment: Enrolment, device: str, progress: str
+) -> dict[str, np.ndarray]:
+    """The outputs of a network for a split by who enrols: each (clips, outputs).
+
+    Args:
+        checkpoint: of the network.
+        clips: of the split.
+        enrolment: who enrols whom.
+        device: cpu or cuda.
+        progress: label of the progress bar.
+
+    Returns:
+        `right`, as the protocol has it (of a plain system: without enrolment). For a personalised system, where two
+        speakers or more enrol, also `typical` (nobody enrols), `wrong` (another speaker's clips) and `permuted` (those
+        that enrol a clip at random). Where `corrects`, `corrected`: without enrolment, but its shares are corrected.
+    """
+    network, task = checkpoint.network, checkpoint.task
+    enrolments: dict[str, Sequence[np.ndarray] | None] = {"right": enrolment.clips}
+    enrolling = {speaker for speaker, places in zip(clips.speakers, enrolment.clips, strict=True) if len(places)}
+    if network.personalised and len(enrolling) > 1:
+        wrong, permuted = enrol_wrong_speakers(enrolment, clips.speakers), permute_enrolment(enrolment)
+        enrolments |= {"typical": None, "wrong": wrong, "permuted": permuted}
+    lists = list(enrolments.values())
+    outputs = predict_enrolments(network, clips, device, lists, None, progress, checkpoint.protocol)
+    named = dict(zip(enrolments, outputs, strict=True))
+    plain = named.get("typical" if network.personalised else "right")
+    if plain is not None and corrects(task, enrolment):
+        powers = [correction_power(len(own)) for own in enrolment.clips]
+        shares = correct_shares(task.shares(plain, checkpoint.temperature), enrolment.clips, powers)
+        logits = np.log(np.maximum(shares, np.finfo(np.float64).tiny))
+        named["corrected"] = logits * (checkpoint.temperature or 1.0)
+    return named
+
+
+def corrects(task: Task, enrolment: Enrolment) -> bool:
+    """Whether there are shares to correct, and clips that enrol to correct them by."""
+    return task.objective == "cross-entropy" and any(map(len, enrolment.clips))
 
 
 def commands(trained: Trained, split: str, settings: TrainSettings) -> str:

@@ -183,7 +183,7 @@ def train(
     runs.keep_run()
     if isinstance(ready.extractor, Encoder):
         carry(ready.extractor, ready.store.folder / ENCODER, best_file)
-    config = training_config(settings, system, network)
+    config = training_config(settings, system, task, network)
     try:
         best = fit(network, task, clips, config, held_out.validate, save_best, on_epoch, states)
     except TrainingError as error:
@@ -234,13 +234,14 @@ def known_speakers(ready: Ready) -> Ready:
 
 
 def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: SystemConfig) -> Clips:
-    """The training split; where a clip must not enrol itself, without the speakers who have only one.
+    """The training split; where every clip needs another that enrols it, without the speakers who have only one.
 
     Raises:
         InputError: fewer than two clips are left.
     """
     clips = ready.clips("train", task, settings.fill)
-    if system.enrolment == "none" or (settings.protocol == "published" and system.enrolment != "shared"):
+    enrols_itself = settings.protocol == "published" and system.enrolment != "shared"
+    if system.enrolment == "none" or system.people or enrols_itself:
         return clips
     counts = ready.rows("train")["speaker"].value_counts()
     lone = sorted(counts.index[counts == 1])
@@ -297,12 +298,17 @@ def parents_command(settings: TrainSettings, parent: str) -> str:
     return command_line("train", asdict(settings) | {"model": parent} | same)
 
 
-def training_config(settings: TrainSettings, system: SystemConfig, network: Network) -> TrainingConfig:
-    """How to train, from options without `auto`; crops are as long as the system says, or whole features of clips."""
+def training_config(settings: TrainSettings, system: SystemConfig, task: Task, network: Network) -> TrainingConfig:
+    """How to train, from options without `auto`; crops are as long as the system says, or whole features of clips.
+
+    People's clips are drawn by the shares of the task's categories.
+    """
     assert settings.epochs is not None
     assert settings.batch_size is not None
     assert settings.learning_rate is not None
-    draw = Draw(settings.shots, settings.protocol == "published", system.enrolment == "shared")
+    categories = len(task.targets) if task.categories else 0
+    itself, shared = settings.protocol == "published", system.enrolment == "shared"
+    draw = Draw(settings.shots, itself, shared, system.people, categories)
     inputs = network.arguments["inputs"]
     return TrainingConfig(
         settings.epochs,

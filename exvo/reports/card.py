@@ -13,8 +13,17 @@ from exvo.evaluation.enrolment_curve import SHOTS
 from exvo.evaluation.groups import group_scores
 from exvo.evaluation.pairwise import Scored
 from exvo.evaluation.results import TRAINING
-from exvo.evaluation.scoring import LOWEST_DECILE, MEAN_CCC, WORST_COUNTRY, few_speakers, scorable, statistics
-from exvo.reports.enrolment_curve import curve_conclusion, enrolment_conclusion
+from exvo.evaluation.scoring import (
+    LOWEST_DECILE,
+    MEAN_CCC,
+    WORST_COUNTRY,
+    few_speakers,
+    headline,
+    scorable,
+    statistics,
+)
+from exvo.reports.enrolment import enrolment_conclusion
+from exvo.reports.enrolment_curve import curve_conclusion
 from exvo.reports.sentences import few_speakers_sentence
 from exvo.reports.tables import Column, interval_texts, markdown, number_texts
 from exvo.text import SYNTHETIC, default_text, listing, slug
@@ -62,8 +71,7 @@ class CardFacts:
         best_epoch: whose weights these are.
         validation: its predictions of val.
         scores: by split, as `scoring.score` gives them; test where the run was evaluated on it.
-        enrolment: the split and the table of what enrolment is worth (`enrolment_curve.enrolment_section`), if there is
-            one.
+        enrolment: the split and the table of what enrolment is worth (`reports.enrolment`), if there is one.
         curve: the same of the newest `enrolment-curve` (`evaluation.enrolment_curve`).
         tested_otherwise: whether test was scored, but only under another protocol or number of enrolment clips.
     """
@@ -212,6 +220,7 @@ def enrolment(facts: CardFacts) -> list[str]:
     rules = {
         "published": "a speaker's first clips in file order enrol and are scored too",
         "strict": "a speaker's first clips in file order enrol and are not scored; a clip never enrols itself",
+        "independent": "for each clip others of its speaker are drawn, whatever its category is; all clips are scored",
     }
     if not personalised(facts):
         clips = f" ({shots} clips)" if protocol == "strict" else ""
@@ -219,15 +228,17 @@ def enrolment(facts: CardFacts) -> list[str]:
     sentences = f"Protocol {protocol}, {shots} clips a speaker: {rules[protocol]}."
     if facts.enrolment is None and facts.curve is not None:
         split, table = facts.curve
+        metric = headline(facts.validation.task)
         measured = shots if shots in set(table["shots"]) else SHOTS[1]
-        sentences += f" On {split}, with clips drawn at random, {curve_conclusion(table, MEAN_CCC, measured)}"
+        sentences += f" On {split}, with clips drawn at random, {curve_conclusion(table, metric, measured)}"
     elif facts.enrolment is None:
         sentences += " Whether it is the speaker that helps has not been measured: run `evaluate`, then `register`."
     else:
         split, table = facts.enrolment
         (wrong,) = table[table["enrolment"] == "wrong"].to_dict("records")
         difference = (wrong[name] for name in ("right_over_it", "lo_difference", "hi_difference"))
-        score = f"{MEAN_CCC} with the speaker's own clips"
+        known = table["metric"].iloc[0] if "metric" in table else MEAN_CCC  # tables of early versions don't say
+        score = f"{known} with the speaker's own clips"
         sentences += f" On {split}, {enrolment_conclusion(score, *difference)}"
     return ["## Enrolment", sentences]
 

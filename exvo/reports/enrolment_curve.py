@@ -1,20 +1,15 @@
-"""What enrolment is worth, in words and pictures."""
+"""The enrolment curve in words and pictures."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
-from exvo.evaluation import scoring
-from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.evaluation.enrolment_curve import SHOTS
-from exvo.evaluation.groups import CLIP, SPEAKER
+from exvo.reports.enrolment import enrolment_conclusion
 from exvo.reports.page import BLUE, ORANGE, WIDE, Page, Picture, Section, axes, make_picture
 from exvo.reports.tables import Column, interval_texts, number_texts
-from exvo.tasks import Task
 
 
 def curve_conclusion(curve: pd.DataFrame, metric: str, shots: int = 2) -> str:
@@ -28,64 +23,6 @@ def curve_conclusion(curve: pd.DataFrame, metric: str, shots: int = 2) -> str:
     row = curve[(curve["metric"] == metric) & (curve["shots"] == shots) & (curve["enrolment"] == "right")].iloc[0]
     difference = (row[f"right_over_wrong{end}"] for end in ("", "_lo", "_hi"))
     return enrolment_conclusion(f"{metric} with {shots} clips of the right speaker", *difference)
-
-
-def enrolment_conclusion(score: str, difference: float, low: float, high: float) -> str:
-    """Whether a score is better with the right speaker's clips than with another's, in a sentence.
-
-    Args:
-        score: what to call it.
-        difference: right - another's.
-        low, high: its 95% interval.
-    """
-    if math.isnan(low):
-        return f"{score} has no defined difference to another's: nothing is shown about speakers."
-    begin = f"{score} is {difference:+.3f} [{low:.3f}, {high:.3f}] over another's"
-    if low > 0:
-        return f"{begin}: the model uses who is speaking."
-    return f"{begin}: nothing shows that the model has learnt anything about speakers."
-
-
-def enrolment_section(
-    right: pd.DataFrame, others: Mapping[str, pd.DataFrame], task: Task, speakers: np.ndarray | None
-) -> Section:
-    """What enrolment clips are worth on one split: the speaker's own against none and against another speaker's.
-
-    Args:
-        right: the scored rows of a predictions table.
-        others: predictions tables with all these rows: `typical`, with the typical profile, and `wrong`, with the clips
-            of another speaker.
-        task: of all of them.
-        speakers: (rows,), to resample; None resamples clips.
-    """
-    meanings = {
-        "right": "the speaker's own clips",
-        "typical": "none (the typical profile)",
-        "wrong": "another speaker's",
-    }
-    tables = {"right": right} | {name: right[["file"]].merge(table, on="file") for name, table in others.items()}
-    statistics = {name: scoring.statistics(table, task) for name, table in tables.items()}
-    metric, unit = scoring.headline(task), CLIP if speakers is None else SPEAKER
-    values = pd.Series({name: clips.scores()[metric] for name, clips in statistics.items()})
-    samples = {name: bootstrap(clips, groups=speakers)[[metric]] for name, clips in statistics.items()}
-    table = pd.DataFrame({"enrolment": values.index, "value": values.to_numpy()})
-    table["right_over_it"] = values["right"] - table["value"]
-    differences = {name: samples["right"] - sample for name, sample in samples.items()}
-    for suffix, resampled in (("", samples), ("_difference", differences)):
-        bounds = pd.concat([interval(resampled[name])[["ci_low", "ci_high"]] for name in values.index])
-        table[[f"lo{suffix}", f"hi{suffix}"]] = bounds.to_numpy()
-    other = table.iloc[1:]
-    columns = [
-        Column("enrolment", table["enrolment"].map(meanings).tolist()),
-        Column(metric, number_texts(table["value"], 3)),
-        Column(f"95% by {unit.name}", interval_texts(table["lo"], table["hi"], 3)),
-        Column("own clips better by", ["", *number_texts(other["right_over_it"], 3)]),
-        Column(f"95% by {unit.name}", ["", *interval_texts(other["lo_difference"], other["hi_difference"], 3)]),
-    ]
-    (wrong,) = table[table["enrolment"] == "wrong"].to_dict("records")
-    difference = (wrong[name] for name in ("right_over_it", "lo_difference", "hi_difference"))
-    text = enrolment_conclusion(f"{metric} with the right speaker's clips", *difference)
-    return Section("Enrolment", [text], table=columns, numbers=table)
 
 
 def curve_page(curve: pd.DataFrame, metrics: Sequence[str], title: str, about: str) -> Page:

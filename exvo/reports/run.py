@@ -25,7 +25,7 @@ from exvo.evaluation.scoring import (
     statistics,
 )
 from exvo.reports import pictures
-from exvo.reports.enrolment_curve import enrolment_section
+from exvo.reports.enrolment import enrolment_section
 from exvo.reports.groups import countries_section, speakers_section
 from exvo.reports.page import Page, Section, Tile
 from exvo.reports.sentences import few_speakers_sentence
@@ -55,8 +55,7 @@ class RunFacts:
         options: every option, resolved.
         commands: what repeats the run.
         epochs: the metrics logged in each epoch, (epochs, metrics).
-        enrolled: of a personalised system the predictions tables `typical`, with the typical profile, and `wrong`, with
-            the clips of another speaker.
+        enrolled: further predictions tables by who enrols, see `enrolment_section`.
     """
 
     model: str

@@ -131,7 +131,7 @@ def train_epoch(
         clips, batches = source.clips, source.batches(*options)
     else:
         clips, batches = source, training_batches(source, *options)
-    total = 0.0
+    total, seen = 0.0, 0
     unchecked: list[StepLoss] = []
     bar = tqdm(total=len(clips), desc=f"epoch {epoch}/{config.epochs}", unit="clip", leave=False, disable=None)
     for batch in batches:
@@ -141,10 +141,11 @@ def train_epoch(
         if len(unchecked) == CHECK_EVERY[config.device]:
             total = add_losses(total, unchecked, clips, epoch)
             unchecked = []
+        seen += len(batch.index)
         bar.update(len(batch.index))
     total = add_losses(total, unchecked, clips, epoch)
     bar.close()
-    return total / len(clips)
+    return total / seen
 
 
 def add_losses(total: float, steps: Sequence[StepLoss], clips: Clips, epoch: int) -> float:
