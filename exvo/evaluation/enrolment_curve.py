@@ -61,7 +61,13 @@ def curve_clips(speakers: np.ndarray, rows: pd.DataFrame, task: Task) -> np.ndar
 
 
 def enrolment_curve(
-    outputs: Predictor, speakers: np.ndarray, rows: pd.DataFrame, task: Task, draws: int, seed: int = 0
+    outputs: Predictor,
+    speakers: np.ndarray,
+    rows: pd.DataFrame,
+    task: Task,
+    draws: int,
+    seed: int = 0,
+    temperature: float | None = None,
 ) -> pd.DataFrame:
     """The scores with 0, 1, 2, 4 and 8 enrolment clips of the right and of another speaker, over random draws.
 
@@ -76,6 +82,7 @@ def enrolment_curve(
         task: what the outputs are.
         draws: of which clips enrol, for each number of clips.
         seed: of the draws.
+        temperature: of the shares, see `Task.shares`.
 
     Returns:
         One row a metric, number of clips (`shots`) and `enrolment` (typical, right, wrong): value, std_draws, lo, hi;
@@ -83,7 +90,7 @@ def enrolment_curve(
     """
 
     def resamples(drawn: list[np.ndarray]) -> tuple[pd.Series[float], pd.DataFrame]:
-        statistics = scoring.statistics(task.table(rows, outputs(drawn)), task)
+        statistics = scoring.statistics(task.table(rows, outputs(drawn), temperature=temperature), task)
         return statistics.scores(), bootstrap(statistics, groups=speakers)
 
     none = np.zeros(0, np.int64)

@@ -41,7 +41,7 @@ def run(settings: CurveSettings) -> None:
         clips, rows = clips.take(places), rows.iloc[places]
         outputs = make_predictor(checkpoint.network, clips, settings.device, checkpoint.protocol)
         speakers = np.asarray(clips.speakers, dtype=str)
-        table = enrolment_curve(outputs, speakers, rows, task, settings.draws)
+        table = enrolment_curve(outputs, speakers, rows, task, settings.draws, temperature=checkpoint.temperature)
         runs.log_table(table, "enrolment/curve.csv")
         metrics = [scoring.headline(task), *(["category_accuracy"] if task.categories else [])]
         title = f"{training.model} on {ready.name}, {settings.split} split"

@@ -5,6 +5,7 @@ It is the only place where the test split is ever scored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -16,6 +17,8 @@ from exvo.devices import resolve_device
 from exvo.enrolment import EnrolmentSettings, enrol_wrong_speakers
 from exvo.errors import InputError
 from exvo.evaluation import scoring
+from exvo.evaluation.prior import prior_of
+from exvo.experiments.calibration import log_loss_metric, uncalibrated_log_loss
 from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reopen
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import predict_enrolments
@@ -126,11 +129,16 @@ def evaluate(
     device, protocol = settings.device, checkpoint.protocol
     outputs = predict_enrolments(network, clips, device, list(enrolments.values()), None, split, protocol)
     tables = {
-        name: task.table(rows, output, enrolment.scored) for name, output in zip(enrolments, outputs, strict=True)
+        name: task.table(rows, output, enrolment.scored, checkpoint.temperature)
+        for name, output in zip(enrolments, outputs, strict=True)
     }
     scored = log_scores(tables.pop("right"), task, split, settings.model, ready)
     if scored is None:
         return
+    uncalibrated = math.nan
+    if checkpoint.temperature is not None:
+        uncalibrated = uncalibrated_log_loss(task, rows, outputs[0], enrolment.scored)
+        runs.log_metrics({log_loss_metric(split): uncalibrated})
     about = RunFacts(
         model=settings.model,
         corpus=ready.corpus.name,
@@ -143,9 +151,21 @@ def evaluate(
         commands=commands(trained, split, settings),
         epochs=trained.epochs,
         enrolled=tables,
+        people=people(ready, split),
+        prior=prior_of(ready.rows("train"), task),
+        temperature=checkpoint.temperature,
+        uncalibrated=uncalibrated,
     )
     runs.log_page(f"report/{split}", report_page(scored.predictions, scored.scores, task, about))
     print(f"report of the run: the artifact report/{split}.html")
+
+
+def people(ready: Ready, split: str) -> str:
+    """Whose clips a split holds, as seen from training, for a sentence."""
+    if split == "train":
+        return "its own training clips"
+    speakers, trained = (set(ready.rows(name)["speaker"]) for name in (split, "train"))
+    return "clips it has not heard" if "" in speakers or speakers & trained else "people it has not heard"
 
 
 def commands(trained: Trained, split: str, settings: TrainSettings) -> str:

@@ -106,7 +106,7 @@ def predict(
         return None, problems
     profiles = None if profile is None else profile[None].repeat(len(log_mels), axis=0)
     outputs = predict_recordings(checkpoint, list(log_mels.values()), profiles, device, progress="predicting")
-    answers = checkpoint.task.answers(outputs)
+    answers = checkpoint.task.answers(outputs, checkpoint.temperature)
     answers.insert(0, "file", [writable(str(file)) for file in log_mels])
     return answers, problems
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from exvo.evaluation.groups import UNITS
-from exvo.evaluation.results import SCORES, SPREAD, TRAINING, Condition, target_metrics
+from exvo.evaluation.results import CATEGORY_SCORES, SPREAD, TRAINING, Condition, shown_scores, target_metrics
 from exvo.text import default_text
 
 SCORE_TITLES = {
@@ -19,11 +19,12 @@ SCORE_TITLES = {
     "s_mtl": "S_MTL",
     "speaker_uar": "UAR",
     "speaker_accuracy": "accuracy",
-    "emotion_ccc_country_mean": "country mean",
-    "emotion_ccc_country_std": "country std",
-    "emotion_ccc_speaker_mean": "speaker mean",
-    "emotion_ccc_speaker_std": "speaker std",
-}
+    "category_uar": "UAR",
+    "category_accuracy": "accuracy",
+    "category_macro_f1": "macro F1",
+    "category_log_loss": "log loss",
+    "category_ece": "ECE",
+} | {name: " ".join(name.split("_")[2:]) for name in SPREAD}
 """How a table of results calls the scores."""
 
 
@@ -55,8 +56,10 @@ def results_columns(condition: Condition, table: pd.DataFrame) -> list[Column]:
     """The scores of a table of results and how the systems were trained; `place` numbers those that were compared."""
     columns = [Column("#", place_texts(table))] if "place" in table else []
     columns.append(Column("system", table["system"].tolist()))
-    for score in SCORES[condition.task]:
+    for score in shown_scores(condition.task, table.columns):
         columns.append(Column(SCORE_TITLES[score], number_texts(table[score])))
+        if score in CATEGORY_SCORES[1:] and CATEGORY_SCORES[0] in table:
+            continue  # without intervals: a table of all would be too wide
         for unit in UNITS if condition.task == "fewshot" else UNITS[:1]:
             lows, highs = (table[f"{score}_{end}{unit.suffix}"] for end in ("lo", "hi"))
             columns.append(Column(f"95% by {unit.name}", interval_texts(lows, highs)))

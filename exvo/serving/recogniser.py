@@ -81,12 +81,13 @@ class Recogniser:
         log_mels = self._read(audio, "audio")
         repeated = None if profile is None else np.repeat(profile[None], len(log_mels), axis=0)
         try:
-            return self._checkpoint.task.answers(predict_recordings(self._checkpoint, log_mels, repeated, self._device))
+            outputs = predict_recordings(self._checkpoint, log_mels, repeated, self._device)
         except TrainingError:
             raise InputError(
                 "The outputs for these clips are not finite: the weights have diverged, or the profile is not one that "
                 "enrol of this model gave."
             ) from None
+        return self._checkpoint.task.answers(outputs, self._checkpoint.temperature)
 
     def enrol(self, clips: Clip | Iterable[Clip]) -> Profile:
         """The profile of a speaker, to predict many times without the clips.
