@@ -120,7 +120,7 @@ class Task:
         scored: np.ndarray | None = None,
         temperature: float | None = None,
     ) -> pd.DataFrame:
-        """The predictions table, which is scored: one row a clip, intensities beyond `limits` as the network gives them.
+        """The predictions table, which is scored: one row a clip, also intensities beyond `limits`.
 
         Args:
             clips: rows of the corpus' table.

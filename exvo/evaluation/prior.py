@@ -41,9 +41,8 @@ def prior_of(clips: pd.DataFrame, task: Task) -> dict[str, float | str]:
 
 def prior_of_table(predictions: pd.DataFrame, task: Task) -> dict[str, float | str]:
     """The prior of the labels of a predictions table, where that of training is not known (runs of early versions)."""
-    truths = {
-        column: column.removeprefix("truth.") for column in map(str, predictions.columns) if column.startswith("truth.")
-    }
+    columns = [column for column in map(str, predictions.columns) if column.startswith("truth.")]
+    truths = {column: column.removeprefix("truth.") for column in columns}
     return prior_of(scorable(predictions)[list(truths)].rename(columns=truths), task)
 
 

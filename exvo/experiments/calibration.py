@@ -14,7 +14,7 @@ from exvo.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from exvo.tasks import Task
 
 
-def finish(file: Path, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarray | None) -> Checkpoint:
+def finish(file: Path, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarray | None, people: str) -> Checkpoint:
     """Writes a model file anew with its temperature, where it gives shares, and with how good it is on validation.
 
     Args:
@@ -22,14 +22,16 @@ def finish(file: Path, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarr
         rows: the validation clips, rows of the corpus' table.
         outputs: (clips, outputs), of the network.
         scored: (clips,), see `Task.table`.
+        people: whose clips these are, for a sentence.
 
     Returns:
-        The model with both. Its notes gain `metric`, the headline score, whose value is their `score`, and of
-        exclusive categories `accuracy`.
+        The model with both. Its notes gain `people`, `metric`, the headline score, whose value is their `score`, and
+        of exclusive categories `accuracy`.
     """
     checkpoint = load_checkpoint(file)
     task = checkpoint.task
-    notes: dict[str, str | int | float | bool | None] = dict(checkpoint.notes) | {"metric": scoring.headline(task)}
+    notes: dict[str, str | int | float | bool | None] = dict(checkpoint.notes)
+    notes |= {"metric": scoring.headline(task), "people": people}
     table = task.table(rows.reset_index(drop=True), outputs, scored)
     clips = scoring.scorable(table)
     if task.categories:

@@ -32,7 +32,7 @@ from exvo.experiments.corpus import (
     read_corpus,
     require_usable_clips,
 )
-from exvo.experiments.evaluate import log_scores
+from exvo.experiments.evaluate import log_scores, people
 from exvo.experiments.resume import resumable
 from exvo.networks.build import build_network
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint, load_parent, save_checkpoint
@@ -189,7 +189,7 @@ def finish(best_file: Path, held_out: HeldOut, model: str, ready: Ready) -> None
     """Fits the temperature of the best epoch, scores its validation and logs its model."""
     task, rows, scored = held_out.task, held_out.rows, held_out.enrolment.scored
     outputs = held_out.outputs(load_checkpoint(best_file).network)
-    checkpoint = calibration.finish(best_file, rows, outputs, scored)
+    checkpoint = calibration.finish(best_file, rows, outputs, scored, people(ready, "val"))
     if checkpoint.temperature is not None:
         loss = calibration.uncalibrated_log_loss(task, rows, outputs, scored)
         runs.log_metrics({"temperature": checkpoint.temperature, calibration.log_loss_metric("val"): loss})

@@ -20,6 +20,7 @@ from exvo.features.audio import prepare, read_audio
 from exvo.features.containers import AudioError
 from exvo.features.log_mel import log_mel
 from exvo.networks.checkpoint import Checkpoint
+from exvo.reports.prediction import reached_line
 from exvo.serving.prediction import enrol_recordings, predict_recordings, read_log_mel
 from exvo.serving.recordings import look_up
 from exvo.text import LONGEST_NAME, listing, printable, writable
@@ -39,6 +40,7 @@ class Recogniser:
     Attributes:
         targets: the emotions, in the order of the columns that `predict` gives; empty for a speaker recogniser.
         personalised: whether it adapts to a speaker.
+        reaches: how good it is on validation and what chance is, in a line; '' where that is not known.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
@@ -47,6 +49,7 @@ class Recogniser:
         self._device = device
         checkpoint.network.to(device)
         self.targets: tuple[str, ...] = checkpoint.task.targets
+        self.reaches: str = reached_line(checkpoint.task, checkpoint.notes)
         self.personalised: bool = checkpoint.network.personalised
 
     def __repr__(self) -> str:

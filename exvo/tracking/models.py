@@ -16,6 +16,7 @@ from exvo import files
 from exvo.errors import InputError
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from exvo.options import command_line
+from exvo.reports.prediction import reached_line
 from exvo.serving.model import LOGGED_MODEL, example_request, signature
 from exvo.text import writable
 from exvo.tracking import names, server
@@ -43,6 +44,7 @@ def log_model(run_id: str, weights: Path) -> None:
             code_paths=[str(PROJECT / "exvo")],
             signature=signature(checkpoint.task),
             input_example=example_request(checkpoint),
+            metadata={"reaches": reached_line(checkpoint.task, checkpoint.notes)},
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
         )
     client.set_tag(run_id, MODEL_TAG, info.model_uri)
