@@ -34,7 +34,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
     Over 1 the model was too sure of itself, under 1 not sure enough. The log loss has a single minimum in T. Where that
     does not lie between 1 / `MAX_TEMPERATURE` and `MAX_TEMPERATURE` (every clip recognised, or fewer than by chance)
-    the nearer end is given; where T changes nothing (no clips, or in each clip equal logits), 1.
+    the nearer end is given; where none is better than 1 (no clips, in each clip equal logits, or no loss at all), 1.
 
     Args:
         logits: (clips, categories), finite.
@@ -57,7 +57,7 @@ def fit_temperature(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 
     limit = float(np.log(MAX_TEMPERATURE))
     found = minimize_scalar(loss, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-8})
-    return float(np.exp(found.x))
+    return float(np.exp(found.x)) if found.fun < loss(0.0) else 1.0
 
 
 def bins_of(x: FloatArray, count: int) -> npt.NDArray[np.int64]:

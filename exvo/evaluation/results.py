@@ -130,8 +130,10 @@ def with_prior(condition: Condition, table: pd.DataFrame, predictions: pd.DataFr
     """
     scores = score(prior_predictions(predictions, prior), task_of(predictions, condition.task))
     row = pd.Series(of_split(as_metrics(scores, condition.split), condition.split)).reindex(table.columns)
-    about = {"system": PRIOR, "run": "", "evaluation": ""} | dict.fromkeys(TRAINING, "")
-    return pd.concat([table, pd.DataFrame([row.to_dict() | about])], ignore_index=True)
+    whole = {name: "Int64" for name in TRAINING if pd.api.types.is_integer_dtype(table[name])}
+    last = pd.DataFrame([row.to_dict() | {"system": PRIOR, "run": "", "evaluation": ""}], columns=table.columns)
+    last = last.astype(table.dtypes.to_dict() | whole)
+    return pd.concat([table.astype(whole), last], ignore_index=True)
 
 
 def target_metrics(columns: pd.Index[str]) -> list[str]:

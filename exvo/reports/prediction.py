@@ -52,15 +52,15 @@ def reached_line(task: Task, notes: Mapping[str, object], split: str = "val") ->
 
     >>> notes = {"metric": "category_uar", "score": 0.312, "accuracy": 0.33, "people": "people it has not heard"}
     >>> print(reached_line(Task("fewshot", ("Awe", "Fear", "Joy"), categories=True), notes))
-    it names the right one of 3 categories in 33% of clips (UAR 0.31), people it has not heard (val); chance is 33%
+    it names the right one of 3 categories in 33% of clips (UAR 0.31) on people it has not heard (val); chance is 33%
     >>> notes = {"metric": "emotion_ccc", "score": 0.4, "people": "people it has not heard"}
     >>> print(reached_line(Task("fewshot", ("Awe", "Fear")), notes))
-    it reaches a CCC of 0.40 (1 is perfect), people it has not heard (val); chance is 0
+    it reaches a CCC of 0.40 (1 is perfect) on people it has not heard (val); chance is 0
     """
     score, accuracy, people = (notes.get(name) for name in ("score", "accuracy", "people"))
     if task.name != "fewshot" or notes.get("metric") != headline(task) or not isinstance(score, float):
         return ""
-    end = f", {people} ({split}); chance is"
+    end = f" on {people} ({split}); chance is"
     if math.isnan(score):
         return f"its {SCORE_TITLES[headline(task)]} is undefined: it has learnt nothing{end} {chance(task):.2g}"
     if not task.categories:

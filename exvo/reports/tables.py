@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from exvo.evaluation.groups import UNITS
+from exvo.evaluation.prior import PRIOR
 from exvo.evaluation.results import CATEGORY_SCORES, SPREAD, TRAINING, Condition, shown_scores, target_metrics
 from exvo.text import default_text
 
@@ -82,7 +83,10 @@ def place_texts(table: pd.DataFrame) -> list[str]:
 
 
 def target_columns(table: pd.DataFrame) -> list[Column]:
-    """The CCC of each target, a column a target; under a system a row of its published figures, where it has them."""
+    """The CCC of each target, a column a target; under a system a row of its published figures, where it has them.
+
+    The prior is left out: its CCC is undefined.
+    """
     names = target_metrics(table.columns)
     published = table.reindex(columns=[f"published_{name}" for name in names]).to_numpy(float)
     rows = []
@@ -90,6 +94,8 @@ def target_columns(table: pd.DataFrame) -> list[Column]:
     if "place" in table:
         systems = [f"{place} {system}".strip() for place, system in zip(place_texts(table), systems, strict=True)]
     for system, ours, theirs in zip(systems, table[names].to_numpy(float), published, strict=True):
+        if system == PRIOR:
+            continue
         rows.append([system, *number_texts(ours, digits=3)])
         if not all(map(math.isnan, theirs)):
             rows.append(["published", *("" if math.isnan(value) else f"{value:.3f}" for value in theirs)])
@@ -127,8 +133,15 @@ def score_columns(table: pd.DataFrame, title: str, names: str, digits: int = 3) 
 
 
 def training_columns(table: pd.DataFrame) -> list[Column]:
-    """How each system was trained."""
-    return [Column(name, [default_text(value) for value in table[name].tolist()]) for name in TRAINING]
+    """How each system was trained; empty cells for the prior, which was not."""
+    trained = (table["system"] != PRIOR) | table[list(TRAINING)].notna().any(axis=1)
+    return [
+        Column(
+            name,
+            [default_text(value) if known else "" for value, known in zip(table[name].tolist(), trained, strict=True)],
+        )
+        for name in TRAINING
+    ]
 
 
 def number_texts(values: Iterable[float], digits: int = 4) -> list[str]:
