@@ -51,9 +51,14 @@ def prior_predictions(predictions: pd.DataFrame, prior: Prior) -> pd.DataFrame:
     return predictions.assign(**{f"prediction.{label}": value for label, value in prior.items()})
 
 
-def chance(task: Task) -> float:
-    """The headline score of the prior of a few-shot task: the UAR 1 / categories, or of intensities a CCC of 0."""
-    return 1 / len(task.targets) if headline(task) == UAR else 0.0
+def chance(task: Task, categories: int | None = None) -> float:
+    """The headline score of the prior of a few-shot task: the UAR 1 / categories, or of intensities a CCC of 0.
+
+    Args:
+        task: what is learnt.
+        categories: how many the scored clips are of; None: all that the task has.
+    """
+    return 1 / (categories or len(task.targets)) if headline(task) == UAR else 0.0
 
 
 class OverPrior(NamedTuple):

@@ -126,19 +126,20 @@ def report_page(predictions: pd.DataFrame, scores: pd.DataFrame, task: Task, fac
     kind = f"task {task.name}, {facts.options['protocol']} protocol"
     return Page(
         f"{facts.model} on {facts.corpus}, {facts.split} split",
-        [*reached(scores, task, facts.people), f"{where}; {kind}", f"run {facts.run}"],
+        [*reached(rows, scores, task, facts.people), f"{where}; {kind}", f"run {facts.run}"],
         tiles(scores, task),
         sections,
     )
 
 
-def reached(scores: pd.DataFrame, task: Task, people: str) -> list[str]:
+def reached(rows: pd.DataFrame, scores: pd.DataFrame, task: Task, people: str) -> list[str]:
     """What the model reaches and what chance is, in a sentence; none of multitask, whose score has no chance."""
     if task.name != "fewshot":
         return []
     row = scores[scores["metric"] == headline(task)].iloc[0].to_dict()
     bounds = (row["lo_by_speaker"], row["hi_by_speaker"])
-    return [f"{reached_sentence(SCORE_TITLES[headline(task)], row['value'], chance(task), people, bounds)}."]
+    guessed = chance(task, rows["truth.category"].nunique() if task.categories else None)
+    return [f"{reached_sentence(SCORE_TITLES[headline(task)], row['value'], guessed, people, bounds)}."]
 
 
 def tiles(scores: pd.DataFrame, task: Task) -> list[Tile]:
