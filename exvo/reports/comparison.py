@@ -52,8 +52,8 @@ def comparison_explanation(clips: pd.DataFrame) -> str:
     """Over which clips two runs are paired, and how to read the table."""
     return (
         f"Paired over {len(clips)} clips of {clips['speaker'].nunique()} speakers; b wins: the share of the resamples "
-        "in which b is better (for an error or a loss: smaller). The intervals are not corrected for the number of scores: the "
-        f"first score is the test, the others show where a difference lies. {OTHER_SEEDS}"
+        "in which b is better (for an error or a loss: smaller). The intervals are not corrected for the number of "
+        f"scores: the first score is the test, the others show where a difference lies. {OTHER_SEEDS}"
     )
 
 
