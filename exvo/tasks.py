@@ -87,7 +87,7 @@ class Task:
         return shares
 
     def answers(self, outputs: np.ndarray, temperature: float | None = None) -> pd.DataFrame:
-        """The outputs as a table with a row for each clip.
+        """The outputs as people are shown them, a row for each clip: intensities within `limits`.
 
         Args:
             outputs: (clips, outputs), of the network.
@@ -97,6 +97,13 @@ class Task:
             A column for each target, for multitask also `age` (years) and `country`; for speaker the one column
             `speaker`, the training speaker recognised.
         """
+        table, targets = self._columns(outputs, temperature), list(self.targets)
+        if self.limits is not None:
+            table[targets] = table[targets].clip(*self.limits)
+        return table
+
+    def _columns(self, outputs: np.ndarray, temperature: float | None) -> pd.DataFrame:
+        """The columns of `answers`, as they are scored: intensities beyond `limits` stay."""
         if self.name == "speaker":
             return pd.DataFrame({"speaker": np.array(self.speakers)[outputs.argmax(axis=1)]})
         count = len(self.targets)
@@ -113,7 +120,7 @@ class Task:
         scored: np.ndarray | None = None,
         temperature: float | None = None,
     ) -> pd.DataFrame:
-        """The predictions table: one row a clip.
+        """The predictions table, which is scored: one row a clip, also intensities beyond `limits`.
 
         Args:
             clips: rows of the corpus' table.
@@ -127,7 +134,7 @@ class Task:
             category; for speaker the speaker alone.
         """
         labels = [*self.targets, *FURTHER_LABELS[self.name]]
-        answers = self.answers(outputs, temperature)
+        answers = self._columns(outputs, temperature)
         if self.categories:
             labels.append("category")
             answers["category"] = np.array(self.targets)[outputs.argmax(axis=1)]

@@ -31,6 +31,7 @@ from exvo.networks.network import Network
 from exvo.tasks import Task
 
 from helpers.commands import ROOT, run_here
+from helpers.networks import task_without_limits
 from helpers.requests import FEATURES, TONES, tone
 from helpers.tables import predictions
 
@@ -62,6 +63,7 @@ def trained(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("api")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("exvo.experiments.train.make_task", task_without_limits)
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         options = {"corpus": "table", "data": str(tiny_corpus), "epochs": 1, "width": 0.05, "learning_rate": 0.01}
         train.run(TrainSettings(**options, model="cnn10-relative"))

@@ -42,6 +42,8 @@ def test_the_figures_are_those_of_the_score_table() -> None:
         tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines() if line.startswith("|")
     }
     for metric, title in card.CARD_SCORES.items():
+        if metric.startswith("category"):
+            continue
         row = scores.loc[metric]
         by_clip = "" if metric.endswith("_decile") else f"[{row['lo']:.3f}, {row['hi']:.3f}]"
         by_speaker = f"[{row['lo_by_speaker']:.3f}, {row['hi_by_speaker']:.3f}]"

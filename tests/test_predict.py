@@ -27,6 +27,7 @@ from exvo.serving.recordings import find_audio
 from exvo.tracking import models
 
 from helpers.commands import run_here
+from helpers.networks import task_without_limits
 
 Expected = tuple[Run, pd.DataFrame]
 
@@ -37,6 +38,7 @@ def trained(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("predict")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("exvo.experiments.train.make_task", task_without_limits)
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         options = {"corpus": "table", "data": str(tiny_corpus), "epochs": 1, "width": 0.05, "learning_rate": 0.01}
         train.run(TrainSettings(**options, model="cnn10-relative"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
@@ -20,6 +22,7 @@ from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.networks.checkpoint import save_checkpoint
 from exvo.networks.network import Network
+from exvo.tasks import Task
 from exvo.tracking import runs
 from exvo.tracking.tags import MODEL_TAG
 
@@ -40,8 +43,8 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "elsewhere")
 
 
-def log_scores(table: pd.DataFrame, split: str) -> None:
-    scores = scoring.score(table, TASK)
+def log_scores(table: pd.DataFrame, split: str, task: Task = TASK) -> None:
+    scores = scoring.score(table, task)
     runs.log_table(table, f"predictions/{split}.parquet")
     runs.log_table(scores, f"scores/{split}.csv")
     runs.log_metrics(scoring.as_metrics(scores, split))
@@ -67,7 +70,7 @@ def make_run(name: str, noise: float = 0.3, model: bool = True, **different: Any
         runs.log_json("environment.json", {"libraries": {"torch": "2.11.0"}})
         runs.log_metrics({"best_epoch": 2})
         if different.get("predicts", True):
-            log_scores(different.get("predictions", predictions(noise)), "val")
+            log_scores(different.get("predictions", predictions(noise)), "val", different.get("scored_as", TASK))
         mlflow.set_tags(different.get("tags", {}))
         if model:
             logged = MlflowClient().create_logged_model(active.info.experiment_id, "model", active.info.run_id)
@@ -226,14 +229,86 @@ def test_what_can_not_be_compared_is_registered_but_not_champion(
     assert champion() == "2"
 
 
+def of_categories(right: float) -> pd.DataFrame:
+    """Clips of two categories, of which a share is recognised; the intensities of `cards.predictions` beside."""
+    table, rng = predictions(0.3), np.random.default_rng(4)
+    table["truth.category"] = rng.permutation(["High", "Loud"] * 40)
+    other = table["truth.category"].map({"High": "Loud", "Loud": "High"})
+    table["prediction.category"] = table["truth.category"].where(rng.random(80) < right, other)
+    return table
+
+
+CATEGORIES = replace(TASK, categories=True)
+
+
+def log_prior(run: str, prior: dict[str, float | str]) -> None:
+    with run_by_hand(run_id=run):
+        runs.log_json("prior.json", prior)
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_categories_are_chosen_by_uar_and_must_beat_the_prior(
+    logged: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The prior of runs that have not logged theirs is that of the validation labels; its UAR is 1/2 in either case."""
+    tables = {"guesses": of_categories(0.5), "hears": of_categories(0.9)}
+    for name, table in tables.items():
+        run = make_run(name, predictions=table, scored_as=CATEGORIES)
+        if logged:
+            log_prior(run, {"High": 0.6, "Loud": 0.4, "category": "High"})
+    said = register(monkeypatch, capsys, run_id="guesses")
+    assert (
+        "does not become champion (gate=none would move the alias): its 95% interval by speaker over the prior" in said
+    )
+    assert "**It is not shown to be better than the prior**" in description("1")
+    assert versions()[0].tags["exvo.gate"].startswith("not-worse: not champion, because its 95% interval by speaker")
+    with pytest.raises(mlflow.exceptions.MlflowException):
+        champion()
+    said = register(monkeypatch, capsys)  # of the two the one with the higher UAR
+    assert "candidate   hears" in said
+    table = tables["hears"]
+    value = scoring.score_epoch(table, CATEGORIES)["category_uar"]
+    assert f"val/category_uar {value:.4f}\n" in said
+    constant = table.assign(**{"prediction.category": "High"})
+    samples = [bootstrap(scoring.statistics(one, CATEGORIES), groups=table["speaker"]) for one in (constant, table)]
+    low, high = interval(samples[1] - samples[0]).loc["category_uar", ["ci_low", "ci_high"]]
+    told = f"{value - 0.5:+.3f} category_uar over the prior; 95% interval by speaker [{low:.3f}, {high:.3f}]"
+    assert f"prior       {told}\n" in said
+    assert champion() == "2"
+    assert f"It is better than the prior (the training labels alone) on val: {told}." in description("2")
+    assert versions()[1].tags["exvo.val_category_uar"] == f"{value:.6f}"
+    register(monkeypatch, capsys, run_id="guesses", gate="none")
+    assert champion() == "1"
+    assert "**gate=none made it champion, without any comparison.**" in description("1")
+
+
+def test_intensities_that_are_heard_by_chance_make_no_champion(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, rng = predictions(0.3), np.random.default_rng(8)
+    for target in TASK.targets:
+        table[f"prediction.{target}"] = rng.random(len(table))
+    make_run("chance", predictions=table)
+    said = register(monkeypatch, capsys)
+    assert "its 95% interval by speaker over the prior does not lie above zero." in said
+    low, high = interval(bootstrap(scoring.statistics(table, TASK), groups=table["speaker"])).loc[
+        "emotion_ccc", ["ci_low", "ci_high"]
+    ]
+    assert low < 0 < high
+    assert f"emotion_ccc over the prior; 95% interval by speaker [{low:.3f}, {high:.3f}]" in said
+    assert MlflowClient().get_registered_model("exvo-fewshot").aliases == {}
+
+
 def test_an_undefined_interval_moves_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_run("champion", predictions=predictions(0.3).assign(speaker=""))
-    register(monkeypatch, capsys)
+    said = register(monkeypatch, capsys)
+    assert "its difference to the prior or the 95% interval by speaker is undefined" in said
+    register(monkeypatch, capsys, gate="none")
     make_run("other", predictions=predictions(0.1).assign(speaker=""))
     said = register(monkeypatch, capsys, run_id="other")
-    assert "the difference or its 95% interval by speaker is undefined" in said
+    assert "its difference to the prior or the 95% interval by speaker is undefined" in said
     assert champion() == "1"
 
 
@@ -367,7 +442,7 @@ def test_a_trained_run_is_loaded_by_its_alias(
     options = {"model": "cnn10-relative", "corpus": "table", "data": str(tiny_corpus), "epochs": "1", "width": "0.05"}
     assert run_here("main", options, monkeypatch) == 0
     (trained,) = MlflowClient().search_runs(["1"])
-    register(monkeypatch, capsys)
+    register(monkeypatch, capsys, gate="none")  # one epoch teaches nothing
     version = MlflowClient().get_model_version_by_alias("exvo-fewshot", "champion")
     assert version.run_id == trained.info.run_id
     assert version.source == trained.data.tags["exvo.model_uri"]

@@ -16,10 +16,11 @@ from mlflow import MlflowClient
 
 from exvo.config import EMOTIONS
 from exvo.evaluation import scoring
+from exvo.evaluation.calibration import bins_of
 from exvo.evaluation.groups import Chance
 from exvo.reports.groups import decile_sentence
 from exvo.reports.page import WIDE, Page, Section, axes, make_picture
-from exvo.reports.run import RunFacts, bins_of, means, report_page
+from exvo.reports.run import RunFacts, means, report_page
 from exvo.tasks import Task
 
 from helpers.commands import run_here
@@ -193,11 +194,11 @@ def test_unknown_speakers_leave_out_what_is_by_speaker() -> None:
 
 def test_bins_hold_equal_numbers_and_keep_equals_together() -> None:
     x = np.random.default_rng(0).permutation(np.arange(100.0))
-    assert np.bincount(bins_of(x)).tolist() == [10] * 10
-    assert (x[bins_of(x) == 0] < 10).all()
-    assert np.bincount(bins_of(x, least=30)).tolist() == [33, 33, 34]
+    assert np.bincount(bins_of(x, 10)).tolist() == [10] * 10
+    assert (x[bins_of(x, 10) == 0] < 10).all()
+    assert np.bincount(bins_of(x, 3)).tolist() == [33, 33, 34]
     tied = np.array([1.0] * 4 + [2.0] * 36)
-    assert sorted(set(bins_of(tied).tolist())) == [0, 9]
+    assert sorted(set(bins_of(tied, 10).tolist())) == [0, 9]
     found = means(np.array([1.0, 3, 5]), np.array([0.1, 0.3, 0.9]), np.array([0, 0, 1]))
     np.testing.assert_allclose(found.to_numpy(), [[2, 0.2, 2], [5, 0.9, 1]])
 
@@ -279,7 +280,7 @@ def test_a_plain_systems_corrected_shares_stand_beside_its_own() -> None:
 
 def test_the_decile_sentence() -> None:
     row = {"value": 0.1, "lo_by_speaker": 0.05, "hi_by_speaker": 0.2, "n": 2}
-    worse, no_worse = (decile_sentence(row, 20, Chance(0.2, low, 0.25)) for low in (0.15, 0.05))
+    worse, no_worse = (decile_sentence(row, "CCC", 20, Chance(0.2, low, 0.25)) for low in (0.15, 0.05))
     assert worse.endswith("some people are served worse than chance explains.")
     assert no_worse.endswith("no more than chance explains.")
 

@@ -31,6 +31,7 @@ from exvo.serving.request import MAX_BODY
 from fuzz import attack
 from fuzz.served import draw_request
 
+from helpers.networks import task_without_limits
 from helpers.requests import BAD_ROWS, GOOD, TARGETS, TONES, text
 from helpers.servers import free_port
 
@@ -41,6 +42,7 @@ def registered(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("serving")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("exvo.experiments.train.make_task", task_without_limits)
         uri = f"sqlite:///{folder}/mlflow.db"
         mlflow.set_tracking_uri(uri)
         options = {"model": "cnn10-relative", "corpus": "table", "data": str(tiny_corpus), "epochs": 1, "width": 0.05}

@@ -21,6 +21,7 @@ from exvo.tracking import artifacts, runs
 
 from helpers.commands import run_by_hand
 from helpers.corpora import write_table_corpus
+from helpers.networks import task_without_limits
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,7 @@ def trained(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory):  # typ
     folder = tmp_path_factory.mktemp("tracking")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("exvo.experiments.train.make_task", task_without_limits)
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
         settings = {"model": "cnn10", "task": "multitask", "corpus": "table", "data": str(tiny_corpus), "epochs": 2}
         train.run(TrainSettings(**settings, batch_size=4, width=0.1, learning_rate=0.01, output=str(folder / "output")))

@@ -79,6 +79,7 @@ def enrolment_curve(
     draws: int,
     seed: int = 0,
     categories: Sequence[str] | np.ndarray | None = None,
+    temperature: float | None = None,
 ) -> pd.DataFrame:
     """The scores with 0, 1, 2, 4 and 8 enrolment clips of the right and of another speaker, over random draws.
 
@@ -94,6 +95,7 @@ def enrolment_curve(
         draws: of which clips enrol, for each number of clips.
         seed: of the draws.
         categories: (clips,), see `draw_others`.
+        temperature: of the shares, see `Task.shares`.
 
     Returns:
         One row a metric, number of clips (`shots`) and `enrolment` (typical, right, wrong): value, std_draws, lo, hi;
@@ -101,7 +103,7 @@ def enrolment_curve(
     """
 
     def resamples(drawn: list[np.ndarray]) -> tuple[pd.Series[float], pd.DataFrame]:
-        statistics = scoring.statistics(task.table(rows, outputs(drawn)), task)
+        statistics = scoring.statistics(task.table(rows, outputs(drawn), temperature=temperature), task)
         return statistics.scores(), bootstrap(statistics, groups=speakers)
 
     none = np.zeros(0, np.int64)

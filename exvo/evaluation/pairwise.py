@@ -15,6 +15,7 @@ from exvo.evaluation.groups import CLIP, SPEAKER, UNITS, Unit
 from exvo.evaluation.results import Condition
 from exvo.evaluation.scoring import (
     HEADLINES,
+    LESS_IS_BETTER,
     constant_predictions,
     few_speakers,
     headline,
@@ -121,15 +122,17 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, task: Task) -> pd.DataFrame:
 
     Returns:
         One row a score, the headline first: metric, a, b, value (b - a), lo, hi and wins (the share of the resamples in
-        which b is the better one, MAE the smaller one), and the same `_by_speaker`. NaN where a score is undefined.
+        which b is the better one, an error the smaller one), and the same `_by_speaker`. NaN where a score is
+        undefined. Scores that one of the two lacks, as log loss where its predictions are no shares, are left out.
     """
     first, second = statistics(a, task), statistics(b, task)
-    table = pd.DataFrame({"a": first.scores(), "b": second.scores()})
+    names = [name for name in first.names if name in second.names]
+    table = pd.DataFrame({"a": first.scores()[names], "b": second.scores()[names]})
     table["value"] = table["b"] - table["a"]
     for unit in UNITS:
         groups = a["speaker"].to_numpy() if unit == SPEAKER else None
-        differences = bootstrap(second, groups=groups) - bootstrap(first, groups=groups)
-        better = differences * [-1.0 if name.endswith("_mae") else 1.0 for name in first.names]
+        differences = bootstrap(second, groups=groups)[names] - bootstrap(first, groups=groups)[names]
+        better = differences * [-1.0 if name in LESS_IS_BETTER else 1.0 for name in names]
         bounds = interval(differences)
         columns = [f"{name}{unit.suffix}" for name in ("lo", "hi", "wins")]
         table[columns] = bounds[["ci_low", "ci_high"]].assign(wins=(better > 0).where(better.notna()).mean())

@@ -9,9 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from exvo.config import EMOTIONS
+from exvo.evaluation.calibration import ECE, LOG_LOSS
 from exvo.evaluation.groups import ENDS
-from exvo.evaluation.scoring import HEADLINES, MEAN_CCC
+from exvo.evaluation.prior import PRIOR, Prior, prior_predictions
+from exvo.evaluation.scoring import HEADLINES, MEAN_CCC, UAR, as_metrics, score
 from exvo.systems import SYSTEMS
+from exvo.tasks import task_of
 from exvo.text import slug
 
 PUBLISHED = Path(__file__).with_name("published_results.csv")
@@ -22,10 +25,14 @@ SCORES = {
     "multitask": (MEAN_CCC, "country_uar", "age_mae", "s_mtl"),
     "speaker": ("speaker_uar", "speaker_accuracy"),
 }
-"""The scores of a table of each task."""
+"""The scores of a table of each task, but for exclusive categories."""
 
-SPREAD = tuple(f"{MEAN_CCC}_{group}_{name}" for group in ("country", "speaker") for name in ("mean", "std"))
-"""Of few-shot tables: the CCC over countries and over speakers."""
+CATEGORY_SCORES = (UAR, "category_accuracy", "category_macro_f1", LOG_LOSS, ECE, MEAN_CCC)
+"""The scores of a table of exclusive categories."""
+
+_GROUPS = [f"{group}_{name}" for group in ("country", "speaker") for name in ("mean", "std")]
+SPREAD = tuple(f"{metric}_{name}" for metric in (MEAN_CCC, UAR) for name in _GROUPS)
+"""Of few-shot tables: CCC, or UAR of exclusive categories, over countries and over speakers."""
 
 TRAINING = ("width", "epochs", "batch_size", "learning_rate", "seed", "shots")
 """The training options that a reader needs to judge a score."""
@@ -47,6 +54,16 @@ class Condition:
     def name(self) -> str:
         """The table's file name, without its ending."""
         return f"{self.corpus}-{self.digest[:8]}-{self.task}-{self.protocol}-{self.split}"
+
+
+def shown_scores(task: str, present: Iterable[str]) -> tuple[str, ...]:
+    """The scores of a table, the headline first.
+
+    Args:
+        task: fewshot, multitask or speaker.
+        present: the scores that its runs have.
+    """
+    return CATEGORY_SCORES if task == "fewshot" and UAR in set(present) else SCORES[task]
 
 
 def make_condition(keys: Iterable[object], split: str) -> Condition:
@@ -93,12 +110,30 @@ def results_table(condition: Condition, rows: pd.DataFrame) -> pd.DataFrame:
         same metrics where there are some (`published_<metric>`), and the columns `TRAINING`.
     """
     metrics = pd.DataFrame(rows["metrics"].tolist(), index=rows.index)
-    scores = [name for score in SCORES[condition.task] for name in (score, *(f"{score}_{end}" for end in ENDS))]
-    spread = [name for name in SPREAD if name in metrics and condition.task == "fewshot"]
+    shown = shown_scores(condition.task, metrics.columns)
+    scores = [name for shown_score in shown for name in (shown_score, *(f"{shown_score}_{end}" for end in ENDS))]
+    spread = [name for name in SPREAD if name in metrics and condition.task == "fewshot" and name.startswith(shown[0])]
     figures = metrics.reindex(columns=[*scores, *spread, *target_metrics(metrics.columns)])
     references = published(condition).reindex(rows["system"]).set_axis(rows.index).dropna(axis="columns", how="all")
     about = rows[["system", "run", "evaluation"]]
     return pd.concat([about, figures, references, rows[list(TRAINING)]], axis=1).reset_index(drop=True)
+
+
+def with_prior(condition: Condition, table: pd.DataFrame, predictions: pd.DataFrame, prior: Prior) -> pd.DataFrame:
+    """A table of results with a last row that says what the prior reaches; it is no run, and has no training options.
+
+    Args:
+        condition: of the table.
+        table: as `results_table` gives it.
+        predictions: of one of its runs, whose clips are scored.
+        prior: of the labels that the runs were trained on.
+    """
+    scores = score(prior_predictions(predictions, prior), task_of(predictions, condition.task))
+    row = pd.Series(of_split(as_metrics(scores, condition.split), condition.split)).reindex(table.columns)
+    whole = {name: "Int64" for name in TRAINING if pd.api.types.is_integer_dtype(table[name])}
+    last = pd.DataFrame([row.to_dict() | {"system": PRIOR, "run": "", "evaluation": ""}], columns=table.columns)
+    last = last.astype(table.dtypes.to_dict() | whole)
+    return pd.concat([table.astype(whole), last], ignore_index=True)
 
 
 def target_metrics(columns: pd.Index[str]) -> list[str]:

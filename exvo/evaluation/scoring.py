@@ -19,6 +19,7 @@ from exvo.evaluation.bootstrap import (
     label_statistics,
     mae_statistics,
 )
+from exvo.evaluation.calibration import ECE, LOG_LOSS, calibration_statistics, has_shares
 from exvo.evaluation.groups import ENDS, SPEAKER, group_scores, lowest_decile, with_intervals
 from exvo.evaluation.metrics import s_mtl
 from exvo.tasks import Task
@@ -27,13 +28,14 @@ from exvo.text import slug
 MEAN_CCC = "emotion_ccc"
 """The mean of the CCC over the emotions. NaN where the CCC of one of them is."""
 
-WORST_COUNTRY, LOWEST_DECILE = f"{MEAN_CCC}_worst_country", f"{MEAN_CCC}_lowest_speaker_decile"
-
 UAR = "category_uar"
 """The unweighted average recall of exclusive categories."""
 
 HEADLINES = {"fewshot": MEAN_CCC, "multitask": "s_mtl", "speaker": "speaker_uar"}
 """The headline score of each task, but for exclusive categories, see `headline`."""
+
+LESS_IS_BETTER = ("emotion_mae", "age_mae", LOG_LOSS, ECE)
+"""The scores that are errors."""
 
 FEW_SPEAKERS = 30
 """With fewer, intervals by speaker are too narrow: in simulation, 95% ones hold the truth 75% of the time over five
@@ -45,6 +47,21 @@ def headline(task: Task) -> str:
     return UAR if task.name == "fewshot" and task.categories else HEADLINES[task.name]
 
 
+def group_metric(task: Task) -> str:
+    """The score that is also given per country and per speaker, in which it is called CCC or UAR."""
+    return UAR if headline(task) == UAR else MEAN_CCC
+
+
+def worst_country(metric: str) -> str:
+    """The name of the score that is the lowest `metric` of a country."""
+    return f"{metric}_worst_country"
+
+
+def lowest_speakers(metric: str) -> str:
+    """The name of the score that is the mean `metric` over the lowest tenth of the speakers."""
+    return f"{metric}_lowest_speaker_decile"
+
+
 def scorable(predictions: pd.DataFrame) -> pd.DataFrame:
     """The rows of a predictions table that are scored (do not enrol, under `strict`) and have all their labels."""
     truths = [column for column in map(str, predictions.columns) if column.startswith("truth.")]
@@ -53,6 +70,9 @@ def scorable(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
     """Every score of a task as a function of sums over clips: CCC per emotion and their mean, MAE, UAR, S_MTL.
+
+    Of exclusive categories UAR, accuracy and macro F1 come first, then, where the predictions are shares, log loss and
+    expected calibration error (`calibration.calibration_statistics`).
 
     The CCC of an emotion whose predictions are all the same is undefined here, and so is the mean over the emotions:
     the formula's 0 would look like a measurement, and its interval, [0, 0], like a certain one.
@@ -74,13 +94,15 @@ def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
         formula = ccc.score
         ccc = replace(ccc, score=lambda sums: np.where(undefined, math.nan, formula(sums)))
     pieces = [ccc]
+    if task.categories and task.name == "fewshot":
+        pieces = [label_statistics(predictions["truth.category"], predictions["prediction.category"], "category")]
+        pieces += [calibration_statistics(predictions, task.targets)] if has_shares(predictions, task.targets) else []
+        pieces.append(ccc)
     pieces.append(mae_statistics(np.zeros(len(truth)), np.abs(truth - prediction).mean(axis=1), "emotion_mae"))
     if task.name == "multitask":
         pieces.append(label_statistics(predictions["truth.country"], predictions["prediction.country"], "country"))
         pieces.append(mae_statistics(predictions["truth.age"], predictions["prediction.age"], "age_mae"))
         return join(*pieces).derive("s_mtl", s_mtl, MEAN_CCC, "country_uar", "age_mae")
-    if task.categories:
-        pieces.append(label_statistics(predictions["truth.category"], predictions["prediction.category"], "category"))
     return join(*pieces)
 
 
@@ -123,6 +145,7 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
         groups in which the score is defined, whose number is the row's n; they have no interval. Of groups with
         `groups.MIN_CLIPS` clips or more, where there are such: `emotion_ccc_worst_country`, and, where there are two,
         `emotion_ccc_lowest_speaker_decile`, the mean over the lowest tenth of the speakers, whose number is its n.
+        Of exclusive categories these are of `category_uar`; a group's is over the categories that it has.
 
     Raises:
         InputError: fewer than two rows are scored and labelled.
@@ -148,7 +171,7 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
             "n": len(rows),
         }
     )
-    if MEAN_CCC in clips.names:
+    if task.name != "speaker":
         for name, row in _over_groups(rows, clips, task).items():
             table.loc[name, list(row)] = list(row.values())
     return table.astype({"n": int}).rename_axis("metric").reset_index()
@@ -157,23 +180,24 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
 def _over_groups(rows: pd.DataFrame, clips: Statistics, task: Task) -> dict[str, dict[str, float]]:
     """The rows of a score table that are over countries and over speakers: by metric, values by column."""
     table: dict[str, dict[str, float]] = {}
+    metric = group_metric(task)
     units = [unit for unit in ("country", "speaker") if unit in rows and (rows[unit] != "").all()]
     for unit in units:
-        defined = grouped(clips, rows[unit].to_numpy())[MEAN_CCC].dropna()
+        defined = grouped(clips, rows[unit].to_numpy())[metric].dropna()
         for name, value in (("mean", defined.mean()), ("std", defined.std(ddof=0))):
-            table[f"{MEAN_CCC}_{unit}_{name}"] = {"value": value, "n": len(defined)}
+            table[f"{metric}_{unit}_{name}"] = {"value": value, "n": len(defined)}
     speakers = rows["speaker"].to_numpy()
     if "country" in units:
-        worst = group_scores(clips, rows["country"], MEAN_CCC).iloc[:1]
+        worst = group_scores(clips, rows["country"], metric).iloc[:1]
         resampled = speakers if speakers_are_units(rows, task) else None
-        for row in with_intervals(worst.dropna(), clips, rows["country"], MEAN_CCC, resampled).to_dict("records"):
-            table[WORST_COUNTRY] = {name: row[name] for name in ("value", "n", *ENDS)}
+        for row in with_intervals(worst.dropna(), clips, rows["country"], metric, resampled).to_dict("records"):
+            table[worst_country(metric)] = {name: row[name] for name in ("value", "n", *ENDS)}
     if "speaker" in units:
-        values = group_scores(clips, speakers, MEAN_CCC)["value"].dropna()
+        values = group_scores(clips, speakers, metric)["value"].dropna()
         if len(values) > 1:
             decile = lowest_decile(values)
             ends = {f"lo{SPEAKER.suffix}": decile.low, f"hi{SPEAKER.suffix}": decile.high}
-            table[LOWEST_DECILE] = {"value": decile.mean, **ends, "n": decile.speakers}
+            table[lowest_speakers(metric)] = {"value": decile.mean, **ends, "n": decile.speakers}
     return table
 
 

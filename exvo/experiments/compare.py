@@ -18,6 +18,7 @@ from exvo.errors import InputError
 from exvo.evaluation import pairwise, results, scoring
 from exvo.evaluation.matrix import Matrix, comparable_runs, difference_matrix
 from exvo.evaluation.pairwise import Scored
+from exvo.evaluation.prior import PRIOR
 from exvo.evaluation.results import Condition
 from exvo.options import command_line
 from exvo.reports import comparison, matrix, tables
@@ -25,7 +26,15 @@ from exvo.reports.sentences import doubt_sentences
 from exvo.text import listing, writable
 from exvo.tracking import lookup, names, runs, server
 from exvo.tracking.lookup import Run
-from exvo.tracking.scored import SystemRun, as_table, no_predictions, predictions_of, scored_run, system_runs
+from exvo.tracking.scored import (
+    SystemRun,
+    as_table,
+    no_predictions,
+    predictions_of,
+    prior_of_run,
+    scored_run,
+    system_runs,
+)
 
 MOST_MISTAKES = 10
 """Mistakes of one command that are said."""
@@ -167,6 +176,8 @@ def log_results(condition: Condition, members: Sequence[SystemRun], predictions:
     """
     differences = compare_members(members, predictions, condition.split)
     table = results.results_table(condition, as_table(members))
+    if PRIOR not in set(table["system"]):
+        table = with_prior(condition, table, members, predictions)
     parts, options = [], {"corpus": condition.corpus, "split": condition.split}
     compared, best_first, left_out = differences.compared, differences.best_first, differences.left_out
     if compared is not None:
@@ -184,6 +195,17 @@ def log_results(condition: Condition, members: Sequence[SystemRun], predictions:
     runs.log_table(table, f"results/{condition.name}.csv")
     page = matrix.results_page(condition, table, compared, left_out, command_line("compare", options))
     runs.log_page(f"results/{condition.name}", page)
+
+
+def with_prior(
+    condition: Condition, table: pd.DataFrame, members: Sequence[SystemRun], predictions: Sequence[Scored | None]
+) -> pd.DataFrame:
+    """The table of results with a row for the prior, as one of its runs with predictions has logged it, if one has."""
+    for member, scored in zip(members, predictions, strict=True):
+        prior = {} if scored is None else prior_of_run(lookup.require_run(member.training_id))
+        if scored is not None and prior:
+            return results.with_prior(condition, table, scored.predictions, prior)
+    return table
 
 
 @dataclass(frozen=True, eq=False)

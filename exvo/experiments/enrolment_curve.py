@@ -44,7 +44,8 @@ def run(settings: CurveSettings) -> None:
         speakers = np.asarray(clips.speakers, dtype=str)
         independent = training.protocol == "independent" and task.categories
         categories = rows["category"].tolist() if independent else None
-        table = enrolment_curve(outputs, speakers, rows, task, settings.draws, categories=categories)
+        temperature = checkpoint.temperature
+        table = enrolment_curve(outputs, speakers, rows, task, settings.draws, 0, categories, temperature)
         runs.log_table(table, "enrolment/curve.csv")
         metrics = [scoring.headline(task), *(["category_accuracy"] if task.categories else [])]
         title = f"{training.model} on {ready.name}, {settings.split} split"

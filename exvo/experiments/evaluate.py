@@ -5,6 +5,7 @@ It is the only place where the test split is ever scored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -18,6 +19,8 @@ from exvo.enrolment import Enrolment, EnrolmentSettings, enrol_wrong_speakers, p
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.evaluation.correction import correct_shares, correction_power
+from exvo.evaluation.prior import prior_of
+from exvo.experiments.calibration import log_loss_metric, uncalibrated_log_loss
 from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reopen
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import predict_enrolments
@@ -130,6 +133,10 @@ def evaluate(
     scored = log_scores(tables.pop("right"), task, split, settings.model, ready)
     if scored is None:
         return
+    uncalibrated = math.nan
+    if checkpoint.temperature is not None:
+        uncalibrated = uncalibrated_log_loss(task, rows, outputs["right"], enrolment.scored)
+        runs.log_metrics({log_loss_metric(split): uncalibrated})
     about = RunFacts(
         model=settings.model,
         corpus=ready.corpus.name,
@@ -142,6 +149,10 @@ def evaluate(
         commands=commands(trained, split, settings),
         epochs=trained.epochs,
         enrolled=tables,
+        people=people(ready, split),
+        prior=prior_of(ready.rows("train"), task),
+        temperature=checkpoint.temperature,
+        uncalibrated=uncalibrated,
     )
     runs.log_page(f"report/{split}", report_page(scored.predictions, scored.scores, task, about))
     print(f"report of the run: the artifact report/{split}.html")
@@ -185,6 +196,14 @@ def enrolled_outputs(
 def corrects(task: Task, enrolment: Enrolment) -> bool:
     """Whether there are shares to correct, and clips that enrol to correct them by."""
     return task.objective == "cross-entropy" and any(map(len, enrolment.clips))
+
+
+def people(ready: Ready, split: str) -> str:
+    """Whose clips a split holds, as seen from training, for a sentence."""
+    if split == "train":
+        return "its own training clips"
+    speakers, trained = (set(ready.rows(name)["speaker"]) for name in (split, "train"))
+    return "clips it has not heard" if "" in speakers or speakers & trained else "people it has not heard"
 
 
 def commands(trained: Trained, split: str, settings: TrainSettings) -> str:

@@ -18,14 +18,16 @@ from tqdm import tqdm
 from exvo.config import MAX_SHOTS, PredictSettings
 from exvo.devices import resolve_device
 from exvo.errors import InputError
+from exvo.evaluation import results
+from exvo.evaluation.scoring import headline
 from exvo.features.containers import AudioError
 from exvo.files import NAME_BYTES, require_writable, write_atomically
 from exvo.networks.checkpoint import Checkpoint
-from exvo.reports.prediction import chart, for_spreadsheets
+from exvo.reports.prediction import chart, for_spreadsheets, reached_line
 from exvo.serving.prediction import enrol_recordings, predict_recordings, read_features
 from exvo.serving.recordings import AudioFiles, find_audio
 from exvo.text import LONGEST_NAME, printable, writable
-from exvo.tracking import models, runs
+from exvo.tracking import models, names, runs
 
 
 def run(settings: PredictSettings) -> None:
@@ -40,7 +42,7 @@ def run(settings: PredictSettings) -> None:
     checkpoint = models.load_model(settings.model_uri, device=settings.device)
     with runs.start_run("predict") as run_id:
         runs.log_settings(asdict(settings), {"model": dict(checkpoint.notes)})
-        print("\n".join([model_text(checkpoint, len(enrolling)), *dict.fromkeys(notes + more)]))
+        print("\n".join([model_text(checkpoint, len(enrolling)), *reached(checkpoint), *dict.fromkeys(notes + more)]))
         answers, problems = predict(checkpoint, files, enrolling, settings.device)
         unsaved = ""
         if answers is not None:
@@ -69,6 +71,18 @@ def model_text(checkpoint: Checkpoint, enrolling: int) -> str:
     if enrolling:
         return f"{line}, adapted to the speaker of {enrolling} enrolment clips"
     return f"{line}; without enrolment=<files of the speaker> it takes the typical speaker's profile"
+
+
+def reached(checkpoint: Checkpoint) -> list[str]:
+    """How good the model is and what chance is, in a line: on test where its run was scored there, else on val."""
+    task, notes = checkpoint.task, dict(checkpoint.notes)
+    run = names.run_of_id(str(notes.get("run_id", "")))
+    tested = {} if run is None else results.of_split(run.data.metrics, "test")
+    split = "val"
+    if headline(task) in tested:
+        split, notes["score"], notes["accuracy"] = "test", tested[headline(task)], tested.get("category_accuracy")
+    line = reached_line(task, notes, split)
+    return [line] if line else []
 
 
 def predict(
@@ -106,7 +120,7 @@ def predict(
         return None, problems
     profiles = None if profile is None else profile[None].repeat(len(features), axis=0)
     outputs = predict_recordings(checkpoint, list(features.values()), profiles, device, progress="predicting")
-    answers = checkpoint.task.answers(outputs)
+    answers = checkpoint.task.answers(outputs, checkpoint.temperature)
     answers.insert(0, "file", [writable(str(file)) for file in features])
     return answers, problems
 

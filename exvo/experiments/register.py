@@ -1,8 +1,10 @@
 """Registers a few-shot run as exvo-fewshot, with a model card.
 
-Without run_id it takes the run with the best validation score among those of one corpus and protocol. The alias
-`champion` moves to it only if the run passes the gate: its paired difference to the present champion on the validation
-split, by speaker. The test split is never looked at to choose. To register the same run again renews its card.
+Without run_id it takes the run with the best validation score among those of one corpus and protocol: UAR of exclusive
+categories, else the mean CCC. The alias `champion` moves to it only if the run passes the gate on the validation split,
+by speaker: it must be better than the prior (what the training labels say without hearing anything), and its paired
+difference to the present champion good enough. The test split is never looked at to choose. To register the same run
+again renews its card.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ import pandas as pd
 
 from exvo.config import RegisterSettings
 from exvo.errors import InputError
-from exvo.evaluation import pairwise, scoring
+from exvo.evaluation import pairwise, prior, scoring
 from exvo.evaluation.pairwise import Scored
+from exvo.evaluation.prior import OverPrior
 from exvo.evaluation.results import Condition
 from exvo.options import command_line
 from exvo.reports import card
 from exvo.reports.card import CardFacts
-from exvo.reports.sentences import doubt_sentences
+from exvo.reports.sentences import doubt_sentences, prior_text
 from exvo.reports.tables import interval_texts, number_texts
 from exvo.text import listing
 from exvo.tracking import artifacts, lookup, registry, runs, scored
@@ -38,18 +41,23 @@ def run(settings: RegisterSettings) -> None:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, challenger.condition.protocol)
         (score,) = number_texts([registry.score(source)])
-        print(f"candidate   {source.info.run_name} ({source.info.run_id}), {registry.SCORE} {score}")
+        name = f"{scored.SPLIT}/{registry.headline_of(source)}"
+        print(f"candidate   {source.info.run_name} ({source.info.run_id}), {name} {score}")
+        over = over_prior_of(source, challenger)
+        print(f"prior       {prior_text(over)}")
         champion = registry.champion()
         already = champion is not None and champion.run_id == source.info.run_id
-        if champion is None and score == "undefined" and settings.gate != "none":
-            moves, why = False, "its validation score is undefined"
-        elif champion is None:
-            moves, why = True, "there was no champion"
-        elif already:
+        learnt, why = registry.better_than_prior(over)
+        if already:
             moves, why = False, "it is champion already"
+        elif not learnt and settings.gate != "none":
+            moves = False
+        elif champion is None:
+            moves, why = True, "there was no champion" if learnt else "gate=none asks for no comparison"
         else:
             moves, why = gate_decision(settings.gate, champion, challenger)
-        text = card.card(facts(source, challenger))
+        forced = moves and settings.gate == "none" and (champion is not None or not learnt)
+        text = card.card(facts(source, challenger, over, forced))
         runs.log_text("card.md", text)
         outcome = f"{settings.gate}: {{}}, because {why}"
         tags = registry.lineage(source)
@@ -173,6 +181,20 @@ def gate_decision(gate: str, champion: ModelVersion, challenger: Scored) -> tupl
     return registry.decide(gate, row["value"], row["lo_by_speaker"], row["hi_by_speaker"])
 
 
+def over_prior_of(source: Run, challenger: Scored) -> OverPrior:
+    """How much better than the prior a run is on validation; logs it.
+
+    The prior of early versions' runs, which they have not logged, is that of the validation labels.
+    """
+    task = challenger.task
+    found = scored.prior_of_run(source) or prior.prior_of_table(challenger.predictions, task)
+    over = prior.over_prior(challenger.predictions, task, found)
+    name = f"over_prior/{over.metric}"
+    ends = {f"{name}_lo_by_speaker": over.low, f"{name}_hi_by_speaker": over.high}
+    runs.log_metrics({name: over.value} | ({} if math.isnan(over.low) else ends))
+    return over
+
+
 def validation_text(run: Scored) -> str:
     """What two runs must share to be compared, in words."""
     condition = run.condition
@@ -189,8 +211,8 @@ def difference_text(table: pd.DataFrame) -> str:
     return f"{row['value']:+.4f} {row['metric']}, candidate - champion; 95% interval by speaker {bounds}"
 
 
-def facts(source: Run, challenger: Scored) -> CardFacts:
-    """What the card says, from the run and its evaluations."""
+def facts(source: Run, challenger: Scored, over: OverPrior, forced: bool) -> CardFacts:
+    """What the card says, from the run, its evaluations and the gate."""
     evaluations = {split: scored.evaluations(source, split) for split in ("test", "val")}
     test_scores = (table for run in evaluations["test"] if (table := artifacts.scores(run, "test")) is not None)
     scores = {"val": artifacts.scores(source, "val"), "test": next(test_scores, None)}
@@ -213,5 +235,7 @@ def facts(source: Run, challenger: Scored) -> CardFacts:
         scores={split: table for split, table in scores.items() if table is not None},
         enrolment=next(((split, table) for split, table in enrolments if table is not None), None),
         curve=scored.newest_curve(source),
+        over_prior=over,
+        forced=forced,
         tested_otherwise=any(artifacts.load_settings(run)["options"]["split"] == "test" for run in others),
     )

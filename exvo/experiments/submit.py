@@ -88,7 +88,7 @@ def test_predictions(source: Run, settings: SubmitSettings, training: TrainSetti
         checkpoint.network, clips, settings.device, enrolment.clips, progress="test", protocol=checkpoint.protocol
     )
     print(f"predictions made now, {training.protocol} protocol")
-    return checkpoint.task.table(ready.rows("test"), outputs, enrolment.scored)
+    return checkpoint.task.table(ready.rows("test"), outputs, enrolment.scored, checkpoint.temperature)
 
 
 def write(path: Path, corpus: Corpus, table: pd.DataFrame, task: str) -> None:

@@ -22,6 +22,8 @@ from exvo.devices import resolve_device, resolve_precision
 from exvo.enrolment import Draw, Enrolment, EnrolmentSettings
 from exvo.errors import InputError, TrainingError
 from exvo.evaluation import scoring
+from exvo.evaluation.prior import prior_of
+from exvo.experiments import calibration
 from exvo.experiments.corpus import (
     Ready,
     describe_enrolment,
@@ -30,7 +32,7 @@ from exvo.experiments.corpus import (
     read_corpus,
     require_usable_clips,
 )
-from exvo.experiments.evaluate import log_scores
+from exvo.experiments.evaluate import log_scores, people
 from exvo.experiments.features import model_features, open_extractor, record, resolve_features
 from exvo.experiments.resume import resumable
 from exvo.features.extractors import Encoder
@@ -119,15 +121,14 @@ class HeldOut:
     clips: Clips
     enrolment: Enrolment
 
-    def predictions(self, network: Network, progress: str = "") -> pd.DataFrame:
-        """The predictions table; `progress` names a progress bar."""
+    def outputs(self, network: Network, progress: str = "") -> np.ndarray:
+        """The outputs of the network, (clips, outputs); `progress` names a progress bar."""
         device, protocol = self.settings.device, self.settings.protocol
-        outputs = predict_clips(network, self.clips, device, self.enrolment.clips, progress=progress, protocol=protocol)
-        return self.task.table(self.rows, outputs, self.enrolment.scored)
+        return predict_clips(network, self.clips, device, self.enrolment.clips, progress=progress, protocol=protocol)
 
     def validate(self, network: Network) -> Validation:
         """The scores of an epoch."""
-        predictions = self.predictions(network, "validation")
+        predictions = self.task.table(self.rows, self.outputs(network, "validation"), self.enrolment.scored)
         scores = {str(name): float(value) for name, value in scoring.score_epoch(predictions, self.task).items()}
         return Validation(scores[scoring.headline(self.task)], scores)
 
@@ -160,6 +161,7 @@ def train(
     if settings.task == "speaker":
         ready = known_speakers(ready)
     task = training_task(settings, system, ready.corpus)
+    runs.log_json("prior.json", prior_of(ready.rows("train"), task))
     clips = training_clips(ready, task, settings, system)
     enrolment = ready.enrolment("val", settings.protocol, settings.shots)
     held_out = HeldOut(settings, task, ready.rows("val"), ready.clips("val", task, settings.fill), enrolment)
@@ -190,9 +192,20 @@ def train(
         kept = f" The best weights before it are in {best_file}." if best_file.exists() else ""
         raise TrainingError(f"{error}{kept}") from None
     runs.log_metrics({"best_epoch": best.number})
-    log_scores(held_out.predictions(load_checkpoint(best_file).network), task, "val", settings.model, ready)
-    runs.log_checkpoint(best_file)
+    finish(best_file, held_out, settings.model, ready)
     return best
+
+
+def finish(best_file: Path, held_out: HeldOut, model: str, ready: Ready) -> None:
+    """Fits the temperature of the best epoch, scores its validation and logs its model."""
+    task, rows, scored = held_out.task, held_out.rows, held_out.enrolment.scored
+    outputs = held_out.outputs(load_checkpoint(best_file).network)
+    checkpoint = calibration.finish(best_file, rows, outputs, scored, people(ready, "val"))
+    if checkpoint.temperature is not None:
+        loss = calibration.uncalibrated_log_loss(task, rows, outputs, scored)
+        runs.log_metrics({"temperature": checkpoint.temperature, calibration.log_loss_metric("val"): loss})
+    log_scores(task.table(rows, outputs, scored, checkpoint.temperature), task, "val", model, ready)
+    runs.log_checkpoint(best_file)
 
 
 def training_task(settings: TrainSettings, system: SystemConfig, corpus: Corpus) -> Task:

@@ -91,6 +91,7 @@ def save_checkpoint(
     fill: str,
     notes: Notes,
     enrolment: EnrolmentSettings | None = None,
+    temperature: float | None = None,
 ) -> None:
     """Writes weights and all that `load_checkpoint` needs as one safetensors file, atomically.
 
@@ -103,11 +104,13 @@ def save_checkpoint(
         fill: how short clips are filled.
         notes: where the weights come from.
         enrolment: how speakers are enrolled; a network that takes no enrolment is saved without.
+        temperature: of the shares, see `Task.shares`; None: not fitted.
 
     Raises:
         InputError: the file can't be written.
     """
-    header = Header(network.arguments, task, features, fill, notes, enrolment if network.personalised else None)
+    protocol = enrolment if network.personalised else None
+    header = Header(network.arguments, task, features, fill, notes, protocol, temperature)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_atomically(path, to_bytes(tensors, metadata={"exvo": write_header(header)}))
 

@@ -12,19 +12,22 @@ from exvo.config import SPLITS
 from exvo.evaluation.enrolment_curve import SHOTS
 from exvo.evaluation.groups import group_scores
 from exvo.evaluation.pairwise import Scored
+from exvo.evaluation.prior import OverPrior
 from exvo.evaluation.results import TRAINING
 from exvo.evaluation.scoring import (
-    LOWEST_DECILE,
     MEAN_CCC,
-    WORST_COUNTRY,
+    UAR,
     few_speakers,
+    group_metric,
     headline,
+    lowest_speakers,
     scorable,
     statistics,
+    worst_country,
 )
 from exvo.reports.enrolment import enrolment_conclusion
 from exvo.reports.enrolment_curve import curve_conclusion
-from exvo.reports.sentences import few_speakers_sentence
+from exvo.reports.sentences import few_speakers_sentence, prior_text
 from exvo.reports.tables import Column, interval_texts, markdown, number_texts
 from exvo.text import SYNTHETIC, default_text, listing, slug
 
@@ -47,10 +50,15 @@ LABELS = {
 }
 
 CARD_SCORES = {
+    UAR: "UAR (unweighted average recall)",
+    "category_accuracy": "accuracy",
+    "category_ece": "expected calibration error",
     MEAN_CCC: "CCC, mean over the emotions",
     "emotion_mae": "mean absolute error",
-    WORST_COUNTRY: "CCC of the worst country",
-    LOWEST_DECILE: "CCC of the lowest tenth of speakers",
+} | {
+    name(metric): f"{title} of the {group}"
+    for metric, title in ((UAR, "UAR"), (MEAN_CCC, "CCC"))
+    for name, group in ((worst_country, "worst country"), (lowest_speakers, "lowest tenth of speakers"))
 }
 """The scores that a card shows, and what it calls them."""
 
@@ -73,6 +81,8 @@ class CardFacts:
         scores: by split, as `scoring.score` gives them; test where the run was evaluated on it.
         enrolment: the split and the table of what enrolment is worth (`reports.enrolment`), if there is one.
         curve: the same of the newest `enrolment-curve` (`evaluation.enrolment_curve`).
+        over_prior: how much better than the prior it is on val.
+        forced: whether `gate=none` made it champion.
         tested_otherwise: whether test was scored, but only under another protocol or number of enrolment clips.
     """
 
@@ -87,6 +97,8 @@ class CardFacts:
     scores: Mapping[str, pd.DataFrame]
     enrolment: tuple[str, pd.DataFrame] | None
     curve: tuple[str, pd.DataFrame] | None = None
+    over_prior: OverPrior | None = None
+    forced: bool = False
     tested_otherwise: bool = False
 
 
@@ -170,7 +182,8 @@ def scores(facts: CardFacts) -> list[str]:
     rows = scorable(facts.validation.predictions)
     table = pd.concat([table.assign(split=split) for split, table in facts.scores.items()])
     table = table[table["metric"].isin(list(CARD_SCORES))]
-    deciles, by_clip = table["metric"] == LOWEST_DECILE, interval_texts(table["lo"], table["hi"], 3)
+    deciles = table["metric"].isin([lowest_speakers(MEAN_CCC), lowest_speakers(UAR)])
+    by_clip = interval_texts(table["lo"], table["hi"], 3)
     columns = [
         Column("split", table["split"].tolist()),
         Column("score", table["metric"].map(CARD_SCORES).tolist()),
@@ -191,7 +204,17 @@ def scores(facts: CardFacts) -> list[str]:
         explanation += "; the test split has not been scored: run `evaluate`, then `register`."
     speakers = rows["speaker"].nunique()
     few = [few_speakers_sentence(speakers)] if few_speakers(speakers) else []
-    return ["## Scores", markdown(spaced(columns)), " ".join([explanation, *worst(facts, rows), *few])]
+    return ["## Scores", markdown(spaced(columns)), " ".join([explanation, *gate(facts), *worst(facts, rows), *few])]
+
+
+def gate(facts: CardFacts) -> list[str]:
+    """Sentences that say whether the model has learnt anything, and whether it is champion without having to."""
+    over = facts.over_prior
+    if over is None:
+        return []
+    verdict = "It is better than the prior" if over.better else "**It is not shown to be better than the prior**"
+    forced = ["**gate=none made it champion, without any comparison.**"] if facts.forced else []
+    return [f"{verdict} (the training labels alone) on val: {prior_text(over)}.", *forced]
 
 
 def worst(facts: CardFacts, rows: pd.DataFrame) -> list[str]:
@@ -199,7 +222,7 @@ def worst(facts: CardFacts, rows: pd.DataFrame) -> list[str]:
     task = facts.validation.task
     sentences = []
     if "country" in rows and (rows["country"] != "").all():
-        countries = group_scores(statistics(rows, task), rows["country"], MEAN_CCC)["value"].dropna()
+        countries = group_scores(statistics(rows, task), rows["country"], group_metric(task))["value"].dropna()
         if len(countries):
             sentences.append(f"Worst country on val: {text(countries.index[0])} ({countries.iloc[0]:.3f}).")
     names = {f"{slug(target)}_ccc": target for target in task.targets}
@@ -217,6 +240,7 @@ def worst(facts: CardFacts, rows: pd.DataFrame) -> list[str]:
 def enrolment(facts: CardFacts) -> list[str]:
     """Which clips enrol, and whether it is the speaker that helps."""
     protocol, shots = facts.validation.condition.protocol, facts.validation.shots
+    metric = headline(facts.validation.task)
     rules = {
         "published": "a speaker's first clips in file order enrol and are scored too",
         "strict": "a speaker's first clips in file order enrol and are not scored; a clip never enrols itself",

@@ -11,6 +11,7 @@ import pandas as pd
 from exvo.evaluation.groups import UNITS
 from exvo.evaluation.pairwise import resampled_unit
 from exvo.evaluation.results import Condition
+from exvo.evaluation.scoring import LESS_IS_BETTER
 from exvo.reports.page import INK, WIDE, Page, Picture, Section, Tile, axes, make_picture
 from exvo.reports.pictures import UNIT_COLOURS
 from exvo.reports.sentences import OTHER_SEEDS
@@ -51,8 +52,8 @@ def comparison_explanation(clips: pd.DataFrame) -> str:
     """Over which clips two runs are paired, and how to read the table."""
     return (
         f"Paired over {len(clips)} clips of {clips['speaker'].nunique()} speakers; b wins: the share of the resamples "
-        "in which b is better (for an MAE: smaller). The intervals are not corrected for the number of scores: the "
-        f"first score is the test, the others show where a difference lies. {OTHER_SEEDS}"
+        "in which b is better (for an error or a loss: smaller). The intervals are not corrected for the number of "
+        f"scores: the first score is the test, the others show where a difference lies. {OTHER_SEEDS}"
     )
 
 
@@ -125,7 +126,7 @@ def comparison_page(
         for side, system, run in zip("ab", runs["system"], runs["run"], strict=True)
     ]
     tiles.append(Tile(f"b - a, {metric}", number_texts([head["value"]])[0], f"95% by {by} {bounds}"))
-    errors = table["metric"].str.endswith("_mae")
+    errors = table["metric"].isin(LESS_IS_BETTER)
     others = table[~errors].iloc[1:]
     pictures = [forest("scores", others)] if len(others) else []
     pictures += [forest(table.loc[index, "metric"], table.loc[[index]]) for index in table.index[errors]]
@@ -163,7 +164,7 @@ def forest(name: str, table: pd.DataFrame) -> Picture:
             ax.text(0, place, " undefined", va="center")
         ax.set_yticks(places, table["metric"].tolist())
         ax.set_ylim(len(table) - 0.4, -0.6)
-        side = "left" if name.endswith("_mae") else "right"
+        side = "left" if name in LESS_IS_BETTER else "right"
         ax.set_xlabel(f"b - a{' in years' if name == 'age_mae' else ''}, {side} of 0: b is better")
         ax.grid(axis="x")
         ax.locator_params(axis="x", nbins=5)

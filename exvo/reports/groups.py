@@ -11,29 +11,33 @@ import pandas as pd
 
 from exvo.evaluation.bootstrap import Statistics
 from exvo.evaluation.groups import MIN_CLIPS, Chance, group_scores, lowest_decile_by_chance, with_intervals
-from exvo.evaluation.scoring import LOWEST_DECILE, MEAN_CCC
+from exvo.evaluation.scoring import lowest_speakers
 from exvo.reports import pictures
 from exvo.reports.page import Section
-from exvo.reports.tables import Column, score_columns
+from exvo.reports.tables import SCORE_TITLES, Column, score_columns
 from exvo.text import listing
 
 WORST = 10
-"""Speakers with the lowest CCC that are named."""
+"""Speakers with the lowest score that are named."""
 
 
-def countries_section(rows: pd.DataFrame, clips: Statistics, speakers: npt.NDArray[np.str_] | None) -> Section:
-    """The CCC within each country."""
+def countries_section(
+    rows: pd.DataFrame, clips: Statistics, metric: str, speakers: npt.NDArray[np.str_] | None
+) -> Section:
+    """The CCC, or the UAR of exclusive categories (`scoring.group_metric`), within each country."""
+    title = SCORE_TITLES[metric]
     if "country" not in rows or (rows["country"] == "").all():
         return Section("Countries", ["The corpus does not say which countries its speakers come from."])
     groups = rows["country"].replace("", "unknown")
-    table = with_intervals(group_scores(clips, groups, MEAN_CCC), clips, groups, MEAN_CCC, speakers)
+    table = with_intervals(group_scores(clips, groups, metric), clips, groups, metric, speakers)
     table = table.rename_axis("country").reset_index()
     small = table["n"] < MIN_CLIPS
     scored = table[~small].reset_index(drop=True)
     columns = score_columns(scored, "country", "country")
     if speakers is not None:
         columns.append(Column("speakers", [f"{count:,}" for count in scored["speakers"]]))
-    bars = [pictures.bars("countries", "CCC within each country, with 95% intervals", scored["country"], scored)]
+    caption = f"{title} within each country, with 95% intervals"
+    bars = [pictures.bars("countries", caption, scored["country"], scored, title)]
     return Section(
         "Countries",
         too_small(table[small], "country"),
@@ -52,48 +56,50 @@ def too_small(table: pd.DataFrame, group: str) -> list[str]:
 
 
 def speakers_section(
-    rows: pd.DataFrame, clips: Statistics, scores: pd.DataFrame, speakers: npt.NDArray[np.str_] | None
+    clips: Statistics, scores: pd.DataFrame, metric: str, speakers: npt.NDArray[np.str_] | None
 ) -> Section:
-    """The distribution of the CCC over speakers, and the worst of them."""
+    """The distribution of the CCC, or the UAR (`scoring.group_metric`), over speakers, and the worst of them."""
+    title = SCORE_TITLES[metric]
     if speakers is None:
         return Section("Speakers", ["Not every clip says who its speaker is, so there are no scores by speaker."])
-    table = group_scores(clips, speakers, MEAN_CCC).rename_axis("speaker")
+    table = group_scores(clips, speakers, metric).rename_axis("speaker")
     small = table["n"] < MIN_CLIPS
     scored = table[~small & table["value"].notna()]
     text = too_small(table[small].reset_index(), "speaker")
     undefined = table.index[~small & table["value"].isna()]
     if len(undefined):
-        text.append(f"With enough clips, but an undefined CCC: {listing(undefined)}.")
+        text.append(f"With enough clips, but an undefined {title}: {listing(undefined)}.")
     if len(scored) < 2:
         return Section(
             "Speakers", [*text, "A distribution needs two scored speakers or more."], numbers=table.reset_index()
         )
-    decile = scores[scores["metric"] == LOWEST_DECILE].iloc[0]
-    chance = lowest_decile_by_chance(clips, speakers, MEAN_CCC)
-    text.insert(0, decile_sentence(decile, len(scored), chance))
-    worst = with_intervals(scored.head(WORST), clips, speakers, MEAN_CCC).reset_index()
-    caption = f"CCC of {len(scored):,} speakers; the line is the mean of the lowest tenth"
-    histogram = pictures.histogram("speakers", caption, scored["value"], decile["value"])
+    decile = scores[scores["metric"] == lowest_speakers(metric)].iloc[0]
+    chance = lowest_decile_by_chance(clips, speakers, metric)
+    text.insert(0, decile_sentence(decile, title, len(scored), chance))
+    worst = with_intervals(scored.head(WORST), clips, speakers, metric).reset_index()
+    caption = f"{title} of {len(scored):,} speakers; the line is the mean of the lowest tenth"
+    histogram = pictures.histogram("speakers", caption, scored["value"], decile["value"], title)
     return Section(
         "Speakers",
-        [*text, f"The {len(worst)} with the lowest CCC, each with an interval over the speaker's own clips:"],
+        [*text, f"The {len(worst)} with the lowest {title}, each with an interval over the speaker's own clips:"],
         pictures=[histogram],
         table=score_columns(worst, "speaker", "speaker"),
         numbers=table.reset_index(),
     )
 
 
-def decile_sentence(decile: Mapping[str, Any] | pd.Series[Any], speakers: int, chance: Chance) -> str:
+def decile_sentence(decile: Mapping[str, Any] | pd.Series[Any], title: str, speakers: int, chance: Chance) -> str:
     """What the lowest tenth of the speakers gets, and whether chance explains it.
 
     Args:
         decile: the row of a score table.
+        title: of the score, CCC or UAR.
         speakers: that are scored.
         chance: what the decile would be by chance.
     """
     value, low, high = (decile[name] for name in ("value", "lo_by_speaker", "hi_by_speaker"))
     begin = (
-        f"The lowest tenth of the speakers ({decile['n']} of {speakers:,}) has a mean CCC of {value:.3f} "
+        f"The lowest tenth of the speakers ({decile['n']} of {speakers:,}) has a mean {title} of {value:.3f} "
         f"[{low:.3f}, {high:.3f}]. Were the clips dealt to the speakers at random, it would be {chance.mean:.3f} "
         f"[{chance.low:.3f}, {chance.high:.3f}]: "
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from exvo import text
+from exvo.evaluation.prior import chance
+from exvo.evaluation.scoring import headline
+from exvo.reports.tables import SCORE_TITLES
+from exvo.tasks import Task
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters of cells that spreadsheets compute."""
@@ -34,6 +39,34 @@ def for_spreadsheets(answers: pd.DataFrame) -> pd.DataFrame:
         prefix = "./" if name == "file" else "'"
         safe[name] = [f"{prefix}{cell}" if cell.startswith(FORMULA) else cell for cell in map(str, safe[name])]
     return safe
+
+
+def reached_line(task: Task, notes: Mapping[str, object], split: str = "val") -> str:
+    """How good a model is and what chance is, in one line; '' where that is not known.
+
+    Args:
+        task: what its outputs are.
+        notes: of its file: `metric`, `score`, `people` and of exclusive categories `accuracy`. Files of early versions
+            lack them, and so does what is no few-shot model.
+        split: on which it was scored.
+
+    >>> notes = {"metric": "category_uar", "score": 0.312, "accuracy": 0.33, "people": "people it has not heard"}
+    >>> print(reached_line(Task("fewshot", ("Awe", "Fear", "Joy"), categories=True), notes))
+    it names the right one of 3 categories in 33% of clips (UAR 0.31) on people it has not heard (val); chance is 33%
+    >>> notes = {"metric": "emotion_ccc", "score": 0.4, "people": "people it has not heard"}
+    >>> print(reached_line(Task("fewshot", ("Awe", "Fear")), notes))
+    it reaches a CCC of 0.40 (1 is perfect) on people it has not heard (val); chance is 0
+    """
+    score, accuracy, people = (notes.get(name) for name in ("score", "accuracy", "people"))
+    if task.name != "fewshot" or notes.get("metric") != headline(task) or not isinstance(score, float):
+        return ""
+    end = f" on {people} ({split}); chance is"
+    if math.isnan(score):
+        return f"its {SCORE_TITLES[headline(task)]} is undefined: it has learnt nothing{end} {chance(task):.2g}"
+    if not task.categories:
+        return f"it reaches a CCC of {score:.2f} (1 is perfect){end} 0"
+    begin = f"it names the right one of {len(task.targets)} categories in {accuracy:.0%} of clips"
+    return f"{begin} (UAR {score:.2f}){end} {chance(task):.0%}"
 
 
 def chart(answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "█") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,25 +12,30 @@ import numpy.typing as npt
 import pandas as pd
 
 from exvo.evaluation.bootstrap import bootstrap, interval, mae_statistics
+from exvo.evaluation.calibration import bins_of
 from exvo.evaluation.groups import CLIP, SPEAKER, UNITS
 from exvo.evaluation.metrics import FloatArray
-from exvo.evaluation.results import SCORES
+from exvo.evaluation.prior import Prior, chance, prior_predictions
+from exvo.evaluation.results import shown_scores
 from exvo.evaluation.scoring import (
-    LOWEST_DECILE,
-    WORST_COUNTRY,
+    UAR,
     constant_predictions,
     few_speakers,
+    group_metric,
     headline,
+    lowest_speakers,
     scorable,
     speakers_are_units,
     statistics,
+    worst_country,
 )
 from exvo.reports import pictures
+from exvo.reports.calibration import calibration_section
 from exvo.reports.enrolment import enrolment_section
 from exvo.reports.groups import countries_section, speakers_section
 from exvo.reports.page import Page, Section, Tile
-from exvo.reports.sentences import few_speakers_sentence
-from exvo.reports.tables import Column, columns_of, interval_texts, number_texts, score_columns
+from exvo.reports.sentences import few_speakers_sentence, reached_sentence
+from exvo.reports.tables import SCORE_TITLES, Column, columns_of, interval_texts, number_texts, score_columns
 from exvo.tasks import Task
 from exvo.text import SYNTHETIC, default_text, listing, slug
 
@@ -56,6 +62,10 @@ class RunFacts:
         commands: what repeats the run.
         epochs: the metrics logged in each epoch, (epochs, metrics).
         enrolled: further predictions tables by who enrols, see `enrolment_section`.
+        people: whose clips these are, for a sentence.
+        prior: of the training labels, see `evaluation.prior`; empty where it is not known.
+        temperature: of the shares of categories; None: not fitted.
+        uncalibrated: their log loss at temperature 1; NaN where there is none.
     """
 
     model: str
@@ -69,6 +79,10 @@ class RunFacts:
     commands: str
     epochs: pd.DataFrame
     enrolled: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    people: str = "people it has not heard"
+    prior: Prior = field(default_factory=dict)
+    temperature: float | None = None
+    uncalibrated: float = math.nan
 
 
 def report_page(predictions: pd.DataFrame, scores: pd.DataFrame, task: Task, facts: RunFacts) -> Page:
@@ -84,14 +98,20 @@ def report_page(predictions: pd.DataFrame, scores: pd.DataFrame, task: Task, fac
     rows = scorable(predictions).reset_index(drop=True)
     clips = statistics(rows, task)
     speakers = rows["speaker"].to_numpy(str) if speakers_are_units(rows, task) else None
+    metric = group_metric(task)
+    priors = statistics(prior_predictions(rows, facts.prior), task).scores() if facts.prior else pd.Series(dtype=float)
     sections = [
-        scores_section(rows, scores, task, facts),
+        scores_section(rows, scores, task, facts, priors),
         emotions_section(scores, task),
         truth_section(rows, task),
-        countries_section(rows, clips, speakers),
-        speakers_section(rows, clips, scores, speakers),
+        countries_section(rows, clips, metric, speakers),
+        speakers_section(clips, scores, metric, speakers),
         audio_section(rows, task, speakers),
     ]
+    if headline(task) == UAR:
+        values, temperature = scores.set_index("metric")["value"], facts.temperature
+        section = calibration_section(rows, task, values, priors, temperature, facts.uncalibrated, speakers)
+        sections.insert(3, section)
     if facts.enrolled:
         sections.append(enrolment_section(rows, facts.enrolled, task, speakers))
     sections += [training_section(task, facts), corpus_section(facts), settings_section(facts)]
@@ -105,22 +125,33 @@ def report_page(predictions: pd.DataFrame, scores: pd.DataFrame, task: Task, fac
     kind = f"task {task.name}, {facts.options['protocol']} protocol"
     return Page(
         f"{facts.model} on {facts.corpus}, {facts.split} split",
-        [f"{where}; {kind}", f"run {facts.run}"],
+        [*reached(rows, scores, task, facts.people), f"{where}; {kind}", f"run {facts.run}"],
         tiles(scores, task),
         sections,
     )
 
 
+def reached(rows: pd.DataFrame, scores: pd.DataFrame, task: Task, people: str) -> list[str]:
+    """What the model reaches and what chance is, in a sentence; none of multitask, whose score has no chance."""
+    if task.name != "fewshot":
+        return []
+    row = scores[scores["metric"] == headline(task)].iloc[0].to_dict()
+    bounds = (row["lo_by_speaker"], row["hi_by_speaker"])
+    guessed = chance(task, rows["truth.category"].nunique() if task.categories else None)
+    return [f"{reached_sentence(SCORE_TITLES[headline(task)], row['value'], guessed, people, bounds)}."]
+
+
 def tiles(scores: pd.DataFrame, task: Task) -> list[Tile]:
     """The headline score, the worst country and the lowest decile of speakers, each with an interval."""
+    metric = group_metric(task)
     titles = {
         headline(task): headline(task),
-        WORST_COUNTRY: "worst country, CCC",
-        LOWEST_DECILE: "lowest tenth of speakers, CCC",
+        worst_country(metric): f"worst country, {SCORE_TITLES[metric]}",
+        lowest_speakers(metric): f"lowest tenth of speakers, {SCORE_TITLES[metric]}",
     }
     chosen = []
-    for metric, title in titles.items():
-        for row in scores[scores["metric"] == metric].to_dict("records"):
+    for name, title in titles.items():
+        for row in scores[scores["metric"] == name].to_dict("records"):
             bounds = [
                 f"by {unit.name} {text}"
                 for unit in UNITS
@@ -132,8 +163,10 @@ def tiles(scores: pd.DataFrame, task: Task) -> list[Tile]:
     return chosen
 
 
-def scores_section(rows: pd.DataFrame, scores: pd.DataFrame, task: Task, facts: RunFacts) -> Section:
-    """Every score that is not of one emotion."""
+def scores_section(
+    rows: pd.DataFrame, scores: pd.DataFrame, task: Task, facts: RunFacts, priors: pd.Series[float]
+) -> Section:
+    """Every score that is not of one emotion, beside that of the prior where it is known."""
     emotions = {f"{slug(target)}_ccc" for target in task.targets}
     table = scores[~scores["metric"].isin(emotions)].reset_index(drop=True)
     constant = constant_predictions(rows, task)
@@ -151,7 +184,13 @@ def scores_section(rows: pd.DataFrame, scores: pd.DataFrame, task: Task, facts: 
         "by speaker resample whole speakers, so use them for what new people may expect. n is the number of clips, or "
         "of the countries or speakers that the score is over."
     ]
-    return Section("Scores", text, warnings, table=score_columns(table, "score", "metric"), numbers=table)
+    columns = score_columns(table, "score", "metric")
+    if len(priors):
+        text.append("The prior says of each clip what the training labels say without hearing anything.")
+        known = [name in priors for name in table["metric"]]
+        cells = number_texts(priors.reindex(table["metric"]), 3)
+        columns.append(Column("prior", [cell if is_known else "" for cell, is_known in zip(cells, known, strict=True)]))
+    return Section("Scores", text, warnings, table=columns, numbers=table)
 
 
 def emotions_section(scores: pd.DataFrame, task: Task) -> Section:
@@ -177,23 +216,10 @@ def truth_section(rows: pd.DataFrame, task: Task) -> Section:
     densities, tables = [], []
     for target in targets:
         truth, prediction = (rows[f"{side}.{target}"].to_numpy(float) for side in ("truth", "prediction"))
-        table = means(truth, prediction, bins_of(truth))
+        table = means(truth, prediction, bins_of(truth, MOST_BINS))
         tables.append(table.reset_index().assign(target=target))
         densities.append(pictures.density(f"truth-{slug(target)}", target, truth, prediction, table))
     return Section("Prediction against truth", text, pictures=densities, numbers=pd.concat(tables, ignore_index=True))
-
-
-def bins_of(x: FloatArray, least: int = 1) -> npt.NDArray[np.int64]:
-    """The bin of each clip, (clips,): bins by x, of equal numbers of clips. Clips of equal x share one.
-
-    Args:
-        x: (clips,).
-        least: clips of a bin.
-    """
-    count = max(1, min(MOST_BINS, len(x) // least))
-    ranks = pd.Series(x).rank(method="max").to_numpy(np.float64)
-    bins: npt.NDArray[np.int64] = np.ceil(ranks * count / len(x)).astype(np.int64) - 1
-    return bins
 
 
 def means(x: FloatArray, y: FloatArray, bins: npt.NDArray[np.int64]) -> pd.DataFrame:
@@ -235,7 +261,7 @@ def audio_section(rows: pd.DataFrame, task: Task, speakers: npt.NDArray[np.str_]
     lines, tables = [], []
     for column, label in (("seconds", "length in seconds"), ("rms_db", "loudness (RMS) in dB to full scale")):
         x = rows[column].to_numpy(float)
-        bins = bins_of(x, BIN_CLIPS)
+        bins = bins_of(x, max(1, min(MOST_BINS, len(x) // BIN_CLIPS)))
         table = means(x, errors, bins)
         for number in table.index:
             inside = bins == number
@@ -255,7 +281,8 @@ def training_section(task: Task, facts: RunFacts) -> Section:
     epochs = facts.epochs
     if epochs.empty:
         return Section("Training", ["The run has logged no epochs."])
-    captions = {"loss": "Loss on the training clips"} | {name: f"{name} on val" for name in SCORES[task.name]}
+    shown = shown_scores(task.name, epochs.columns)
+    captions = {"loss": "Loss on the training clips"} | {name: f"{name} on val" for name in shown}
     logged = {name: caption for name, caption in captions.items() if name in epochs}
     curves = [pictures.curve(f"epochs-{name}", caption, epochs[name]) for name, caption in logged.items()]
     return Section("Training", pictures=curves, numbers=epochs.reset_index())

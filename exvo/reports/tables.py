@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from exvo.evaluation.groups import UNITS
-from exvo.evaluation.results import SCORES, SPREAD, TRAINING, Condition, target_metrics
+from exvo.evaluation.prior import PRIOR
+from exvo.evaluation.results import CATEGORY_SCORES, SPREAD, TRAINING, Condition, shown_scores, target_metrics
 from exvo.text import default_text
 
 SCORE_TITLES = {
@@ -19,11 +20,12 @@ SCORE_TITLES = {
     "s_mtl": "S_MTL",
     "speaker_uar": "UAR",
     "speaker_accuracy": "accuracy",
-    "emotion_ccc_country_mean": "country mean",
-    "emotion_ccc_country_std": "country std",
-    "emotion_ccc_speaker_mean": "speaker mean",
-    "emotion_ccc_speaker_std": "speaker std",
-}
+    "category_uar": "UAR",
+    "category_accuracy": "accuracy",
+    "category_macro_f1": "macro F1",
+    "category_log_loss": "log loss",
+    "category_ece": "ECE",
+} | {name: " ".join(name.split("_")[2:]) for name in SPREAD}
 """How a table of results calls the scores."""
 
 
@@ -55,8 +57,10 @@ def results_columns(condition: Condition, table: pd.DataFrame) -> list[Column]:
     """The scores of a table of results and how the systems were trained; `place` numbers those that were compared."""
     columns = [Column("#", place_texts(table))] if "place" in table else []
     columns.append(Column("system", table["system"].tolist()))
-    for score in SCORES[condition.task]:
+    for score in shown_scores(condition.task, table.columns):
         columns.append(Column(SCORE_TITLES[score], number_texts(table[score])))
+        if score in CATEGORY_SCORES[1:] and CATEGORY_SCORES[0] in table:
+            continue  # without intervals: a table of all would be too wide
         for unit in UNITS if condition.task == "fewshot" else UNITS[:1]:
             lows, highs = (table[f"{score}_{end}{unit.suffix}"] for end in ("lo", "hi"))
             columns.append(Column(f"95% by {unit.name}", interval_texts(lows, highs)))
@@ -79,7 +83,10 @@ def place_texts(table: pd.DataFrame) -> list[str]:
 
 
 def target_columns(table: pd.DataFrame) -> list[Column]:
-    """The CCC of each target, a column a target; under a system a row of its published figures, where it has them."""
+    """The CCC of each target, a column a target; under a system a row of its published figures, where it has them.
+
+    The prior is left out: its CCC is undefined.
+    """
     names = target_metrics(table.columns)
     published = table.reindex(columns=[f"published_{name}" for name in names]).to_numpy(float)
     rows = []
@@ -87,6 +94,8 @@ def target_columns(table: pd.DataFrame) -> list[Column]:
     if "place" in table:
         systems = [f"{place} {system}".strip() for place, system in zip(place_texts(table), systems, strict=True)]
     for system, ours, theirs in zip(systems, table[names].to_numpy(float), published, strict=True):
+        if system == PRIOR:
+            continue
         rows.append([system, *number_texts(ours, digits=3)])
         if not all(map(math.isnan, theirs)):
             rows.append(["published", *("" if math.isnan(value) else f"{value:.3f}" for value in theirs)])
@@ -124,8 +133,15 @@ def score_columns(table: pd.DataFrame, title: str, names: str, digits: int = 3) 
 
 
 def training_columns(table: pd.DataFrame) -> list[Column]:
-    """How each system was trained."""
-    return [Column(name, [default_text(value) for value in table[name].tolist()]) for name in TRAINING]
+    """How each system was trained; empty cells for the prior, which was not."""
+    trained = (table["system"] != PRIOR) | table[list(TRAINING)].notna().any(axis=1)
+    return [
+        Column(
+            name,
+            [default_text(value) if known else "" for value, known in zip(table[name].tolist(), trained, strict=True)],
+        )
+        for name in TRAINING
+    ]
 
 
 def number_texts(values: Iterable[float], digits: int = 4) -> list[str]:

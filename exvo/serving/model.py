@@ -127,7 +127,7 @@ def answer_request(checkpoint: Checkpoint, request: Any, mode: str = "predict") 
         return pd.DataFrame({"profile": profiles.tolist()})
     clips = [features[row.audio] for row in rows if row.audio is not None]
     try:
-        return checkpoint.task.answers(predict_recordings(checkpoint, clips, profiles))
+        return checkpoint.task.answers(predict_recordings(checkpoint, clips, profiles), checkpoint.temperature)
     except TrainingError:
         raise InputError(
             "The outputs for these clips are not finite; if rows hold a profile, send one that mode=enrol gave."

@@ -18,6 +18,7 @@ from exvo.errors import InputError, TrainingError
 from exvo.features.audio import prepare, read_audio
 from exvo.features.containers import AudioError
 from exvo.networks.checkpoint import Checkpoint
+from exvo.reports.prediction import reached_line
 from exvo.serving.prediction import enrol_recordings, predict_recordings, read_features
 from exvo.serving.recordings import look_up
 from exvo.serving.waveforms import audio_config, features_of
@@ -38,6 +39,7 @@ class Recogniser:
     Attributes:
         targets: the emotions, in the order of the columns that `predict` gives; empty for a speaker recogniser.
         personalised: whether it adapts to a speaker.
+        reaches: how good it is on validation and what chance is, in a line; '' where that is not known.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
@@ -46,6 +48,7 @@ class Recogniser:
         self._device = device
         checkpoint.network.to(device)
         self.targets: tuple[str, ...] = checkpoint.task.targets
+        self.reaches: str = reached_line(checkpoint.task, checkpoint.notes)
         self.personalised: bool = checkpoint.network.personalised
 
     def __repr__(self) -> str:
@@ -80,12 +83,13 @@ class Recogniser:
         features = self._read(audio, "audio")
         repeated = None if profile is None else np.repeat(profile[None], len(features), axis=0)
         try:
-            return self._checkpoint.task.answers(predict_recordings(self._checkpoint, features, repeated, self._device))
+            outputs = predict_recordings(self._checkpoint, features, repeated, self._device)
         except TrainingError:
             raise InputError(
                 "The outputs for these clips are not finite: the weights have diverged, or the profile is not one that "
                 "enrol of this model gave."
             ) from None
+        return self._checkpoint.task.answers(outputs, self._checkpoint.temperature)
 
     def enrol(self, clips: Clip | Iterable[Clip]) -> Profile:
         """The profile of a speaker, to predict many times without the clips.

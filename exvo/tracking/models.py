@@ -21,6 +21,7 @@ from exvo.features.shards import Features
 from exvo.networks.carried import ENCODER, needs_encoder, with_encoder
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from exvo.options import command_line
+from exvo.reports.prediction import reached_line
 from exvo.serving.model import LOGGED_MODEL, example_request, signature
 from exvo.text import writable
 from exvo.tracking import names, server
@@ -51,6 +52,7 @@ def log_model(run_id: str, weights: Path) -> None:
             code_paths=[str(PROJECT / "exvo")],
             signature=signature(checkpoint.task),
             input_example=example_request(checkpoint),
+            metadata={"reaches": reached_line(checkpoint.task, checkpoint.notes)},
             pip_requirements=requirements(checkpoint),
         )
     client.set_tag(run_id, MODEL_TAG, info.model_uri)

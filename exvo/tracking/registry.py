@@ -11,7 +11,8 @@ from mlflow.entities.model_registry import ModelVersion as ModelVersion
 from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
-from exvo.evaluation.scoring import HEADLINES
+from exvo.evaluation.prior import OverPrior
+from exvo.evaluation.scoring import MEAN_CCC, UAR
 from exvo.reports.tables import number_texts
 from exvo.tracking import artifacts, names, server
 from exvo.tracking.scored import SPLIT
@@ -32,8 +33,6 @@ from exvo.tracking.tags import (
 MODEL = "exvo-fewshot"
 CHAMPION = "champion"
 CHAMPION_URI = f"models:/{MODEL}@{CHAMPION}"
-SCORE = f"{SPLIT}/{HEADLINES['fewshot']}"
-"""The metric that chooses: the headline score of a few-shot run on the validation split."""
 
 
 def candidates() -> list[Run]:
@@ -48,9 +47,14 @@ def candidates() -> list[Run]:
     return [run for run in names.search(query) if not math.isnan(score(run))]
 
 
+def headline_of(run: Run) -> str:
+    """The score that chooses, the headline of the run's task: of exclusive categories the UAR, else the mean CCC."""
+    return UAR if f"{SPLIT}/{UAR}" in run.data.metrics else MEAN_CCC
+
+
 def score(run: Run) -> float:
     """The validation score that chooses; NaN where it is undefined."""
-    return float(run.data.metrics.get(SCORE, math.nan))
+    return float(run.data.metrics.get(f"{SPLIT}/{headline_of(run)}", math.nan))
 
 
 def require_candidate(run: Run) -> None:
@@ -159,7 +163,7 @@ def lineage(run: Run) -> dict[str, str]:
         {"exvo.run_id": run.info.run_id}
         | tags
         | ({"exvo.study_run": study} if study else {})
-        | {"exvo.val_emotion_ccc": number_texts([score(run)], 6)[0]}
+        | {f"exvo.{SPLIT}_{headline_of(run)}": number_texts([score(run)], 6)[0]}
     )
 
 
@@ -184,6 +188,20 @@ def decide(gate: str, value: float, low: float, high: float) -> tuple[bool, str]
     passed, where = (low > 0, "above") if gate == "better" else (high >= 0, "below")
     lies = "lies" if (gate == "better") == passed else "does not lie"
     return passed, f"its 95% interval by speaker {lies} {where} zero"
+
+
+def better_than_prior(over: OverPrior) -> tuple[bool, str]:
+    """Whether a model has learnt enough to be champion, and why: it must be better than the prior, by speaker.
+
+    >>> better_than_prior(OverPrior("category_uar", 0.01, -0.02, 0.04))
+    (False, 'its 95% interval by speaker over the prior does not lie above zero')
+    """
+    if math.isnan(over.value):
+        return False, "its validation score is undefined"
+    if math.isnan(over.low):
+        return False, "its difference to the prior or the 95% interval by speaker is undefined"
+    lies = "lies" if over.better else "does not lie"
+    return over.better, f"its 95% interval by speaker over the prior {lies} above zero"
 
 
 def version_page(version: str) -> str:

@@ -45,6 +45,18 @@ def validated(run: Run) -> Scored:
     return Scored(run.info.run_name, condition(run), artifacts.training_settings(run).shots, predictions)
 
 
+def prior_of_run(trained: Run) -> dict[str, float | str]:
+    """What the training labels of a run say without hearing anything, see `prior_of`; empty for early versions' runs.
+
+    Raises:
+        InputError: its prior.json is damaged.
+    """
+    prior = artifacts.load_json(trained, "prior.json")
+    if any(not isinstance(value, (int, float, str)) for value in prior.values()):
+        raise InputError(f"The prior.json of the run {trained.info.run_name} is damaged; give another run.")
+    return prior
+
+
 def evaluations(trained: Run, split: str) -> list[Run]:
     """The runs with predictions of a split under the options of training: itself, then its evaluations, newest first.
 

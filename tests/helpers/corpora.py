@@ -27,3 +27,17 @@ def write_table_corpus(folder: Path, speakers: int = 6, clips: int = 4, seconds:
     table = pd.DataFrame(rows, columns=["file", "split", "speaker", "age", "country", "High", "Loud"])
     table.to_csv(folder / "clips.csv", index=False)
     return table
+
+
+def write_emogator(folder: Path, speakers: int = 8, categories: int = 4) -> None:
+    """EmoGator's layout: three tones of each of its first categories by each speaker, the higher the later it is."""
+    rng = np.random.default_rng(3)
+    (folder / "data" / "mp3").mkdir(parents=True, exist_ok=True)
+    time = np.arange(8_000) / 16_000
+    for speaker in range(speakers):
+        for category in range(categories):
+            for clip in range(3):
+                pitch = (200 + 400 * category) * rng.uniform(0.9, 1.1)
+                tone = 0.3 * np.sin(2 * np.pi * pitch * time) + rng.normal(0, 0.02, len(time))
+                name = f"{speaker + 1:06d}-{category + 1:02d}-{clip + 1}.mp3"
+                soundfile.write(folder / "data" / "mp3" / name, tone, 16_000, format="MP3")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import torch
 
 from exvo.batches.clips import Clips
 from exvo.networks.network import Network
-from exvo.tasks import Task
+from exvo.tasks import Task, make_task
 from exvo.training.config import TrainingConfig
 
 TASK = Task("fewshot", ("High", "Loud"))
@@ -41,3 +44,8 @@ def make_clips(count: int = 12, lengths: tuple[int, ...] = (40, 60, 90)) -> Clip
 def make_network(seed: int = 0, **options: object) -> Network:
     torch.manual_seed(seed)
     return Network(**({"encoder": "cnn10", "outputs": 2, "width": 0.05} | options))  # type: ignore[arg-type]
+
+
+def task_without_limits(*arguments: Any) -> Task:
+    """In place of `make_task`: a network that has learnt nothing is not shown as the limits alone."""
+    return replace(make_task(*arguments), limits=None)

@@ -1,0 +1,79 @@
+"""Fits the temperature of a model's shares, and measures what it is worth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from exvo.evaluation import calibration, scoring
+from exvo.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from exvo.tasks import Task
+
+
+def finish(file: Path, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarray | None, people: str) -> Checkpoint:
+    """Writes a model file anew with its temperature, where it gives shares, and with how good it is on validation.
+
+    Args:
+        file: of `save_checkpoint`.
+        rows: the validation clips, rows of the corpus' table.
+        outputs: (clips, outputs), of the network.
+        scored: (clips,), see `Task.table`.
+        people: whose clips these are, for a sentence.
+
+    Returns:
+        The model with both. Its notes gain `people`, `metric`, the headline score, whose value is their `score`, and
+        of exclusive categories `accuracy`.
+    """
+    checkpoint = load_checkpoint(file)
+    task = checkpoint.task
+    notes: dict[str, str | int | float | bool | None] = dict(checkpoint.notes)
+    notes |= {"metric": scoring.headline(task), "people": people}
+    table = task.table(rows.reset_index(drop=True), outputs, scored)
+    clips = scoring.scorable(table)
+    if task.categories:
+        notes["accuracy"] = float((clips["truth.category"] == clips["prediction.category"]).mean())
+    temperature = None
+    if task.objective == "cross-entropy" and task.categories:
+        labels = pd.Index(task.targets).get_indexer(pd.Index(clips["truth.category"]))
+        temperature = calibration.fit_temperature(outputs[clips.index], labels)
+    final = replace(checkpoint, notes=notes, temperature=temperature)
+    save(file, final)
+    return final
+
+
+def save(file: Path, checkpoint: Checkpoint) -> None:
+    """Writes a model file."""
+    network = checkpoint.network
+    save_checkpoint(
+        file,
+        network,
+        network.state_dict(),
+        checkpoint.task,
+        checkpoint.features,
+        checkpoint.fill,
+        checkpoint.notes,
+        checkpoint.enrolment,
+        checkpoint.temperature,
+    )
+
+
+def uncalibrated_log_loss(task: Task, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarray | None) -> float:
+    """The log loss at temperature 1; NaN where the model gives no shares or no clip is labelled.
+
+    Args:
+        task: what the outputs are.
+        rows, outputs, scored: as in `finish`.
+    """
+    table = scoring.scorable(task.table(rows, outputs, scored))
+    if not (task.categories and calibration.has_shares(table, task.targets)):
+        return math.nan
+    return calibration.log_loss(calibration.shares_of(table, task.targets)["true_share"])
+
+
+def log_loss_metric(split: str) -> str:
+    """The name of the metric that `uncalibrated_log_loss` of a split is logged as."""
+    return f"{split}/{calibration.LOG_LOSS}_uncalibrated"
