@@ -5,13 +5,13 @@ It is the only place where the test split is ever scored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from exvo.config import EvaluateSettings, TrainSettings
+from exvo.config import POOLED, EvaluateSettings, TrainSettings
 from exvo.devices import resolve_device
 from exvo.enrolment import EnrolmentSettings, enrol_wrong_speakers
 from exvo.errors import InputError
@@ -20,8 +20,10 @@ from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reope
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import predict_enrolments
 from exvo.options import command_line
+from exvo.reports.page import Section
 from exvo.reports.run import RunFacts, report_page
 from exvo.reports.sentences import score_sentence
+from exvo.reports.tables import split_text
 from exvo.tasks import Task
 from exvo.tracking import artifacts, lookup, models, runs
 from exvo.tracking.artifacts import Trained
@@ -49,10 +51,11 @@ def log_scores(predictions: pd.DataFrame, task: Task, split: str, model: str, re
     Returns:
         What was logged; None where nothing was scored.
     """
-    predictions = ready.with_audio(predictions, split)
+    if split != POOLED:
+        predictions = ready.with_audio(predictions, split)
     runs.log_table(predictions, f"predictions/{split}.parquet")
     rows = scoring.scorable(predictions)
-    clips = "held-out clips of the train split" if task.name == "speaker" else f"{split} split"
+    clips = "held-out clips of the train split" if task.name == "speaker" else split_text(split)
     share = f", {len(rows)} of them scored" if len(rows) < len(predictions) else ""
     print(f"\n{model} on {ready.name}, {clips}, {len(predictions)} clips{share}")
     if len(rows) < 2:
@@ -110,6 +113,23 @@ def evaluate(
     Raises:
         InputError: the split has no clips.
     """
+    tables = predictions_of(checkpoint, ready, split, settings)
+    scored = log_scores(tables.pop("right"), checkpoint.task, split, settings.model, ready)
+    if scored is not None:
+        log_report(scored, tables, checkpoint.task, split, ready, settings, trained, command)
+
+
+def predictions_of(
+    checkpoint: Checkpoint, ready: Ready, split: str, settings: TrainSettings
+) -> dict[str, pd.DataFrame]:
+    """The predictions tables of one split, see `evaluate`.
+
+    Returns:
+        `right`; of a personalised system also `typical` and `wrong`, see `RunFacts.enrolled`.
+
+    Raises:
+        InputError: the split has no clips.
+    """
     rows = ready.rows(split)
     if rows.empty:
         raise InputError(f"The corpus {ready.corpus.name} has no readable clips in its {split} split.")
@@ -125,12 +145,21 @@ def evaluate(
         enrolments |= {"typical": None, "wrong": enrol_wrong_speakers(enrolment, clips.speakers)}
     device, protocol = settings.device, checkpoint.protocol
     outputs = predict_enrolments(network, clips, device, list(enrolments.values()), None, split, protocol)
-    tables = {
-        name: task.table(rows, output, enrolment.scored) for name, output in zip(enrolments, outputs, strict=True)
-    }
-    scored = log_scores(tables.pop("right"), task, split, settings.model, ready)
-    if scored is None:
-        return
+    return {name: task.table(rows, output, enrolment.scored) for name, output in zip(enrolments, outputs, strict=True)}
+
+
+def log_report(
+    scored: ScoredSplit,
+    enrolled: Mapping[str, pd.DataFrame],
+    task: Task,
+    split: str,
+    ready: Ready,
+    settings: TrainSettings,
+    trained: Trained,
+    command: EvaluateSettings | None = None,
+    sections: Sequence[Section] = (),
+) -> None:
+    """Logs the report of a split, see `evaluate`; `sections` are put behind the scores."""
     about = RunFacts(
         model=settings.model,
         corpus=ready.corpus.name,
@@ -142,9 +171,11 @@ def evaluate(
         options=asdict(settings) | (asdict(command) if command else {}),
         commands=commands(trained, split, settings),
         epochs=trained.epochs,
-        enrolled=tables,
+        enrolled=enrolled,
     )
-    runs.log_page(f"report/{split}", report_page(scored.predictions, scored.scores, task, about))
+    page = report_page(scored.predictions, scored.scores, task, about)
+    page = replace(page, sections=[*page.sections[:1], *sections, *page.sections[1:]])
+    runs.log_page(f"report/{split}", page)
     print(f"report of the run: the artifact report/{split}.html")
 
 
@@ -159,7 +190,7 @@ def commands(trained: Trained, split: str, settings: TrainSettings) -> str:
     if tags.get("git.dirty") == "unknown":
         lines.append("# git could not tell whether there were uncommitted changes")
     lines.append(command_line(entry_point, asdict(trained.settings)))
-    if (entry_point, split) != ("main", "test"):
+    if split != POOLED and (entry_point, split) != ("main", "test"):
         options = {"run_id": trained.run_id, "split": split, "protocol": settings.protocol, "shots": settings.shots}
         lines.append(command_line("evaluate", options))
     return "\n".join(lines)

@@ -77,6 +77,11 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
 def run(given: TrainSettings) -> None:
     """Trains in a run of its own."""
     settings, system = resolve(given)
+    if settings.folds:
+        from exvo.experiments.folds import cross_validate  # which uses this module
+
+        cross_validate("train", settings, system)
+        return
     with resumable("train", settings, system) as begun:
         ready = start(settings, system, begun.ready)
         train(settings, system, ready, begun.run_id, states=begun.states)

@@ -29,7 +29,7 @@ from exvo.reports.enrolment_curve import enrolment_section
 from exvo.reports.groups import countries_section, speakers_section
 from exvo.reports.page import Page, Section, Tile
 from exvo.reports.sentences import few_speakers_sentence
-from exvo.reports.tables import Column, columns_of, interval_texts, number_texts, score_columns
+from exvo.reports.tables import Column, columns_of, interval_texts, number_texts, score_columns, split_text
 from exvo.tasks import Task
 from exvo.text import SYNTHETIC, default_text, listing, slug
 
@@ -48,7 +48,7 @@ class RunFacts:
         model: the system.
         corpus: its name.
         synthetic: whether a program made it.
-        split: train, val or test.
+        split: train, val or test; `POOLED` of a cross-validation.
         run: the training run's name and id.
         digest: of the corpus' content.
         warnings: the audit's.
@@ -102,10 +102,10 @@ def report_page(predictions: pd.DataFrame, scores: pd.DataFrame, task: Task, fac
         else f"{len(rows):,} clips"
     )
     people = f" of {rows['speaker'].nunique():,} speakers" if speakers is not None else ""
-    where = f"{facts.corpus}{' (synthetic)' if facts.synthetic else ''}, {facts.split} split, {scored}{people}"
+    where = f"{facts.corpus}{' (synthetic)' if facts.synthetic else ''}, {split_text(facts.split)}, {scored}{people}"
     kind = f"task {task.name}, {facts.options['protocol']} protocol"
     return Page(
-        f"{facts.model} on {facts.corpus}, {facts.split} split",
+        f"{facts.model} on {facts.corpus}, {split_text(facts.split)}",
         [f"{where}; {kind}", f"run {facts.run}"],
         tiles(scores, task),
         sections,
