@@ -223,7 +223,11 @@ def _digest(corpus: Corpus, content: pd.Series) -> str:
 
 def _numbers(column: pd.Series) -> list[float | None]:
     """Numbers in one form, whatever their dtype: NaN as None, -0 as 0."""
-    return [None if np.isnan(number) else number + 0.0 for number in column.to_numpy(np.float32).tolist()]
+    numbers = column.to_numpy(np.float32).astype(np.float64) + 0.0
+    cells = numbers.astype(object)
+    cells[np.isnan(numbers)] = None
+    listed: list[float | None] = cells.tolist()
+    return listed
 
 
 def _overview(summary: dict[str, Any]) -> list[str]:

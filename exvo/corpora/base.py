@@ -106,8 +106,8 @@ def build(
         notes += (commas,) if commas else ()
     if "age" in optional:
         clips["age"] = _numbers(source, clips["age"], AGE_LIMITS)
-    for target in targets:
-        clips[target] = _numbers(source, clips[target], limits)
+    labels = pd.DataFrame({target: _numbers(source, clips[target], limits) for target in targets}, index=clips.index)
+    clips = pd.concat([clips.drop(columns=list(targets)), labels], axis=1)  # one by one, a thousand would be slow
     _check_labels(source, clips, list(targets))
     return Corpus(name, folder, clips.reset_index(drop=True), tuple(targets), categories=categories, notes=notes)
 
