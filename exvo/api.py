@@ -29,7 +29,7 @@ from exvo.evaluation.pairwise import doubts, paired, same_clips
 from exvo.evaluation.scoring import scorable, score
 from exvo.files import expand
 from exvo.reports.sentences import doubt_sentences
-from exvo.tables import compose, plain_schema, read_flat_parquet, validated_predictions
+from exvo.tables import MAX_PREDICTION_COLUMNS, compose, plain_schema, read_flat_parquet, validated_predictions
 from exvo.tasks import Task, task_of
 from exvo.text import LONGEST_NAME, listing, nearest, printable, reason, writable
 
@@ -148,7 +148,7 @@ def read_predictions(predictions: Predictions, name: str) -> tuple[pd.DataFrame,
     if isinstance(predictions, pd.DataFrame):
         try:
             table = pa.Table.from_pandas(predictions, preserve_index=False)
-            table = compose(table.cast(plain_schema(name, table.schema)))
+            table = compose(table.cast(plain_schema(name, table.schema, MAX_PREDICTION_COLUMNS)))
         except InputError:
             raise
         except (ValueError, TypeError, pa.ArrowException) as error:
@@ -156,7 +156,7 @@ def read_predictions(predictions: Predictions, name: str) -> tuple[pd.DataFrame,
     else:
         path = os.fspath(predictions)
         name = printable(writable(path), LONGEST_NAME)
-        table = read_flat_parquet(Path(expand(path)), name)
+        table = read_flat_parquet(Path(expand(path)), name, MAX_PREDICTION_COLUMNS)
     checked = validated_predictions(table, name, "give a predictions table as runs log it")
     splits = checked["split"].unique()
     if len(splits) > 1:

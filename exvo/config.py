@@ -53,6 +53,12 @@ SEARCHED = (
 """The options that a study may search."""
 
 PROTOCOLS = ("published", "strict", "independent")
+FEWEST_FOLDS = 3
+"""One tests, one validates, one trains."""
+
+POOLED = "folds"
+"""What stands in the place of a split's name for the test clips of all folds of a cross-validation."""
+
 MAX_SHOTS = 16
 """The most enrolment clips of a speaker."""
 
@@ -232,6 +238,13 @@ class TrainSettings(ExtractSettings):
         "clip); auto: zero on hume-vb, else repeat",
         choices=("auto", "zero", "floor", "repeat"),
     )
+    folds: int = option(
+        0,
+        "cross-validation by speaker in so many folds, each tested once by a model that has not heard its speakers; 0: "
+        "the corpus' splits",
+        low=0,
+        high=1_000,
+    )
     resume: bool = option(
         True, "continue the unfinished run of the same command, where there is one; false: start a new run"
     )
@@ -306,7 +319,11 @@ class CompareSettings:
     """Options of `compare`."""
 
     corpus: str = option("", "the corpus whose systems to list; empty: all")
-    split: str = option("val", "the split whose scores to compare", choices=SPLITS)
+    split: str = option(
+        "val",
+        f"the split whose scores to compare; {POOLED}: the pooled test clips of cross-validations",
+        choices=(*SPLITS, POOLED),
+    )
     a: str = option(
         "", "the run with which b is compared: its id, its name, or a system; a and b empty: all systems are compared"
     )

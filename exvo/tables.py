@@ -22,6 +22,9 @@ from exvo.text import LONGEST_NAME, is_name, listing, normal, printable, reason
 MAX_COLUMNS = 1_000
 """Columns of a table: each target of a corpus has several metrics, and MLflow's pages stall over thousands of them."""
 
+MAX_PREDICTION_COLUMNS = 2 * MAX_COLUMNS + 20
+"""Columns of a predictions table, which has two for each target."""
+
 MAX_CSV = 64 * 2**20
 """Bytes of a CSV file, each of which takes up to thirty in memory; HUME-VB's table has 9 million."""
 
@@ -127,7 +130,7 @@ def refuse_items(source: Path, problem: str, items: Iterable[object], remedy: st
     raise InputError(f"{source}: {problem}: {listing(printable(str(item), 200) for item in items)}; {remedy}.")
 
 
-def read_flat_parquet(path: Path, name: str = "") -> pa.Table:
+def read_flat_parquet(path: Path, name: str = "", most: int = MAX_COLUMNS) -> pa.Table:
     """Reads a Parquet file whose columns are flat: numbers, texts or truth values.
 
     It is decoded in parts, because a short file may hold the same long text millions of times. What pandas may have
@@ -136,6 +139,7 @@ def read_flat_parquet(path: Path, name: str = "") -> pa.Table:
     Args:
         path: the file.
         name: of the file in sentences; empty: the path.
+        most: columns.
 
     Returns:
         The table; texts and names of columns are in composed form (NFC).
@@ -150,7 +154,7 @@ def read_flat_parquet(path: Path, name: str = "") -> pa.Table:
             groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
             if any(group.total_byte_size > MAX_BYTES for group in groups):
                 raise InputError(f"{name} takes more than {MAX_BYTES // 2**20} MiB in memory; make it smaller.")
-            schema = plain_schema(name, file.schema_arrow)
+            schema = plain_schema(name, file.schema_arrow, most)
             repeated = [field.name for field in schema if pa.types.is_string(field.type)]
         with (
             pa.OSFile(source) as stream,
@@ -170,19 +174,20 @@ def read_flat_parquet(path: Path, name: str = "") -> pa.Table:
         raise InputError(f"{name} can't be read as Parquet ({reason(error)}); write it again.") from None
 
 
-def plain_schema(name: str, schema: pa.Schema) -> pa.Schema:
+def plain_schema(name: str, schema: pa.Schema, most: int = MAX_COLUMNS) -> pa.Schema:
     """The columns of a Parquet file, each of texts as plain texts, even if it was written as categories.
 
     Args:
         name: of the file, for sentences.
         schema: its columns, as written.
+        most: columns that it may have.
 
     Raises:
         InputError: a column has no name, the name of another one, or a type that is not flat; or there are too many.
     """
     names = [normal(name) for name in schema.names]
-    if len(names) > MAX_COLUMNS:
-        raise InputError(f"{name} has {len(names):,} columns, more than {MAX_COLUMNS:,}; leave some out.")
+    if len(names) > most:
+        raise InputError(f"{name} has {len(names):,} columns, more than {most:,}; leave some out.")
     wrong = [column for column in names if not column or not is_name(column)]
     if wrong or len(set(names)) < len(names):
         problem = f"a column named {printable(wrong[0])!r}" if wrong else "columns of the same name"

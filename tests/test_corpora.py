@@ -99,12 +99,6 @@ def test_csv_and_parquet_give_equal_corpora(tmp_path: Path) -> None:
     assert two.clips["rough"][0] == 0.1
 
 
-def test_a_target_of_a_table_may_be_called_category(tmp_path: Path) -> None:
-    corpus = load("table", table(tmp_path, clips(category=[1, 2, 3, 4, None, 5])))
-    assert corpus.targets == ("calm", "category")
-    np.testing.assert_array_equal(corpus.clips["category"], [1, 2, 3, 4, np.nan, 5])
-
-
 def test_table_needs_exactly_one_file(tmp_path: Path) -> None:
     refused(tmp_path, "neither clips.csv nor clips.parquet")
     table(tmp_path, clips())
@@ -121,7 +115,7 @@ def test_table_without_targets_and_broken_parquet(tmp_path: Path) -> None:
     refused(tmp_path, "clips.parquet", "row 6 ('dev')")
 
 
-@pytest.mark.parametrize("column", ["file", "split", "speaker"])
+@pytest.mark.parametrize("column", ["file", "speaker"])
 def test_missing_column(tmp_path: Path, column: str) -> None:
     refused(table(tmp_path, clips().drop(columns=column)), "clips.csv", "missing beside", f": {column};")
 
@@ -143,7 +137,7 @@ def test_missing_column(tmp_path: Path, column: str) -> None:
          ("calm is not a number", "line 3 ('loud')", "line 5 ('inf')", "line 6 ('0,5')")),
         ({"calm": [0.1, 1e39, 0.2, 0.3, None, 0.3]}, ("calm is out of range", "line 3 ('1e+39')")),
         ({"calm": [0.1, None, "nan", 0.3, None, 0.3]}, ("without a label", "line 3 (calm), line 4 (calm);")),
-        ({"mood": ["good"] * 6}, ("mood is not a number", "line 2 ('good')")),
+        ({"mood": ["good"] * 6}, ("mood holds text ('good'); call the column category if",)),
         ({"age": [-1, 30, 131, 30, 30, 30]}, ("age is out of range", "line 2 ('-1')", "line 4 ('131')", "0 to 130")),
         ({"age": ["old", 30, 13, 30, 30, 30]}, ("age is not a number", "line 2 ('old')")),
         ({"rough": [1, 1, 1, 1, 1, None]}, ("only a part", "line 6 (calm), line 7 (rough);")),

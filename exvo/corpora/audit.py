@@ -28,7 +28,7 @@ class Audit:
         summary: all counts and lists, as they are logged in JSON.
         warnings: what is wrong, in sentences.
         digest: SHA-256, in hexadecimal, of the whole content in order: all columns of the table and each clip's audio
-            bytes. It does not depend on where the folder lies.
+            bytes. It depends neither on where the folder lies nor on splits that exvo has assigned.
     """
 
     summary: dict[str, Any]
@@ -101,7 +101,8 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
         "synthetic": corpus.synthetic,
         "reading": list(corpus.notes),
         **_counts(corpus, clips),
-        "splits": {split: _counts(corpus, clips[clips["split"] == split]) for split in SPLITS},
+        "assigned_splits": _assigned_splits(corpus),
+        "splits": {split: _counts(corpus, clips[clips["split"] == split]) for split in _splits(corpus)},
         "sample_rates": {str(rate): int(count) for rate, count in rates.items()},
         "categories": _tally(clips["category"]) if corpus.categories else None,
         "labels": {target: _range(clips[target]) for target in corpus.targets},
@@ -117,6 +118,22 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
         "speakers_in_several_splits": sorted(per_speaker.index[per_speaker > 1]),
         "look_alikes": _look_alikes(corpus),
     }
+
+
+def _splits(corpus: Corpus) -> list[str]:
+    """The names of the splits, or of the folds, in their order."""
+    folds = [name for name in corpus.clips["split"].unique() if name not in ("", *SPLITS)]
+    return sorted(folds, key=lambda name: (len(name), name)) or list(SPLITS)
+
+
+def _assigned_splits(corpus: Corpus) -> str | None:
+    """How exvo has assigned the splits, in words; None where they are the corpus' own."""
+    if not corpus.assigned:
+        return None
+    own = "its own splits are set aside" if corpus.own_splits else "the corpus has none of its own"
+    nowhere = int((corpus.clips["split"] == "").sum())
+    left = f"; {_count(nowhere, 'clip')} without a speaker or a label in none" if nowhere else ""
+    return f"{corpus.assigned} ({own}{left})"
 
 
 def _look_alikes(corpus: Corpus) -> dict[str, list[list[str]]]:
@@ -194,11 +211,11 @@ def _count(number: int, noun: str) -> str:
 
 def _digest(corpus: Corpus, content: pd.Series) -> str:
     """The SHA-256 of the column names and of each row as JSON; numbers in single precision, in which networks train."""
-    columns = [
-        corpus.clips[name].astype(str) if name in _TEXT else _numbers(corpus.clips[name])
-        for name in corpus.clips.columns
-    ]
-    digest = hashlib.sha256(json.dumps([list(corpus.clips.columns), corpus.targets]).encode())
+    clips = corpus.clips
+    if corpus.assigned:
+        clips = clips.assign(split=corpus.own_splits) if corpus.own_splits else clips.drop(columns="split")
+    columns = [clips[name].astype(str) if name in _TEXT else _numbers(clips[name]) for name in clips.columns]
+    digest = hashlib.sha256(json.dumps([list(clips.columns), corpus.targets]).encode())
     for row in zip(*columns, content, strict=True):
         digest.update(json.dumps(row).encode())
     return digest.hexdigest()
@@ -206,7 +223,11 @@ def _digest(corpus: Corpus, content: pd.Series) -> str:
 
 def _numbers(column: pd.Series) -> list[float | None]:
     """Numbers in one form, whatever their dtype: NaN as None, -0 as 0."""
-    return [None if np.isnan(number) else number + 0.0 for number in column.to_numpy(np.float32).tolist()]
+    numbers = column.to_numpy(np.float32).astype(np.float64) + 0.0
+    cells = numbers.astype(object)
+    cells[np.isnan(numbers)] = None
+    listed: list[float | None] = cells.tolist()
+    return listed
 
 
 def _overview(summary: dict[str, Any]) -> list[str]:
@@ -215,6 +236,8 @@ def _overview(summary: dict[str, Any]) -> list[str]:
     lines = [f"corpus     {summary['corpus']} ({kind})", f"rates      {rates or 'none'}"]
     if summary["reading"]:
         lines.insert(1, f"table      read with {', '.join(summary['reading'])}")
+    if summary["assigned_splits"]:
+        lines.append(f"splits     {summary['assigned_splits']}")
     if summary["countries"] is not None:
         countries = ", ".join(f"{name or 'unknown'} ({count})" for name, count in summary["countries"].items())
         lines.append(f"countries  {countries}")

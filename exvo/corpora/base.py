@@ -50,6 +50,8 @@ class Corpus:
         synthetic: whether a program made the voices.
         categories: the targets, where a clip is of exactly one of them; else empty.
         notes: how the corpus' file of clips was read, where it is not plain CSV or Parquet: short phrases.
+        assigned: how exvo has assigned the splits, see `exvo.corpora.splits`; empty: they are the corpus' own.
+        own_splits: where they are assigned, the corpus' own ones, (clips,), which are set aside; empty: it has none.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Corpus:
     synthetic: bool = False
     categories: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    assigned: str = ""
+    own_splits: tuple[str, ...] = ()
 
 
 def build(
@@ -102,8 +106,8 @@ def build(
         notes += (commas,) if commas else ()
     if "age" in optional:
         clips["age"] = _numbers(source, clips["age"], AGE_LIMITS)
-    for target in targets:
-        clips[target] = _numbers(source, clips[target], limits)
+    labels = pd.DataFrame({target: _numbers(source, clips[target], limits) for target in targets}, index=clips.index)
+    clips = pd.concat([clips.drop(columns=list(targets)), labels], axis=1)  # one by one, a thousand would be slow
     _check_labels(source, clips, list(targets))
     return Corpus(name, folder, clips.reset_index(drop=True), tuple(targets), categories=categories, notes=notes)
 
@@ -194,6 +198,11 @@ def _gaps(missing: pd.DataFrame) -> list[str]:
     return [f"{where} ({columns})" for where, columns in zip(gaps.index, names, strict=True)]
 
 
+def is_missing(cell: str) -> bool:
+    """Whether the cell of a table is empty, or says that nothing is known."""
+    return cell.lower() in _MISSING
+
+
 def _numbers(source: Path, column: pd.Series, limits: tuple[float, float]) -> pd.Series:
     """A column as floats, NaN where it is empty.
 
@@ -205,7 +214,7 @@ def _numbers(source: Path, column: pd.Series, limits: tuple[float, float]) -> pd
         numbers = column.astype(float)
         wrong = numbers.isin([math.inf, -math.inf])
     else:
-        empty = column.str.lower().isin(_MISSING)
+        empty = column.map(is_missing)
         wrong = ~empty & ~column.map(lambda text: _NUMBER.fullmatch(text) is not None)
         numbers = column.where(~empty & ~wrong, "nan").map(float).astype(float)
     if wrong.any():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 from exvo import corpora
@@ -21,11 +21,10 @@ def load_corpus(settings: ExtractSettings) -> Corpus:
         raise InputError(
             f"corpus={settings.corpus} needs its folder: give data=<folder>; the README says how to get it."
         )
-    return corpora.load(settings.corpus, Path(settings.data) if settings.data else Path(settings.output) / "sample")
+    folder = Path(settings.data) if settings.data else Path(settings.output) / "sample"
+    return corpora.load(settings.corpus, folder, settings.folds if isinstance(settings, TrainSettings) else 0)
 
 
-def corpus_settings(settings: RunSettings | SubmitSettings, training: TrainSettings) -> ExtractSettings:
-    """The corpus of a training run, with this command's folder and workers."""
-    options = {field.name: getattr(training, field.name) for field in fields(ExtractSettings)}
-    options |= {"data": settings.data or training.data, "workers": settings.workers, "output": settings.output}
-    return ExtractSettings(**options)
+def corpus_settings(settings: RunSettings | SubmitSettings, training: TrainSettings) -> TrainSettings:
+    """The settings of a training run, with this command's folder and workers."""
+    return replace(training, data=settings.data or training.data, workers=settings.workers, output=settings.output)

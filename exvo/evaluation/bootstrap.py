@@ -270,4 +270,4 @@ def _sums_within(statistics: Statistics, groups: npt.ArrayLike) -> pd.DataFrame:
 
 def _whole_numbers(x: FloatArray, y: FloatArray) -> FloatArray:
     """0, 1, 2, ... for the distinct pairs (x, y): (clips,)."""
-    return pd.DataFrame({"x": x, "y": y}).groupby(["x", "y"]).ngroup().to_numpy().astype(np.float64)
+    return pd.factorize(x + 1j * y)[0].astype(np.float64)

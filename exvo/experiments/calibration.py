@@ -61,19 +61,14 @@ def save(file: Path, checkpoint: Checkpoint) -> None:
     )
 
 
-def uncalibrated_log_loss(task: Task, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarray | None) -> float:
-    """The log loss at temperature 1; NaN where the model gives no shares or no clip is labelled.
-
-    Args:
-        task: what the outputs are.
-        rows, outputs, scored: as in `finish`.
-    """
-    table = scoring.scorable(task.table(rows, outputs, scored))
-    if not (task.categories and calibration.has_shares(table, task.targets)):
+def log_loss_of(predictions: pd.DataFrame, task: Task) -> float:
+    """The log loss of a predictions table; NaN where it holds no shares, or no clip is scored and labelled."""
+    table = scoring.scorable(predictions)
+    if table.empty or not (task.categories and calibration.has_shares(table, task.targets)):
         return math.nan
     return calibration.log_loss(calibration.shares_of(table, task.targets)["true_share"])
 
 
 def log_loss_metric(split: str) -> str:
-    """The name of the metric that `uncalibrated_log_loss` of a split is logged as."""
+    """The name of the metric that the log loss of a split at temperature 1 is logged as."""
     return f"{split}/{calibration.LOG_LOSS}_uncalibrated"

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from exvo.config import CompareSettings
+from exvo.config import POOLED, CompareSettings
 from exvo.errors import InputError
 from exvo.evaluation import pairwise, results, scoring
 from exvo.evaluation.matrix import Matrix, comparable_runs, difference_matrix
@@ -65,8 +65,10 @@ def list_systems(settings: CompareSettings) -> None:
     if settings.corpus:
         newest = newest[newest["corpus"] == writable(settings.corpus)]
     if newest.empty:
-        entry_point = "train" if settings.split == "val" else "evaluate"
-        options = "." if entry_point == "train" else f", with run_id=<a training run> and split={settings.split}."
+        entry_point = "train" if settings.split in ("val", POOLED) else "evaluate"
+        options = {"val": ".", POOLED: ", with folds=5."}.get(
+            settings.split, f", with run_id=<a training run> and split={settings.split}."
+        )
         raise InputError(
             f"No finished run has scores of the {settings.split} split"
             f"{f' of corpus={settings.corpus}' if settings.corpus else ''}; `{command_line(entry_point, {})}` makes one"

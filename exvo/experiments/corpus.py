@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from exvo.batches.clips import Clips
 from exvo.config import ExtractSettings, RunSettings, SubmitSettings, TrainSettings
+from exvo.corpora import splits
 from exvo.corpora.audit import Audit, audit, recordings
 from exvo.corpora.base import Corpus
 from exvo.corpora.options import corpus_settings, load_corpus
@@ -24,7 +26,7 @@ from exvo.text import listing
 from exvo.tracking import runs
 from exvo.tracking.artifacts import load_settings
 from exvo.tracking.lookup import Run
-from exvo.tracking.tags import DIGEST_TAG
+from exvo.tracking.tags import DIGEST_TAG, FOLD_TAG, SPLITS_TAG
 
 SHOTS_OF = {"published": "a speaker", "strict": "a speaker", "independent": "for each clip"}
 """How each protocol counts the enrolment clips."""
@@ -52,6 +54,10 @@ class Ready:
     def name(self) -> str:
         """The corpus' name, and whether it is synthetic."""
         return f"{self.corpus.name}{' (synthetic)' if self.corpus.synthetic else ''}"
+
+    def fold(self, number: int, count: int) -> Ready:
+        """The corpus of a cross-validation as one of its folds trains on it, see `splits.fold`."""
+        return replace(self, corpus=splits.fold(self.corpus, number, count))
 
     def rows(self, split: str) -> pd.DataFrame:
         """The readable clips of a split."""
@@ -103,17 +109,22 @@ def read_corpus(settings: ExtractSettings, device: str = "auto") -> Ready:
     return Ready(corpus, store, extractor, audio, audited)
 
 
-def require_usable_clips(ready: Ready, skip_unreadable: bool) -> None:
+def require_usable_clips(ready: Ready, skip_unreadable: bool, parts: Sequence[str] = ("train", "val")) -> None:
     """Refuses a corpus with unreadable clips, unless they are to be left out and enough are left.
+
+    Args:
+        ready: the corpus.
+        skip_unreadable: whether they are to be left out.
+        parts: the splits, or the folds, that need clips.
 
     Raises:
         InputError: lists every unreadable clip, or names the split that has too few left.
     """
     extraction.require_readable(ready.audio, skip_unreadable)
-    for split in ("train", "val"):
+    for split in parts:
         if len(ready.rows(split)) < 2:
             raise InputError(
-                f"Of the {split} split {len(ready.rows(split))} readable clips are left; it needs at least two."
+                f"Of the split {split} {len(ready.rows(split))} readable clips are left; it needs at least two."
             )
 
 
@@ -162,6 +173,7 @@ def log_corpus(ready: Ready) -> None:
     runs.log_json("audit.json", ready.audit.summary)
     corpus = ready.corpus
     runs.log_dataset(corpus.clips, corpus.name, corpus.folder, ready.audit.digest)
+    runs.set_tags({SPLITS_TAG: corpus.assigned or "of the corpus"})
 
 
 def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainSettings) -> Ready:
@@ -175,11 +187,17 @@ def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainS
     Raises:
         InputError: the corpus has changed or can't be read.
     """
-    ready = read_corpus(corpus_settings(settings, training), settings.device)
+    ready = as_trained(read_corpus(corpus_settings(settings, training), settings.device), source, training)
     log_corpus(ready)
     require_same(ready, source)
     require_usable_clips(ready, training.skip_unreadable)
     return ready
+
+
+def as_trained(ready: Ready, source: Run, training: TrainSettings) -> Ready:
+    """The corpus with the splits of a training run: as it is, or as the run's fold of a cross-validation has them."""
+    number = source.data.tags.get(FOLD_TAG)
+    return ready.fold(int(number), training.folds) if number else ready
 
 
 def require_same(ready: Ready, source: Run) -> None:

@@ -6,31 +6,36 @@ It is the only place where the test split is ever scored.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from exvo.batches.clips import Clips
-from exvo.config import EvaluateSettings, TrainSettings
+from exvo.config import POOLED, EvaluateSettings, TrainSettings
 from exvo.devices import resolve_device
 from exvo.enrolment import Enrolment, EnrolmentSettings, enrol_wrong_speakers, permute_enrolment
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.evaluation.correction import correct_shares, correction_power
 from exvo.evaluation.prior import prior_of
-from exvo.experiments.calibration import log_loss_metric, uncalibrated_log_loss
+from exvo.experiments.calibration import log_loss_metric, log_loss_of
 from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reopen
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import predict_enrolments
 from exvo.options import command_line
+from exvo.reports.page import Section
 from exvo.reports.run import RunFacts, report_page
 from exvo.reports.sentences import score_sentence
+from exvo.reports.tables import split_text
 from exvo.tasks import Task
 from exvo.tracking import artifacts, lookup, models, runs
 from exvo.tracking.artifacts import Trained
 from exvo.tracking.tags import ENTRY_TAG
+
+UNCALIBRATED = "uncalibrated"
+"""The name of the predictions table at temperature 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +59,11 @@ def log_scores(predictions: pd.DataFrame, task: Task, split: str, model: str, re
     Returns:
         What was logged; None where nothing was scored.
     """
-    predictions = ready.with_audio(predictions, split)
+    if split != POOLED:
+        predictions = ready.with_audio(predictions, split)
     runs.log_table(predictions, f"predictions/{split}.parquet")
     rows = scoring.scorable(predictions)
-    clips = "held-out clips of the train split" if task.name == "speaker" else f"{split} split"
+    clips = "held-out clips of the train split" if task.name == "speaker" else split_text(split)
     share = f", {len(rows)} of them scored" if len(rows) < len(predictions) else ""
     print(f"\n{model} on {ready.name}, {clips}, {len(predictions)} clips{share}")
     if len(rows) < 2:
@@ -115,6 +121,24 @@ def evaluate(
     Raises:
         InputError: the split has no clips.
     """
+    tables = predictions_of(checkpoint, ready, split, settings)
+    scored = log_scores(tables.pop("right"), checkpoint.task, split, settings.model, ready)
+    if scored is not None:
+        temperature = checkpoint.temperature
+        log_report(scored, tables, checkpoint.task, split, ready, settings, trained, command, temperature=temperature)
+
+
+def predictions_of(
+    checkpoint: Checkpoint, ready: Ready, split: str, settings: TrainSettings
+) -> dict[str, pd.DataFrame]:
+    """The predictions tables of one split, see `evaluate`.
+
+    Returns:
+        Those of `enrolled_outputs`, and where shares are calibrated `UNCALIBRATED`: `right` at temperature 1.
+
+    Raises:
+        InputError: the split has no clips.
+    """
     rows = ready.rows(split)
     if rows.empty:
         raise InputError(f"The corpus {ready.corpus.name} has no readable clips in its {split} split.")
@@ -128,15 +152,34 @@ def evaluate(
     tables = {
         name: task.table(rows, output, enrolment.scored, checkpoint.temperature) for name, output in outputs.items()
     }
-    for name in tables.keys() - {"right"}:
-        runs.log_table(tables[name], f"enrolment/{split}-{name}.parquet")
-    scored = log_scores(tables.pop("right"), task, split, settings.model, ready)
-    if scored is None:
-        return
-    uncalibrated = math.nan
     if checkpoint.temperature is not None:
-        uncalibrated = uncalibrated_log_loss(task, rows, outputs["right"], enrolment.scored)
+        tables[UNCALIBRATED] = task.table(rows, outputs["right"], enrolment.scored)
+    return tables
+
+
+def log_report(
+    scored: ScoredSplit,
+    enrolled: Mapping[str, pd.DataFrame],
+    task: Task,
+    split: str,
+    ready: Ready,
+    settings: TrainSettings,
+    trained: Trained,
+    command: EvaluateSettings | None = None,
+    sections: Sequence[Section] = (),
+    temperature: float | None = None,
+) -> None:
+    """Logs the report of a split, and the further tables of `predictions_of`, see `evaluate`.
+
+    `sections` are put behind the scores; `temperature` is that of the shares, None where there are several or none.
+    """
+    others = dict(enrolled)
+    uncalibrated = log_loss_of(others.pop(UNCALIBRATED), task) if UNCALIBRATED in others else math.nan
+    if not math.isnan(uncalibrated):
         runs.log_metrics({log_loss_metric(split): uncalibrated})
+    for name, table in others.items():
+        runs.log_table(table, f"enrolment/{split}-{name}.parquet")
+    learnt_from = ready.corpus.clips if split == POOLED else ready.rows("train")
     about = RunFacts(
         model=settings.model,
         corpus=ready.corpus.name,
@@ -148,13 +191,15 @@ def evaluate(
         options=asdict(settings) | (asdict(command) if command else {}),
         commands=commands(trained, split, settings),
         epochs=trained.epochs,
-        enrolled=tables,
+        enrolled=others,
         people=people(ready, split),
-        prior=prior_of(ready.rows("train"), task),
-        temperature=checkpoint.temperature,
+        prior=prior_of(learnt_from, task),
+        temperature=temperature,
         uncalibrated=uncalibrated,
     )
-    runs.log_page(f"report/{split}", report_page(scored.predictions, scored.scores, task, about))
+    page = report_page(scored.predictions, scored.scores, task, about)
+    page = replace(page, sections=[*page.sections[:1], *sections, *page.sections[1:]])
+    runs.log_page(f"report/{split}", page)
     print(f"report of the run: the artifact report/{split}.html")
 
 
@@ -202,6 +247,8 @@ def people(ready: Ready, split: str) -> str:
     """Whose clips a split holds, as seen from training, for a sentence."""
     if split == "train":
         return "its own training clips"
+    if split == POOLED:
+        return "people it has not heard"
     speakers, trained = (set(ready.rows(name)["speaker"]) for name in (split, "train"))
     return "clips it has not heard" if "" in speakers or speakers & trained else "people it has not heard"
 
@@ -217,7 +264,7 @@ def commands(trained: Trained, split: str, settings: TrainSettings) -> str:
     if tags.get("git.dirty") == "unknown":
         lines.append("# git could not tell whether there were uncommitted changes")
     lines.append(command_line(entry_point, asdict(trained.settings)))
-    if (entry_point, split) != ("main", "test"):
+    if split != POOLED and (entry_point, split) != ("main", "test"):
         options = {"run_id": trained.run_id, "split": split, "protocol": settings.protocol, "shots": settings.shots}
         lines.append(command_line("evaluate", options))
     return "\n".join(lines)

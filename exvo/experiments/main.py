@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exvo.config import TrainSettings
 from exvo.experiments.evaluate import evaluate
+from exvo.experiments.folds import cross_validate
 from exvo.experiments.resume import resumable
 from exvo.experiments.train import resolve, start, train
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
@@ -18,6 +19,9 @@ from exvo.tracking import runs
 def run(given: TrainSettings) -> None:
     """Does all in one run."""
     settings, system = resolve(given)
+    if settings.folds:
+        cross_validate("main", settings, system)
+        return
     with resumable("main", settings, system) as begun:
         run_id = begun.run_id
         ready = start(settings, system, begun.ready)

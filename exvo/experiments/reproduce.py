@@ -16,7 +16,7 @@ from exvo.devices import resolve_device
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.experiments import repetition
-from exvo.experiments.corpus import Ready, read_corpus, require_same
+from exvo.experiments.corpus import Ready, as_trained, read_corpus, require_same
 from exvo.experiments.evaluate import evaluate
 from exvo.experiments.features import open_extractor, record
 from exvo.experiments.repetition import Outcome
@@ -26,7 +26,7 @@ from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from exvo.systems import SystemConfig
 from exvo.tracking import artifacts, lookup, models, names, runs
 from exvo.tracking.lookup import Run
-from exvo.tracking.tags import ENTRY_TAG, EQUAL_TAG, EVALUATED_TAG, PARENT_TAG, REPEATS_TAG
+from exvo.tracking.tags import ENTRY_TAG, EQUAL_TAG, EVALUATED_TAG, FOLD_TAG, PARENT_TAG, REPEATS_TAG
 
 REPEATED = ("train", "main")
 """The entry points whose runs can be repeated."""
@@ -39,11 +39,13 @@ def run(given: ReproduceSettings) -> None:
     environment = artifacts.load_environment(source)
     checkpoint = models.checkpoint_of(source)
     logged = outcome(source, checkpoint)
-    ready = read_corpus(settings)
+    ready = as_trained(read_corpus(settings), source, settings)
     require_same(ready, source)
     torch.set_num_threads(environment.get("threads") or torch.get_num_threads())  # they order the additions
     entry_point = source.data.tags[ENTRY_TAG]
-    with runs.start_run(entry_point, tags={REPEATS_TAG: source.info.run_id}, output=given.output) as run_id:
+    tags = {REPEATS_TAG: source.info.run_id}
+    tags |= {name: value for name, value in source.data.tags.items() if name == FOLD_TAG}
+    with runs.start_run(entry_point, tags=tags, output=given.output) as run_id:
         print(f"repeats the run {source.info.run_name} ({source.info.run_id})")
         start(settings, system, ready)
         train(settings, system, ready, run_id)

@@ -28,19 +28,27 @@ FREE = ("workers", "resume", "output")
 """Options that may differ between a command and the one that goes on with its run; the folder is known by its id."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Begun:
     """A run that has begun, now or before.
 
     Attributes:
         run_id: on the tracking server.
-        states: of its training.
+        command: the digest of what it computes, see `command_digest`.
+        states: of its training; in a cross-validation those of the fold that is being trained.
         ready: its corpus, where that had to be read to find the run.
+        fold: the number of that fold; 0 where there is none.
     """
 
     run_id: str
+    command: str
     states: States
     ready: Ready | None
+    fold: int = 0
+
+    def place(self, epochs: int) -> str:
+        """Where the same command goes on, in words."""
+        return f"{f'in fold {self.fold}, ' if self.fold else ''}{resumes_at(self.states.epoch, epochs)}"
 
 
 @contextlib.contextmanager
@@ -66,10 +74,11 @@ def resumable(entry_point: str, settings: TrainSettings, system: SystemConfig) -
         unfinished_id, ready = unfinished(settings, tags) if settings.resume else ("", None)
         with continued_run(entry_point, unfinished_id, settings.output, tags) as run_id:
             states = States(Path(settings.output) / "runs" / run_id / WEIGHTS, command)
+            begun = Begun(run_id, command, states, ready)
             try:
-                yield Begun(run_id, states, ready)
+                yield begun
             except KeyboardInterrupt as interrupt:
-                place = resumes_at(states.epoch, settings.epochs or 0)
+                place = begun.place(settings.epochs or 0)
                 raise stopped(interrupt, f"Stopped; the same command goes on in the same run, {place}.") from None
         if not (states.best_file.parent / "journal").exists():  # else the run has not ended on the server
             states.clear()

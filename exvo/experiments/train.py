@@ -86,6 +86,11 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
 def run(given: TrainSettings) -> None:
     """Trains in a run of its own."""
     settings, system = resolve(given)
+    if settings.folds:
+        from exvo.experiments.folds import cross_validate  # which uses this module
+
+        cross_validate("train", settings, system)
+        return
     with resumable("train", settings, system) as begun:
         ready = start(settings, system, begun.ready)
         train(settings, system, ready, begun.run_id, states=begun.states)
@@ -202,7 +207,7 @@ def finish(best_file: Path, held_out: HeldOut, model: str, ready: Ready) -> None
     outputs = held_out.outputs(load_checkpoint(best_file).network)
     checkpoint = calibration.finish(best_file, rows, outputs, scored, people(ready, "val"))
     if checkpoint.temperature is not None:
-        loss = calibration.uncalibrated_log_loss(task, rows, outputs, scored)
+        loss = calibration.log_loss_of(task.table(rows, outputs, scored), task)
         runs.log_metrics({"temperature": checkpoint.temperature, calibration.log_loss_metric("val"): loss})
     log_scores(task.table(rows, outputs, scored, checkpoint.temperature), task, "val", model, ready)
     runs.log_checkpoint(best_file)

@@ -91,6 +91,11 @@ def settings_and_search(given: TuneSettings) -> tuple[TrainSettings, tuple[str, 
     """
     if not given.resume:
         raise InputError("resume=false: a study always goes on; another seed, or another storage, begins a new one.")
+    if given.folds:
+        raise InputError(
+            f"folds={given.folds}: a study compares its trials on one validation split; leave folds out, and give the "
+            "options that it finds to `train` with folds."
+        )
     search = parse_search(given.search)
     options = {field.name: getattr(given, field.name) for field in fields(TrainSettings)}
     defaults = {field.name: field.default for field in fields(TrainSettings)}

@@ -35,12 +35,23 @@ from exvo.reports.enrolment import enrolment_section
 from exvo.reports.groups import countries_section, speakers_section
 from exvo.reports.page import Page, Section, Tile
 from exvo.reports.sentences import few_speakers_sentence, reached_sentence
-from exvo.reports.tables import SCORE_TITLES, Column, columns_of, interval_texts, number_texts, score_columns
+from exvo.reports.tables import (
+    SCORE_TITLES,
+    Column,
+    columns_of,
+    interval_texts,
+    number_texts,
+    score_columns,
+    split_text,
+)
 from exvo.tasks import Task
 from exvo.text import SYNTHETIC, default_text, listing, slug
 
 MOST_BINS = 10
 """Bins of equal numbers of clips."""
+
+PICTURED = 60
+"""Emotions in a picture, at most."""
 
 BIN_CLIPS = 20
 """Clips of a bin of errors, at least."""
@@ -54,7 +65,7 @@ class RunFacts:
         model: the system.
         corpus: its name.
         synthetic: whether a program made it.
-        split: train, val or test.
+        split: train, val or test; `POOLED` of a cross-validation.
         run: the training run's name and id.
         digest: of the corpus' content.
         warnings: the audit's.
@@ -121,10 +132,10 @@ def report_page(predictions: pd.DataFrame, scores: pd.DataFrame, task: Task, fac
         else f"{len(rows):,} clips"
     )
     people = f" of {rows['speaker'].nunique():,} speakers" if speakers is not None else ""
-    where = f"{facts.corpus}{' (synthetic)' if facts.synthetic else ''}, {facts.split} split, {scored}{people}"
+    where = f"{facts.corpus}{' (synthetic)' if facts.synthetic else ''}, {split_text(facts.split)}, {scored}{people}"
     kind = f"task {task.name}, {facts.options['protocol']} protocol"
     return Page(
-        f"{facts.model} on {facts.corpus}, {facts.split} split",
+        f"{facts.model} on {facts.corpus}, {split_text(facts.split)}",
         [*reached(rows, scores, task, facts.people), f"{where}; {kind}", f"run {facts.run}"],
         tiles(scores, task),
         sections,
@@ -199,7 +210,11 @@ def emotions_section(scores: pd.DataFrame, task: Task) -> Section:
     table = scores[scores["metric"].isin(names)]
     table = table.assign(emotion=table["metric"].map(names))
     table = table.sort_values("value", ascending=False, ignore_index=True)
-    bars = pictures.bars("emotions", "CCC of each emotion, with 95% intervals", table["emotion"], table)
+    caption, shown = "CCC of each emotion, with 95% intervals", table
+    if len(table) > PICTURED:
+        caption += f" (the {PICTURED // 2} highest and the {PICTURED // 2} lowest of {len(table):,})"
+        shown = pd.concat([table.head(PICTURED // 2), table.tail(PICTURED // 2)], ignore_index=True)
+    bars = pictures.bars("emotions", caption, shown["emotion"], shown)
     return Section("Emotions", pictures=[bars], table=score_columns(table, "emotion", "emotion"), numbers=table)
 
 
@@ -241,9 +256,11 @@ def categories_section(rows: pd.DataFrame) -> Section:
         cells.append((name, f"{shares.loc[name, name]:.0%}", taken, f"{counts[name]:,}"))
     columns = columns_of(["category", "recognised", "most often taken for", "n"], cells)
     text = [f"Chance would recognise {1 / len(counts):.1%} of each category. Rows of the picture are the truth."]
-    confusion = pictures.confusion(
-        "confusion", "What each category (row) is taken for (column), in % of the row", shares
-    )
+    caption, shown = "What each category (row) is taken for (column), in % of the row", shares
+    if len(names) > PICTURED:
+        caption += f" (the {PICTURED} categories of {len(names):,} with the most clips)"
+        shown = shares.loc[counts.index[:PICTURED], counts.index[:PICTURED]]
+    confusion = pictures.confusion("confusion", caption, shown)
     long = shares.rename_axis("truth").reset_index().melt("truth", var_name="prediction", value_name="share")
     return Section("Prediction against truth", text, pictures=[confusion], table=columns, numbers=long)
 

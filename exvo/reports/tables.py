@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from exvo.config import POOLED
 from exvo.evaluation.groups import UNITS
 from exvo.evaluation.prior import PRIOR
 from exvo.evaluation.results import CATEGORY_SCORES, SPREAD, TRAINING, Condition, shown_scores, target_metrics
@@ -36,12 +37,21 @@ class Column(NamedTuple):
     cells: list[str]
 
 
+def split_text(split: str) -> str:
+    """A split in words.
+
+    >>> split_text("val"), split_text("folds")
+    ('val split', 'all folds, each as a test split')
+    """
+    return "all folds, each as a test split" if split == POOLED else f"{split} split"
+
+
 def condition_text(condition: Condition) -> str:
     """A condition in words: corpus, split, task and protocol."""
     synthetic = " (SYNTHETIC: a program makes its voices, so its scores say nothing about people)"
     return (
         f"{condition.corpus}{synthetic if condition.corpus == 'sample' else ''}, digest {condition.digest[:12]}, "
-        f"{condition.split} split, task {condition.task}, {condition.protocol} protocol"
+        f"{split_text(condition.split)}, task {condition.task}, {condition.protocol} protocol"
     )
 
 

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from exvo.config import TrainSettings
 from exvo.errors import InputError
 from exvo.options import command_line
-from exvo.tables import read_flat_parquet, validated_predictions
+from exvo.tables import MAX_PREDICTION_COLUMNS, read_flat_parquet, validated_predictions
 from exvo.text import first_line
 from exvo.tracking import names, server
 from exvo.tracking.lookup import logged_metrics
@@ -52,7 +52,7 @@ def load_table(run_id: str, name: str) -> pd.DataFrame | None:
         return None
     place = f"{name} of the run {run_id}"
     with tempfile.TemporaryDirectory() as folder:
-        table = read_flat_parquet(Path(client.download_artifacts(run_id, name, folder)), place)
+        table = read_flat_parquet(Path(client.download_artifacts(run_id, name, folder)), place, MAX_PREDICTION_COLUMNS)
     frame: pd.DataFrame = validated_predictions(table, place) if name.startswith("predictions/") else table.to_pandas()
     return frame
 

@@ -19,7 +19,9 @@ from exvo.tracking.tags import (
     CONDITION,
     DIGEST_TAG,
     DONE,
-    NO_TRIAL,
+    FOLD_TAG,
+    NO_FOLD,
+    ON_ITS_OWN,
     PARENT_TAG,
     PROTOCOL_TAG,
     RESULT_TAGS,
@@ -31,7 +33,8 @@ from exvo.tracking.tags import (
 def find_run(name: str, option: str = "run_id") -> Run:
     """The run of that id, else of that name, else the newest finished training run of that system.
 
-    A trial of a study is found by id and name alone: many are worse than what the study began with.
+    A trial of a study is found by id and name alone: many are worse than what the study began with. So is a fold of a
+    cross-validation, which is one of several models.
 
     Args:
         name: what the user gave.
@@ -90,7 +93,14 @@ def _of_system(name: str, deleted: bool = False) -> list[Run]:
     system = SHORT_NAMES.get(name, name)
     if not re.fullmatch(r"[\w.+-]+", system):
         return []
-    return names.search(f"tags.`{SYSTEM_TAG}` = '{system}' and {DONE} and {NO_TRIAL}", deleted)
+    return names.search(f"tags.`{SYSTEM_TAG}` = '{system}' and {DONE} and {ON_ITS_OWN}", deleted)
+
+
+def run_of_fold(parent: str, number: int) -> str:
+    """The id of the newest run of a fold beneath a cross-validation, whatever its status; empty where there is none."""
+    server.quiet()
+    found = names.search(f"tags.`{FOLD_TAG}` = '{number}' and tags.`mlflow.parentRunId` = '{parent}'")
+    return found[0].info.run_id if found else ""
 
 
 def logged_metrics(run_id: str, prefix: str = "") -> dict[tuple[str, int], float]:
@@ -110,6 +120,8 @@ def logged_metrics(run_id: str, prefix: str = "") -> dict[tuple[str, int], float
 def parent_run(system: str, width: float, score: str, tags: Mapping[str, str]) -> Run | None:
     """The finished training run of a system with the best `score` on val; None where there is none of that width.
 
+    A fold of a cross-validation is none: it lacks a part of the training speakers.
+
     Args:
         system: its full name.
         width: of its network.
@@ -122,7 +134,7 @@ def parent_run(system: str, width: float, score: str, tags: Mapping[str, str]) -
         return client.get_run(tags[PARENT_TAG])
     wanted = {SYSTEM_TAG: system} | {name: tags[name] for name in (DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
-    query += f" and {DONE}"
+    query += f" and {DONE} and {NO_FOLD}"
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, query, order_by=[f"metrics.`val/{score}` DESC"], max_results=1000)
     return next((run for run in runs if float(run.data.params["width"]) == width), None)
@@ -147,7 +159,10 @@ def has_finished(run_id: str) -> bool:
 
 
 def finished_runs(trials: bool = True) -> pd.DataFrame:
-    """The finished runs that train or evaluate a system, newest first; with the trials of studies, or without.
+    """The finished runs that train or evaluate a system, newest first.
+
+    Args:
+        trials: whether trials of studies and folds of cross-validations are among them.
 
     Returns:
         One row a run: run_id, run (its name), start, the columns of `RESULT_TAGS` ('' where a run lacks the tag), and
@@ -158,7 +173,7 @@ def finished_runs(trials: bool = True) -> pd.DataFrame:
     """
     server.quiet()
     server.check_store()
-    query = f"attributes.status = 'FINISHED' and tags.`{SYSTEM_TAG}` LIKE '%'{'' if trials else f' and {NO_TRIAL}'}"
+    query = f"attributes.status = 'FINISHED' and tags.`{SYSTEM_TAG}` LIKE '%'{'' if trials else f' and {ON_ITS_OWN}'}"
     rows = []
     for run in names.search(query):
         tags = [run.data.tags.get(tag, "") for tag in RESULT_TAGS.values()]

@@ -28,7 +28,7 @@ from exvo.tracking import names, server
 from exvo.tracking.artifacts import require_model
 from exvo.tracking.lookup import find_run
 from exvo.tracking.provenance import PROJECT
-from exvo.tracking.tags import LOGGED_URI, MODEL_TAG
+from exvo.tracking.tags import FOLDS_TAG, LOGGED_URI, MODEL_TAG
 
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
 """The packages of a logged model."""
@@ -87,9 +87,14 @@ def checkpoint_of(source: Run, device: str | None = None) -> Checkpoint:
         device: where the encoder that the model carries is to compute; None: it is not loaded, as audio is not needed.
 
     Raises:
-        InputError: the run has logged no model.
+        InputError: the run has logged no model; a cross-validation has none of its own.
     """
     uri = source.data.tags.get(MODEL_TAG)
+    if uri is None and FOLDS_TAG in source.data.tags:
+        raise InputError(
+            f"The run {source.info.run_name} is a cross-validation, which has a model for each fold; give one of the "
+            "runs beneath it, or train the system without folds."
+        )
     if uri is None:
         raise InputError(
             f"The run {source.info.run_name} ({source.info.status.lower()}) has logged no model; wait until it has "

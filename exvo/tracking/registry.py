@@ -21,8 +21,10 @@ from exvo.tracking.tags import (
     DIGEST_TAG,
     DONE,
     EVALUATED_TAG,
+    FOLD_TAG,
     GATE_TAG,
     MODEL_TAG,
+    NO_FOLD,
     PROTOCOL_TAG,
     STUDY_TAG,
     SYSTEM_TAG,
@@ -38,12 +40,14 @@ CHAMPION_URI = f"models:/{MODEL}@{CHAMPION}"
 def candidates() -> list[Run]:
     """The finished few-shot runs with a model and a defined validation score, trials of studies among them.
 
+    Folds of a cross-validation are not: each lacks speakers, and none is what the pooled score is about.
+
     Raises:
         InputError: the store can't be used.
     """
     server.quiet()
     server.check_store()
-    query = f"tags.`{TASK_TAG}` = 'fewshot' and {DONE}"
+    query = f"tags.`{TASK_TAG}` = 'fewshot' and {DONE} and {NO_FOLD}"
     return [run for run in names.search(query) if not math.isnan(score(run))]
 
 
@@ -72,6 +76,11 @@ def require_candidate(run: Run) -> None:
         raise InputError(f"{subject} is no training run; give one that train, main or tune has made.")
     if task != "fewshot":
         raise InputError(f"{subject} was trained for task={task}; {MODEL} takes few-shot runs alone.")
+    if FOLD_TAG in tags:
+        raise InputError(
+            f"{subject} is fold {tags[FOLD_TAG]} of a cross-validation, which has not learnt from all speakers; train "
+            "the same system without folds, and register that run."
+        )
     if run.info.status != "FINISHED":
         raise InputError(f"{subject} has not finished (it is {run.info.status.lower()}); give a run that has.")
     if MODEL_TAG not in tags:

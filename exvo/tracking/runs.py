@@ -33,6 +33,7 @@ from exvo.tracking.tags import (
     ENTRY_TAG,
     EVALUATED_TAG,
     FAILURE,
+    FOLD_TAG,
     NOTE,
     PARENT_TAG,
     PROTOCOL_TAG,
@@ -194,6 +195,8 @@ def name_run(system: str = "") -> None:
     words = [system] if system and entry_point in ("train", "main") else [entry_point, system]
     if system and TRIAL_TAG in log.tags:
         words = [f"trial-{int(log.tags[TRIAL_TAG]):03d}", system]
+    if system and FOLD_TAG in log.tags:
+        words = [f"fold-{log.tags[FOLD_TAG]}", system]
     if random:
         log.add(Name("-".join([*filter(None, words), random[1]])))
 

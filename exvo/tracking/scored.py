@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Run
 
-from exvo.config import TrainSettings
+from exvo.config import POOLED, TrainSettings
 from exvo.errors import InputError
 from exvo.evaluation import results
 from exvo.evaluation.pairwise import Scored
@@ -187,5 +187,7 @@ def predictions_of(run: SystemRun) -> Scored | None:
 
 def no_predictions(training_id: str, split: str) -> str:
     """The end of a sentence about a run without predictions, with the command that makes them."""
+    if split == POOLED:
+        return f"is no cross-validation; `{command_line('train', {'folds': 5})}` and the system's options make one."
     command = command_line("evaluate", {"run_id": training_id, "split": split})
     return f"has no predictions of the {split} split; write them with `{command}`."

@@ -41,3 +41,11 @@ def write_emogator(folder: Path, speakers: int = 8, categories: int = 4) -> None
                 tone = 0.3 * np.sin(2 * np.pi * pitch * time) + rng.normal(0, 0.02, len(time))
                 name = f"{speaker + 1:06d}-{category + 1:02d}-{clip + 1}.mp3"
                 soundfile.write(folder / "data" / "mp3" / name, tone, 16_000, format="MP3")
+
+
+def write_category_corpus(folder: Path, speakers: int = 8, clips: int = 4) -> pd.DataFrame:
+    """A corpus in the `table` layout with a category and no splits."""
+    table = write_table_corpus(folder, speakers, clips, seconds=0.3).drop(columns=["split", "High", "Loud"])
+    table["category"] = [("joy", "fear", "awe")[number % 3] for number in range(len(table))]
+    table.to_csv(folder / "clips.csv", index=False)
+    return table

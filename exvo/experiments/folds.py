@@ -1,0 +1,236 @@
+"""Cross-validation by speaker: a run with a run for each fold beneath it, and the pooled scores of all clips."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from exvo import systems
+from exvo.config import POOLED, TrainSettings
+from exvo.corpora.splits import untrained
+from exvo.errors import InputError
+from exvo.evaluation import scoring
+from exvo.experiments.corpus import Ready, log_corpus, read_corpus, require_usable_clips
+from exvo.experiments.evaluate import log_report, log_scores, predictions_of
+from exvo.experiments.features import open_extractor, record
+from exvo.experiments.resume import Begun, resumable
+from exvo.experiments.train import start, train, training_task
+from exvo.files import write_atomically
+from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
+from exvo.reports.page import Section
+from exvo.reports.tables import columns_of, number_texts
+from exvo.systems import SystemConfig
+from exvo.tasks import Task
+from exvo.text import listing
+from exvo.tracking import lookup, runs
+from exvo.tracking.tags import FOLD_TAG, FOLDS_TAG
+from exvo.training.states import States
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """A fold whose model is trained and whose clips are predicted.
+
+    Attributes:
+        run_id: of its run.
+        run: the run's name.
+        best_epoch: of its training.
+        predictions: the tables that `evaluate.predictions_of` gives, with the clips' length and loudness.
+    """
+
+    run_id: str
+    run: str
+    best_epoch: int
+    predictions: Mapping[str, pd.DataFrame]
+
+
+def cross_validate(entry_point: str, settings: TrainSettings, system: SystemConfig) -> None:
+    """Trains and tests each fold in a run beneath the command's, then scores the clips of all folds together.
+
+    Every clip is predicted once, by the model that has not heard its speaker. Folds that are done are not done again
+    by the command that goes on with a run.
+
+    Args:
+        entry_point: train or main.
+        settings: without `auto`.
+        system: that they train.
+
+    Raises:
+        InputError: the folds can't be made of the corpus, or the system knows the speakers of a fold already.
+    """
+    require_new_speakers(settings, system)
+    with resumable(entry_point, settings, system) as begun:
+        ready = start_folds(settings, system, begun.ready)
+        folder = Path(settings.output) / "runs" / begun.run_id / "folds"
+        tested = []
+        for number in range(1, settings.folds + 1):
+            done = read_fold(folder, number)
+            if done is None:
+                begun.fold = number
+                done = train_fold(settings, system, ready.fold(number, settings.folds), begun)
+                write_fold(folder, number, done)
+            else:
+                print(f"fold {number} of {settings.folds} is done: run {done.run} ({done.run_id})")
+            tested.append(done)
+        log_pooled(settings, training_task(settings, system, ready.fold(1, settings.folds).corpus), ready, tested)
+        print(runs.where_to_look(begun.run_id))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_new_speakers(settings: TrainSettings, system: SystemConfig) -> None:
+    """Refuses what makes no sense where each fold is to be tested by a model that has not heard its speakers.
+
+    Raises:
+        InputError: the task is to tell speakers apart, or training starts from a run that has heard them.
+    """
+    if settings.task == "speaker":
+        raise InputError(
+            "folds test a model on new speakers, of whom task=speaker knows none; leave folds out, and it holds out "
+            "clips of the speakers that it knows."
+        )
+    if settings.init.startswith("runs:/") or (system.start in systems.SYSTEMS and not settings.init):
+        source = settings.init or f"a run of {system.start}"
+        raise InputError(
+            f"folds={settings.folds} with weights from {source}: that run may have learnt from the speakers that a "
+            "fold tests; start from random weights, or from a file of PANNs weights."
+        )
+
+
+def start_folds(settings: TrainSettings, system: SystemConfig, ready: Ready | None) -> Ready:
+    """Logs the settings and the corpus in the command's run, after all that can be refused was looked at.
+
+    Raises:
+        InputError: the corpus can't be used, or one of its folds can't be trained.
+    """
+    features = record(open_extractor(settings.features, settings.device))
+    runs.log_settings(asdict(settings), {"system": asdict(system), "features": features})
+    runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
+    runs.set_tags({FOLDS_TAG: settings.folds})
+    ready = ready or read_corpus(settings)
+    log_corpus(ready)
+    numbers = range(1, settings.folds + 1)
+    require_usable_clips(ready, settings.skip_unreadable, [f"fold {number}" for number in numbers])
+    for number in numbers:
+        training_task(settings, system, ready.fold(number, settings.folds).corpus)
+    unheard = untrained(ready.corpus, settings.folds)
+    if unheard:
+        print(f"can't be recognised, because no speaker of the folds that train has the category: {listing(unheard)}")
+        runs.set_tags({"exvo.untrained": listing(unheard)})
+    runs.keep_run()
+    return ready
+
+
+def train_fold(settings: TrainSettings, system: SystemConfig, ready: Ready, begun: Begun) -> Tested:
+    """Trains one fold in a run beneath the command's, in that of an earlier command where there is one.
+
+    Args:
+        settings: without `auto`.
+        system: that they train.
+        ready: the corpus with the splits of the fold.
+        begun: the command's run and the number of the fold.
+    """
+    counts = ready.corpus.clips.groupby("split")["speaker"].nunique()
+    speakers = f"{counts['train']} speakers to learn from, {counts['val']} to validate, {counts['test']} to test"
+    print(f"\nfold {begun.fold} of {settings.folds}: {speakers}", flush=True)
+    earlier, tags = lookup.run_of_fold(begun.run_id, begun.fold), {FOLD_TAG: str(begun.fold)}
+    with runs.start_run("train", earlier, parent=begun.run_id, tags=tags, output=settings.output) as run_id:
+        best_file = Path(settings.output) / "runs" / run_id / WEIGHTS
+        begun.states = States(best_file, f"{begun.command}-{begun.fold}")
+        start(settings, system, ready)
+        best = train(settings, system, ready, run_id, states=begun.states)
+        checkpoint = load_checkpoint(best_file)
+        tables = predictions_of(checkpoint, ready, "test", settings)
+        log_scores(tables["right"], checkpoint.task, "test", settings.model, ready)
+        name = runs.present_run().name
+    begun.states.clear()
+    tables = {name: ready.with_audio(table, "test") for name, table in tables.items()}
+    return Tested(run_id, name, best.number, tables)
+
+
+def write_fold(folder: Path, number: int, tested: Tested) -> None:
+    """Keeps what a fold gave until all are done.
+
+    Args:
+        folder: of the folds, in that of the command's run.
+        number: of the fold.
+        tested: what it gave.
+    """
+    table, file = pd.concat(tested.predictions, names=["enrolment"]).reset_index(level=0), io.BytesIO()
+    table.to_parquet(file, index=False)
+    write_atomically(folder / f"{number}.parquet", file.getvalue())
+    about = {"run_id": tested.run_id, "run": tested.run, "best_epoch": tested.best_epoch}
+    write_atomically(folder / f"{number}.json", json.dumps(about).encode())
+
+
+def read_fold(folder: Path, number: int) -> Tested | None:
+    """What `write_fold` has kept; None where the fold is not done, or its run is gone."""
+    try:
+        about: dict[str, Any] = json.loads((folder / f"{number}.json").read_text(encoding="utf-8"))
+        table = pd.read_parquet(folder / f"{number}.parquet")
+    except (OSError, ValueError):
+        return None
+    if not lookup.run_exists(about["run_id"]):
+        return None
+    tables = {str(name): rows.drop(columns="enrolment") for name, rows in table.groupby("enrolment", sort=False)}
+    return Tested(**about, predictions={name: rows.reset_index(drop=True) for name, rows in tables.items()})
+
+
+def log_pooled(settings: TrainSettings, task: Task, ready: Ready, tested: Sequence[Tested]) -> None:
+    """Logs the predictions of all folds as one table, its scores by clip and by speaker, and the report.
+
+    Args:
+        settings: without `auto`.
+        task: of the folds.
+        ready: the corpus with its folds.
+        tested: each fold, in order.
+    """
+    order = {file: place for place, file in enumerate(ready.corpus.clips["file"])}
+    names = [name for name in tested[0].predictions if all(name in fold.predictions for fold in tested)]
+    pooled = {
+        name: pd.concat([fold.predictions[name].assign(fold=number) for number, fold in enumerate(tested, 1)])
+        .sort_values("file", key=lambda files: files.map(order))
+        .reset_index(drop=True)
+        for name in names
+    }
+    table = fold_table(pooled["right"], task, tested)
+    runs.log_table(table, "folds.csv")
+    print()
+    print(table.to_string(index=False, float_format=lambda number: f"{number:.4f}"))
+    scored = log_scores(pooled.pop("right"), task, POOLED, settings.model, ready)
+    if scored is not None:
+        section = folds_section(table, scoring.headline(task))
+        log_report(scored, pooled, task, POOLED, ready, settings, runs.trained(settings), sections=[section])
+
+
+def fold_table(pooled: pd.DataFrame, task: Task, tested: Sequence[Tested]) -> pd.DataFrame:
+    """A row a fold: its number, its speakers and clips, the headline score of these, the best epoch, and the run."""
+    rows = []
+    for number, fold in enumerate(tested, 1):
+        clips = pooled[pooled["fold"] == number]
+        score = scoring.score_epoch(clips, task)[scoring.headline(task)]
+        rows.append((number, clips["speaker"].nunique(), len(clips), score, fold.best_epoch, fold.run, fold.run_id))
+    columns = ["fold", "speakers", "clips", scoring.headline(task), "best_epoch", "run", "run_id"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def folds_section(table: pd.DataFrame, headline: str) -> Section:
+    """The folds side by side."""
+    text = [
+        "Speakers were dealt to the folds. The model of a fold has learnt from the others, but for the next one, by "
+        "which its best epoch was chosen; so each clip is predicted once, by a model that has not heard its speaker. "
+        "The scores above are over all clips together; their intervals by speaker are over all speakers."
+    ]
+    scores = number_texts(table[headline], 3)
+    cells = [
+        (str(row["fold"]), f"{row['speakers']:,}", f"{row['clips']:,}", score, str(row["best_epoch"]), str(row["run"]))
+        for row, score in zip(table.to_dict("records"), scores, strict=True)
+    ]
+    columns = columns_of(["fold", "speakers", "clips", headline, "best epoch", "run"], cells)
+    return Section("Folds", text, table=columns, numbers=table)
