@@ -24,6 +24,7 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from exvo.experiments import trials
@@ -49,7 +50,7 @@ def wait_for(what: str, check: object, process: Process, seconds: float = 90) ->
     """The first truth that `check` gives."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, SQLAlchemyError):  # tables that are being made
             if found := check():  # type: ignore[operator]
                 return found
         assert process.poll() is None, process.communicate()[0]
