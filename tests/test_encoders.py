@@ -66,14 +66,14 @@ def by_hand(folder: str, clip: np.ndarray) -> np.ndarray:
     if config.model_type == "audio-spectrogram-transformer":
         frames = 1 + (len(clip) - 400) // 160
         grid = hidden[:, 2:].reshape(len(hidden), 12, 101, -1)
-        hidden = grid[:, :, [time for time in range(101) if 10 * time < frames]].reshape(len(hidden), -1, grid.shape[-1])
+        hidden = grid[:, :, [time for time in range(101) if 10 * time < frames]].reshape(
+            len(hidden), -1, grid.shape[-1]
+        )
     return np.concatenate([hidden.mean(axis=1), hidden.std(axis=1)], axis=1)
 
 
 @every_kind
-def test_states_are_those_of_transformers_pooled_by_hand(
-    kind: str, encoder: Callable[[str], AudioEncoder]
-) -> None:
+def test_states_are_those_of_transformers_pooled_by_hand(kind: str, encoder: Callable[[str], AudioEncoder]) -> None:
     one = encoder(kind)
     for clip in CLIPS[:2]:
         expected = by_hand(one.source, clip)
@@ -201,7 +201,7 @@ def test_a_folder_needs_no_network_and_a_name_says_how_to_do_without(
     one = encoder("wavlm")
     one.save(tmp_path / "wavlm")
     np.save(tmp_path / "clip.npy", CLIPS[0])
-    nowhere = {name: "http://127.0.0.1:9" for name in ("HF_ENDPOINT", "http_proxy", "https_proxy", "all_proxy")}
+    nowhere = dict.fromkeys(("HF_ENDPOINT", "http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
     places = [str(tmp_path / name) for name in ("wavlm", "states.npy", "clip.npy")]
     command = [sys.executable, "-W", "error", "-c", OFFLINE, *places]
     environment = os.environ | nowhere | {"HF_HOME": str(tmp_path / "hub")}

@@ -278,9 +278,7 @@ def digest(loaded: Loaded, pooling: int) -> str:
     model, extractor, _ = loaded
     standard = type(extractor)().to_dict()
     given = {
-        name: value
-        for name, value in extractor.to_dict().items()
-        if name not in _NAMES and value != standard.get(name)
+        name: value for name, value in extractor.to_dict().items() if name not in _NAMES and value != standard.get(name)
     }
     settings = {name: getattr(model.config, name, None) for name in _SETTINGS}
     sha = hashlib.sha256(json.dumps([pooling, settings, given], sort_keys=True).encode())

@@ -200,7 +200,8 @@ class AudioEncoder:
         if self._kind == "audio-spectrogram-transformer":
             bands, times = _patches(self._model.config)
             own = math.ceil(_mel_frames(samples) / self._model.config.time_stride)
-            return hidden[:, -bands * times :].unflatten(1, (bands, times))[:, :, :own].flatten(1, 2)
+            grid = hidden[:, -bands * times :].reshape(len(hidden), bands, times, -1)
+            return grid[:, :, :own].flatten(1, 2)
         return hidden[:, : self._tokens(samples)]
 
 
