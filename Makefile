@@ -57,9 +57,9 @@ bench: .venv/ready
 systems: .venv/ready
 	$(BIN)/python -m benchmarks.systems
 
-# Pins of all libraries with their hashes, and the same pins for conda and `mlflow run`.
+# Pins of all libraries with their hashes, extras included; and for conda and `mlflow run` those that an entry point needs.
 lock: .venv/ready
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --output-file requirements.lock
 	$(BIN)/python tests/conda_pins.py > conda.yaml
 
 .venv/ready: requirements.lock pyproject.toml

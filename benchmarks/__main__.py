@@ -39,6 +39,8 @@ from exvo.evaluation.scoring import score
 from exvo.evaluation.scoring import statistics as score_statistics
 from exvo.features import extraction
 from exvo.features.audio import read_audio
+from exvo.features.extractors import Extractor
+from exvo.features.functionals import Functionals
 from exvo.features.log_mel import log_mel
 from exvo.features.store import Store
 from exvo.networks.checkpoint import Checkpoint
@@ -65,8 +67,10 @@ def extraction_rows(folder: Path, files: list[str], scratch: Path, kind: str) ->
 
     target = scratch / "extracted"
 
-    def ours(source: Path, chosen: list[str], workers: int = 0) -> Callable[[], object]:
-        return lambda: extraction.extract(source, chosen, target, FEATURES, workers)
+    def ours(
+        source: Path, chosen: list[str], workers: int = 0, extractor: Extractor | FeatureConfig = FEATURES
+    ) -> Callable[[], object]:
+        return lambda: extraction.extract(source, chosen, target, extractor, workers)
 
     def plainly(source: Path, chosen: list[str]) -> Callable[[], object]:
         return lambda: plain.extract(source, chosen, target)
@@ -100,6 +104,15 @@ def extraction_rows(folder: Path, files: list[str], scratch: Path, kind: str) ->
         one, both = ours(folder, files, 1), ours(folder, files, 2)
         yield compare(f"extraction, {many}, {kind}", both, plainly(folder, files), "one clip at a time", before=empty)
         yield compare(f"extraction, {many}, {kind}, two workers", both, one, "one worker", ">= 1.8", empty)
+    part, egemaps = names[:128], Functionals("egemaps")
+    yield compare(
+        f"openSMILE's eGeMAPS, {len(part)} clips, WAV at 16 kHz, two workers",
+        ours(wavs, part, 2, egemaps),
+        ours(wavs, part, 1, egemaps),
+        "one worker",
+        ">= 1.8",
+        empty,
+    )
 
 
 def store_rows(store: Store, contents: list[str], scratch: Path) -> Iterator[Row]:

@@ -64,12 +64,14 @@ def load(model: str | os.PathLike[str], device: str = "auto") -> Recogniser:
     device = resolve_device(device)
     name = os.fspath(model)
     if not isinstance(model, str) or name.endswith(MODEL_FILE):
+        from exvo.networks.carried import ENCODER, with_encoder
         from exvo.networks.checkpoint import load_checkpoint
 
-        return Recogniser(load_checkpoint(Path(expand(name))), device)
+        path = Path(expand(name))
+        return Recogniser(with_encoder(load_checkpoint(path), path.parent / ENCODER, device), device)
     from exvo.tracking.models import load_model  # MLflow, which a model file does without
 
-    return Recogniser(load_model(name, "model"), device)
+    return Recogniser(load_model(name, "model", device), device)
 
 
 def scores(predictions: Predictions) -> pd.DataFrame:

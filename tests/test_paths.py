@@ -21,7 +21,7 @@ from exvo.features import extraction
 from exvo.features.containers import AudioError
 from exvo.networks.checkpoint import Checkpoint
 from exvo.options import parse
-from exvo.serving.prediction import read_log_mel
+from exvo.serving.prediction import read_features
 from exvo.serving.recordings import find_audio, read_list, where_looked
 
 from helpers.corpora import write_table_corpus
@@ -200,7 +200,7 @@ def test_absurd_texts_name_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for text in ("x" * 300, "null\0character", "*/" * 3_000, "~nobody-of-that-name/a.wav"):
         assert find_audio(text, "audio").files == [Path(text)]
         with pytest.raises(AudioError, match=r"missing|File name too long|null character"):
-            read_log_mel(Path(text), cast(Checkpoint, SimpleNamespace(features=FeatureConfig())))
+            read_features(Path(text), cast(Checkpoint, SimpleNamespace(features=FeatureConfig())))
 
 
 def test_hidden_files_and_other_formats_are_left_out_of_folders_and_said(

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
-from conda_pins import conda_yaml, pins
+from conda_pins import LEFT_OUT, extras, pins
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from exvo.config import ENTRY_POINTS
+from exvo.extras import Extra
 from exvo.text import default_text
 
 ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 MODULES = sorted(path for folder in ("exvo", "pipelines") for path in (ROOT / folder).rglob("*.py"))
 
 ORDER = (
@@ -25,6 +34,7 @@ ORDER = (
     "config",
     "passwords",
     "text",
+    "extras",
     "files",
     "spreadsheets",
     "tables",
@@ -65,22 +75,45 @@ def test_mlproject_has_the_options_and_defaults_of_the_code() -> None:
         assert entry["command"] == f"python -m pipelines.{name.replace('-', '_')} {passed}"
 
 
-def test_conda_yaml_has_the_pins_of_the_lock() -> None:
-    assert (ROOT / "conda.yaml").read_text(encoding="utf-8") == conda_yaml()
+def test_conda_yaml_has_the_pins_of_the_lock_that_an_entry_point_can_need() -> None:
+    """Which those are the installed libraries say, here where their markers are those of this system."""
+    environment = yaml.safe_load((ROOT / "conda.yaml").read_text(encoding="utf-8"))
+    listed = [Requirement(pin) for pin in environment["dependencies"][-1]["pip"]]
+    locked = {(pin.name, str(pin.specifier)) for pin in map(Requirement, pins(LOCK))}
+    assert {(pin.name, str(pin.specifier)) for pin in listed} <= locked
+    wanted = [*PROJECT["dependencies"], *(word for required in extras().values() for word in required)]
+    assert {pin.name for pin in listed if pin.marker is None or pin.marker.evaluate()} == needed(wanted)
+
+
+def needed(requirements: Iterable[str]) -> set[str]:
+    """The names of the libraries that requirements bring, with all that those require, as they are installed here."""
+    found: set[tuple[str, str]] = set()
+    todo = [Requirement(word) for word in requirements]
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        for extra in {"", *requirement.extras} - {extra for known, extra in found if known == name}:
+            found.add((name, extra))
+            required = map(Requirement, metadata.requires(name) or [])
+            todo += [one for one in required if one.marker is None or one.marker.evaluate({"extra": extra})]
+    return {name for name, _ in found}
+
+
+def test_the_code_knows_the_extras() -> None:
+    assert set(get_args(Extra)) == set(extras())
+    assert set(extras()) | set(LEFT_OUT) == set(PROJECT["optional-dependencies"])
 
 
 def test_the_lock_pins_every_dependency_and_names_no_index() -> None:
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    assert "://" not in lock
-    assert "--index" not in lock
-    assert "--find-links" not in lock
-    pinned = {re.split(r"==", pin)[0] for pin in pins(lock)}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    listed = {re.split(r"[\[=<>]", requirement)[0].lower() for requirement in wanted}
-    assert len(listed) > 20
+    assert "://" not in LOCK
+    assert "--index" not in LOCK
+    assert "--find-links" not in LOCK
+    pinned = {re.split(r"==", pin)[0] for pin in pins(LOCK)}
+    wanted = [*PROJECT["dependencies"], *itertools.chain(*PROJECT["optional-dependencies"].values())]
+    listed = {canonicalize_name(Requirement(requirement).name) for requirement in wanted}
+    assert len(listed) > 35
     assert listed <= pinned
-    assert lock.count("--hash=sha256:") > 5 * len(pinned)
+    assert LOCK.count("--hash=sha256:") > 5 * len(pinned)
 
 
 def imports(path: Path, of: str) -> set[str]:

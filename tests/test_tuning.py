@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,18 @@ def test_every_draw_is_within_its_range_and_repeats_from_its_printed_text(tmp_pa
         assert tried["optimizer"] in ("sgd", "adam", "adamw")
         for name in ("learning_rate", "width", "dropout"):
             assert float(f"{tried[name]:.3g}") == tried[name]
+
+
+def test_postgresql_without_its_driver_is_refused_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InputError) as raised:
+        open_storage("postgresql://ada:s3cret@db.example/studies", tmp_path)
+    assert str(raised.value) == (
+        "storage=postgresql+psycopg://ada@db.example/studies needs psycopg, which is not installed: "
+        'pip install "exvo[server]" (in a checkout: make .venv/ready).'
+    )
 
 
 def test_the_name_follows_from_what_must_be_equal() -> None:

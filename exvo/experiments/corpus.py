@@ -8,36 +8,40 @@ from pathlib import Path
 import pandas as pd
 
 from exvo.batches.clips import Clips
-from exvo.config import ExtractSettings, FeatureConfig, RunSettings, SubmitSettings, TrainSettings
+from exvo.config import ExtractSettings, RunSettings, SubmitSettings, TrainSettings
 from exvo.corpora.audit import Audit, audit, recordings
 from exvo.corpora.base import Corpus
 from exvo.corpora.options import corpus_settings, load_corpus
+from exvo.devices import resolve_device
 from exvo.enrolment import Enrolment, choose_enrolment
 from exvo.errors import InputError
+from exvo.experiments.features import open_extractor, record
 from exvo.features import extraction
+from exvo.features.extractors import Extractor
 from exvo.features.store import Store
 from exvo.tasks import Task
 from exvo.text import listing
 from exvo.tracking import runs
+from exvo.tracking.artifacts import load_settings
 from exvo.tracking.lookup import Run
 from exvo.tracking.tags import DIGEST_TAG
-
-FEATURES = FeatureConfig()
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A corpus whose log-mels are in the store.
+    """A corpus whose features are in the store.
 
     Attributes:
         corpus: all its clips.
-        store: their log-mels.
+        store: their features.
+        extractor: what has computed these.
         audio: one row a clip, in the order of the corpus, as `extraction.extract` gives it.
         audit: of corpus and audio.
     """
 
     corpus: Corpus
     store: Store
+    extractor: Extractor
     audio: pd.DataFrame
     audit: Audit
 
@@ -71,18 +75,24 @@ class Ready:
         )
 
 
-def read_corpus(settings: ExtractSettings) -> Ready:
-    """Reads a corpus, extracts the log-mels that the store lacks, and prints the audit.
+def read_corpus(settings: ExtractSettings, device: str = "auto") -> Ready:
+    """Reads a corpus, extracts the features that the store lacks, and prints the audit.
+
+    Args:
+        settings: of the command.
+        device: where an encoder computes them, where the command's settings have none.
 
     Raises:
-        InputError: the corpus can't be read.
+        InputError: the corpus can't be read, or the features can't be computed.
     """
+    device = settings.device if isinstance(settings, TrainSettings) else device
+    extractor = open_extractor(settings.features, resolve_device(device))
     corpus = load_corpus(settings)
     files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
-    store, audio = extraction.extract(corpus.folder, files, features, FEATURES, settings.workers or 0)
+    store, audio = extraction.extract(corpus.folder, files, features, extractor, settings.workers or 0)
     audited = audit(corpus, audio)
     print(audited.text())
-    return Ready(corpus, store, audio, audited)
+    return Ready(corpus, store, extractor, audio, audited)
 
 
 def require_usable_clips(ready: Ready, skip_unreadable: bool) -> None:
@@ -145,7 +155,7 @@ def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainS
     Raises:
         InputError: the corpus has changed or can't be read.
     """
-    ready = read_corpus(corpus_settings(settings, training))
+    ready = read_corpus(corpus_settings(settings, training), settings.device)
     log_corpus(ready)
     require_same(ready, source)
     require_usable_clips(ready, training.skip_unreadable)
@@ -153,11 +163,18 @@ def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainS
 
 
 def require_same(ready: Ready, source: Run) -> None:
-    """Refuses a corpus on which a run was not trained.
+    """Refuses a corpus or features on which a run was not trained.
 
     Raises:
-        InputError: the digests differ.
+        InputError: the digests or the features differ.
     """
+    trained_with, present = load_settings(source).get("features"), record(ready.extractor)
+    if trained_with is not None and trained_with != present:
+        before = f"{trained_with.get('kind', 'log-mel')} {trained_with.get('key', 'of other settings')}"
+        raise InputError(
+            f"The run {source.info.run_name} was trained on other features, {before}, than its option gives here, "
+            f"{ready.extractor.features.text}: use the version of exvo, of openSMILE or of the encoder of that time."
+        )
     trained_on = source.data.tags[DIGEST_TAG]
     if ready.audit.digest != trained_on:
         raise InputError(

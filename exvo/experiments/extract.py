@@ -1,6 +1,6 @@
 """Audits a corpus, and computes the features that are missing.
 
-They are log-mels; those that the feature store holds are not computed again.
+Those that the feature store holds are not computed again.
 """
 
 from __future__ import annotations

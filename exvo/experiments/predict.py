@@ -22,7 +22,7 @@ from exvo.features.containers import AudioError
 from exvo.files import NAME_BYTES, require_writable, write_atomically
 from exvo.networks.checkpoint import Checkpoint
 from exvo.reports.prediction import chart, for_spreadsheets
-from exvo.serving.prediction import enrol_recordings, predict_recordings, read_log_mel
+from exvo.serving.prediction import enrol_recordings, predict_recordings, read_features
 from exvo.serving.recordings import AudioFiles, find_audio
 from exvo.text import LONGEST_NAME, printable, writable
 from exvo.tracking import models, runs
@@ -37,7 +37,7 @@ def run(settings: PredictSettings) -> None:
     if len(enrolling) > MAX_SHOTS:
         given = printable(settings.enrolment, 200)
         raise InputError(f"enrolment={given} names {len(enrolling)} clips; give at most {MAX_SHOTS}.")
-    checkpoint = models.load_model(settings.model_uri)
+    checkpoint = models.load_model(settings.model_uri, device=settings.device)
     with runs.start_run("predict") as run_id:
         runs.log_settings(asdict(settings), {"model": dict(checkpoint.notes)})
         print("\n".join([model_text(checkpoint, len(enrolling)), *dict.fromkeys(notes + more)]))
@@ -85,29 +85,29 @@ def predict(
     """
 
     def read(file: Path) -> np.ndarray:
-        log_mel, note = read_log_mel(file, checkpoint)
+        features, note = read_features(file, checkpoint)
         if note:
             print(f"warning: {printable(writable(str(file)), LONGEST_NAME)}: {note}")
-        return log_mel
+        return features
 
     network = checkpoint.network.to(device)
     profile = None
     if enrolling and network.personalised:
         shots = [read(file) for file in enrolling]
         (profile,) = enrol_recordings(checkpoint, shots, [np.arange(len(shots))], device)
-    log_mels: dict[Path, np.ndarray] = {}
+    features: dict[Path, np.ndarray] = {}
     problems = []
     for file in tqdm(files, desc="reading", unit="clip", leave=False, disable=None):
         try:
-            log_mels[file] = read(file)
+            features[file] = read(file)
         except AudioError as error:
             problems.append(f"{printable(writable(str(file)), LONGEST_NAME)}: {error.problem}")
-    if not log_mels:
+    if not features:
         return None, problems
-    profiles = None if profile is None else profile[None].repeat(len(log_mels), axis=0)
-    outputs = predict_recordings(checkpoint, list(log_mels.values()), profiles, device, progress="predicting")
+    profiles = None if profile is None else profile[None].repeat(len(features), axis=0)
+    outputs = predict_recordings(checkpoint, list(features.values()), profiles, device, progress="predicting")
     answers = checkpoint.task.answers(outputs)
-    answers.insert(0, "file", [writable(str(file)) for file in log_mels])
+    answers.insert(0, "file", [writable(str(file)) for file in features])
     return answers, problems
 
 

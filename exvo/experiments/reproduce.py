@@ -5,20 +5,23 @@ Exit status: 0 where all is equal, bit for bit; 1 where something differs; 2 whe
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from exvo.config import SPLITS, ReproduceSettings, TrainSettings
+from exvo.devices import resolve_device
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.experiments import repetition
-from exvo.experiments.corpus import FEATURES, Ready, read_corpus, require_same
+from exvo.experiments.corpus import Ready, read_corpus, require_same
 from exvo.experiments.evaluate import evaluate
+from exvo.experiments.features import open_extractor, record
 from exvo.experiments.repetition import Outcome
 from exvo.experiments.train import start, train
+from exvo.features.extractors import LOG_MEL
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from exvo.systems import SystemConfig
 from exvo.tracking import artifacts, lookup, models, names, runs
@@ -92,7 +95,8 @@ def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSetting
     options, system, name = logged["options"], logged["system"], source.info.run_name
     unknown = sorted(set(options) - {field.name for field in fields(TrainSettings)})
     unknown += sorted(set(system) - {field.name for field in fields(SystemConfig)})
-    if unknown or logged["features"] != asdict(FEATURES):
+    features = options.get("features", LOG_MEL)
+    if unknown or logged["features"] != record(open_extractor(features, resolve_device("auto"))):
         differing = f"knows no {', '.join(unknown)}" if unknown else "computes other features"
         raise InputError(
             f"The run {name} was made by another version of exvo; this one {differing}. "

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from exvo.config import TrainSettings
 from exvo.errors import InputError
-from exvo.experiments.corpus import FEATURES, Ready, read_corpus
+from exvo.experiments.corpus import Ready, read_corpus
+from exvo.experiments.features import open_extractor, record
 from exvo.experiments.folder import copied_from, folder_id, renew, require_own
 from exvo.experiments.process import hold, stopped
 from exvo.networks.checkpoint import WEIGHTS
@@ -85,13 +86,14 @@ def command_digest(entry_point: str, settings: TrainSettings, system: SystemConf
     """A digest of what a command computes and where, by which its unfinished run is found.
 
     Raises:
-        InputError: the output folder is a copy, and an unfinished run or an undelivered journal is its original's.
+        InputError: the features can't be computed; or the output folder is a copy, and an unfinished run or an
+            undelivered journal is its original's.
     """
-    output = Path(settings.output)
+    output, features = Path(settings.output), record(open_extractor(settings.features, settings.device))
 
     def digest() -> str:
         options = {name: value for name, value in asdict(settings).items() if name not in FREE}
-        computed = [entry_point, options, asdict(system), asdict(FEATURES), folder_id(output)]
+        computed = [entry_point, options, asdict(system), features, folder_id(output)]
         return hashlib.sha256(json.dumps(computed, sort_keys=True).encode()).hexdigest()
 
     if copied_from(output) is not None:

@@ -22,7 +22,6 @@ from exvo.enrolment import Draw, Enrolment, EnrolmentSettings
 from exvo.errors import InputError, TrainingError
 from exvo.evaluation import scoring
 from exvo.experiments.corpus import (
-    FEATURES,
     Ready,
     describe_enrolment,
     log_copies,
@@ -31,8 +30,11 @@ from exvo.experiments.corpus import (
     require_usable_clips,
 )
 from exvo.experiments.evaluate import log_scores
+from exvo.experiments.features import model_features, open_extractor, record, resolve_features
 from exvo.experiments.resume import resumable
+from exvo.features.extractors import Encoder
 from exvo.networks.build import build_network
+from exvo.networks.carried import ENCODER, carry
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint, load_parent, save_checkpoint
 from exvo.networks.header import Notes
 from exvo.networks.inference import predict_clips
@@ -66,6 +68,7 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
     fill = "zero" if settings.corpus == "hume-vb" else "repeat"
     resolved = replace(
         settings,
+        features=resolve_features(settings.features),
         device=device,
         precision=resolve_precision(settings.precision, device),
         fill=fill if settings.fill == "auto" else settings.fill,
@@ -85,7 +88,8 @@ def run(given: TrainSettings) -> None:
 
 def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = None) -> Ready:
     """Logs the settings and the corpus, which it reads unless it is given."""
-    runs.log_settings(asdict(settings), {"system": asdict(system), "features": asdict(FEATURES)})
+    extractor = open_extractor(settings.features, settings.device)
+    runs.log_settings(asdict(settings), {"system": asdict(system), "features": record(extractor)})
     runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
     ready = ready or read_corpus(settings)
     log_corpus(ready)
@@ -161,7 +165,8 @@ def train(
     def save_best(weights: Mapping[str, Tensor], epoch: Epoch) -> None:
         notes: Notes = {"model": settings.model, "run_id": run_id, "epoch": epoch.number, "score": epoch.score}
         protocol = EnrolmentSettings(settings.protocol, settings.shots)
-        save_checkpoint(best_file, network, weights, task, FEATURES, clips.fill, notes, protocol)
+        features = model_features(ready.extractor)
+        save_checkpoint(best_file, network, weights, task, features, clips.fill, notes, protocol)
 
     def on_epoch(epoch: Epoch) -> None:
         log_epoch(epoch, settings.epochs, scoring.headline(task))
@@ -172,6 +177,8 @@ def train(
     log_copies(enrolment, "val")
     print(training_text(settings, network, len(clips), ready.corpus.synthetic), flush=True)
     runs.keep_run()
+    if isinstance(ready.extractor, Encoder):
+        carry(ready.extractor, ready.store.folder / ENCODER, best_file)
     config = training_config(settings, system)
     try:
         best = fit(network, task, clips, config, held_out.validate, save_best, on_epoch, states)

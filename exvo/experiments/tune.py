@@ -18,7 +18,8 @@ from exvo import systems
 from exvo.config import TrainSettings, TuneSettings
 from exvo.errors import InputError
 from exvo.evaluation import scoring
-from exvo.experiments.corpus import FEATURES, Ready, log_corpus, read_corpus, require_usable_clips
+from exvo.experiments.corpus import Ready, log_corpus, read_corpus, require_usable_clips
+from exvo.experiments.features import record
 from exvo.experiments.folder import folder_id, require_own
 from exvo.experiments.process import hold, stopped
 from exvo.experiments.resume import continued_run, deliver_journals
@@ -158,7 +159,7 @@ def log_start(
     """Logs what is searched and what all trials share in the study's run."""
     space = {name: values_text(name) for name in study.search}
     options = asdict(given) | {**asdict(settings), "workers": given.workers} | space | {"storage": shown}
-    runs.log_settings(options, {"study": study.name, "system": asdict(system), "features": asdict(FEATURES)})
+    runs.log_settings(options, {"study": study.name, "system": asdict(system), "features": record(ready.extractor)})
     runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
     runs.set_tags({STUDY_TAG: study.name, "exvo.storage": shown})
     log_corpus(ready)

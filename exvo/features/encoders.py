@@ -27,6 +27,7 @@ from exvo.features.encoder_files import PREPROCESSING, WEIGHTS, Loaded, digest, 
 from exvo.features.shards import Features
 from exvo.text import reason
 
+KIND = "states"
 RATE = FeatureConfig.sample_rate
 POOLING = 1  # version of the pooling; part of the key
 MAX_FRAMES = {"cpu": 4_000, "cuda": 16_000}  # in a batch, padding included: bounds the memory
@@ -88,7 +89,7 @@ class AudioEncoder:
             "pooling": "mean, standard deviation",
             "version": POOLING,
         }
-        self.features = Features("states", self.key, "float16", (layers, 2 * size), settings)
+        self.features = Features(KIND, self.key, "float16", (layers, 2 * size), settings)
 
     def states(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray | AudioError]:
         """The states of clips, in their order.

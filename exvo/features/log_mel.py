@@ -21,6 +21,7 @@ from torch import Tensor
 
 from exvo.config import FeatureConfig
 from exvo.features.containers import AudioError
+from exvo.features.shards import Features
 
 GROUP = 16  # neighbouring bands computed in one product, of the frequencies that they use: the others weigh 0
 FRAMES = 256  # transformed at a time: their spectra fit into a core's cache
@@ -64,12 +65,24 @@ class LogMel:
 
     def __init__(self, config: FeatureConfig) -> None:
         self.config = config
+        self.features = Features.of_log_mel(config)
         self._window, self._groups = _tables(config, torch.device("cpu"))[0].numpy(), _groups(config)
         bins = config.window // 2 + 1
         self._windowed = np.empty((FRAMES, config.window))
         self._spectrum = np.empty((FRAMES, bins), np.complex128)
         self._squares = np.empty((FRAMES, 2 * bins), np.float32)  # of real and imaginary parts, alternating
         self._power = np.empty((FRAMES, bins), np.float32)
+
+    @property
+    def most(self) -> int:
+        """The numbers of the longest clip's log-mel."""
+        return (
+            self.config.frames(math.ceil(self.config.max_seconds * self.config.sample_rate)) + 1
+        ) * self.config.bands
+
+    def shape(self, samples: int) -> tuple[int, int]:
+        """(frames, bands) of a clip of so many samples."""
+        return self.config.frames(samples), self.config.bands
 
     def __call__(self, waveform: np.ndarray, decibels: np.ndarray) -> None:
         """Computes the log-mel of a clip into an array.

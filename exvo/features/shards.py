@@ -8,6 +8,7 @@ reading the features.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zlib
@@ -57,7 +58,7 @@ class Features:
     """The kind of features that a store holds.
 
     Attributes:
-        kind: log-mel, functionals or states.
+        kind: log-mel, functionals, states (of a pretrained encoder) or embeddings (of a run of ours).
         key: changes with everything that the values depend on.
         dtype: of the values: float32 or float16.
         shape: of a clip's values; None for a first axis whose size differs from clip to clip.
@@ -74,6 +75,18 @@ class Features:
     def of_log_mel(cls, config: FeatureConfig) -> Features:
         """Log-mels: float32 (frames, bands), dB."""
         return cls("log-mel", config.digest(), "float32", (None, config.bands), asdict(config))
+
+    @classmethod
+    def of_clips(cls, kind: str, dtype: str, shape: tuple[int, ...], settings: dict[str, Any]) -> Features:
+        """Features of the same shape for every clip; the key is the digest of their settings, which are plain JSON."""
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return cls(kind, digest[:12], dtype, shape, settings)
+
+    @property
+    def text(self) -> str:
+        """The features in words, for a sentence."""
+        sizes = " x ".join("frames" if size is None else f"{size:,}" for size in self.shape)
+        return f"{self.kind} {self.key} ({sizes})"
 
     @cached_property
     def header(self) -> bytes:

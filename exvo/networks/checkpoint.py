@@ -14,6 +14,8 @@ from torch import Tensor
 from exvo.config import FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
+from exvo.features.extractors import Encoder
+from exvo.features.shards import Features
 from exvo.files import plain_path, write_atomically
 from exvo.networks.header import Header, Notes, read_header, write_header
 from exvo.networks.network import Network
@@ -27,28 +29,30 @@ COUNTER = "num_batches_tracked"
 """How the names of batch norm's counters end: whole numbers; all else is single precision."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A network with all that predicting with it needs: what its outputs are, its features, how short clips are filled.
 
     Attributes:
         network: in evaluation mode, on the CPU.
         task: what the outputs are.
-        features: settings of the log-mel that the network was trained on.
+        features: what the network was trained on: settings of the log-mel, or features of another kind.
         fill: how a clip shorter than `network.min_frames` is filled: zero, floor or repeat.
         notes: where the weights come from: system, epoch, score.
         enrolment: how its speakers are enrolled; None: the network takes no enrolment, or its file is of the format
             before, which does not say.
         temperature: by which the outputs are divided so that they are calibrated; None: not fitted.
+        encoder: what computes the features where they are an encoder's; None where that is not needed, or not loaded.
     """
 
     network: Network
     task: Task
-    features: FeatureConfig
+    features: FeatureConfig | Features
     fill: str
     notes: Notes
     enrolment: EnrolmentSettings | None = None
     temperature: float | None = None
+    encoder: Encoder | None = None
 
     @property
     def protocol(self) -> str | None:
@@ -83,7 +87,7 @@ def save_checkpoint(
     network: Network,
     weights: Mapping[str, Tensor],
     task: Task,
-    features: FeatureConfig,
+    features: FeatureConfig | Features,
     fill: str,
     notes: Notes,
     enrolment: EnrolmentSettings | None = None,
@@ -95,7 +99,7 @@ def save_checkpoint(
         network: gives the constructor's arguments.
         weights: the state dict to write.
         task: what the outputs are.
-        features: settings of the log-mel.
+        features: what the network was trained on.
         fill: how short clips are filled.
         notes: where the weights come from.
         enrolment: how speakers are enrolled; a network that takes no enrolment is saved without.
@@ -138,6 +142,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
 
 
+def clip_shape(features: FeatureConfig | Features, frames: int) -> tuple[int, ...]:
+    """The shape of a clip's features; of a log-mel with so many frames."""
+    first, *others = (features if isinstance(features, Features) else Features.of_log_mel(features)).shape
+    return tuple(frames if size is None else size for size in (first, *others))
+
+
 def check_weights(header: Header, shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, str]) -> None:
     """Refuses a file whose weights are not those of its network; the network is made without taking memory.
 
@@ -152,7 +162,7 @@ def check_weights(header: Header, shapes: Mapping[str, tuple[int, ...]], types: 
     try:
         with torch.device("meta"):
             network = Network(**header.network).eval()
-            clip = torch.zeros(1, network.min_frames, header.features.bands)
+            clip = torch.zeros(1, *clip_shape(header.features, network.min_frames))
             network.predict(clip, network.embed_enrolment(clip) if network.personalised else None)
     except (AssertionError, RuntimeError, OverflowError) as error:
         raise InputError(f"describes no network that can be built ({reason(error)})") from None

@@ -4,7 +4,8 @@
     revision     of the networks, 2: weights of another revision would give other outputs
     network      the arguments of `Network`
     task         name, labels and objective
-    features     kind (log-mel), key (the digest of the settings) and settings
+    features     kind (log-mel, functionals, states, embeddings), key and settings; of other kinds than log-mel also
+                 dtype and shape, which are the same for every clip
     enrolment    protocol and shots; null: the network takes none, or it is not known
     temperature  by which outputs are divided so that they are calibrated; absent until it is fitted
     fill         how a clip that is shorter than the network needs is filled: zero, floor or repeat
@@ -17,18 +18,30 @@ settings. They are read if the network has not changed since.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from exvo.config import MAX_SHOTS, OBJECTIVES, PROTOCOLS, TASKS, FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
+from exvo.features.shards import Features
 from exvo.networks.cnn import BANDS, CHANNELS
 from exvo.networks.network import NetworkArguments
+from exvo.networks.rules import (
+    Rules,
+    are_names,
+    check_object,
+    check_value,
+    is_any,
+    is_count,
+    is_note,
+    is_number,
+    is_range,
+)
 from exvo.tasks import Task
-from exvo.text import is_name, printable
+from exvo.text import printable
 
 FORMAT, FORMER = "exvo-3", "exvo-2"
 REVISION = 2
@@ -43,9 +56,6 @@ MAX_WINDOW = 2**14
 Notes = Mapping[str, str | int | float | bool | None]
 """Where weights come from: system, epoch, score and the like."""
 
-Rules = Mapping[str, Callable[[Any], bool]]
-"""For each name that an object must have: whether a value may stand there."""
-
 
 @dataclass(frozen=True)
 class Header:
@@ -53,7 +63,7 @@ class Header:
 
     network: NetworkArguments
     task: Task
-    features: FeatureConfig
+    features: FeatureConfig | Features
     fill: str
     notes: Notes
     enrolment: EnrolmentSettings | None = None
@@ -67,7 +77,7 @@ def write_header(header: Header) -> str:
         "revision": REVISION,
         "network": header.network,
         "task": asdict(header.task),
-        "features": {"kind": KIND, "key": header.features.digest(), "settings": asdict(header.features)},
+        "features": features_section(header.features),
         "enrolment": header.enrolment and asdict(header.enrolment),
         "fill": header.fill,
         "notes": header.notes,
@@ -156,69 +166,6 @@ def read_section(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(section or {})
 
 
-def check_value(name: str, value: Any, is_right: Callable[[Any], bool]) -> None:
-    """Refuses a wrong value.
-
-    Raises:
-        InputError: it is wrong.
-    """
-    if not is_right(value):
-        raise InputError(f"says {printable(name)} is {printable(repr(value))}, which can't be")
-
-
-def check_object(section: str, values: Mapping[str, Any], rules: Rules) -> None:
-    """Refuses a JSON object that holds a wrong value, or not exactly the names that it must hold.
-
-    Args:
-        section: its name; empty for the whole header.
-        values: what it holds.
-        rules: a name without a rule is unknown, one without a value missing.
-
-    Raises:
-        InputError: names the value that is wrong, unknown or missing.
-    """
-    prefix = f"{section}." if section else ""
-    differing = sorted(values.keys() ^ rules.keys())
-    if differing:
-        state = "unknown" if differing[0] in values else "missing"
-        raise InputError(f"has a header in which {prefix}{printable(differing[0])} is {state}")
-    for name, is_right in rules.items():
-        check_value(f"{prefix}{name}", values[name], is_right)
-
-
-def is_any(value: Any) -> bool:
-    """Whether a value is there: what it holds is checked elsewhere."""
-    return True
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300 and math.isfinite(value)
-    )
-
-
-def is_count(value: Any) -> bool:
-    """Whether a value is a whole number from 1 to a million."""
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1_000_000
-
-
-def is_range(value: Any) -> bool:
-    """Whether a value is a list of two finite numbers, the lower one first."""
-    return isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1]
-
-
-def is_note(value: Any) -> bool:
-    """Whether a value is a number, a text of a line, true, false or nothing."""
-    return is_name(value) if isinstance(value, str) else value is None or isinstance(value, (int, float))
-
-
-def are_names(value: Any) -> bool:
-    """Whether a value is a list of different names."""
-    is_list = isinstance(value, list) and all(isinstance(name, str) and is_name(name) for name in value)
-    return is_list and len(set(value)) == len(value)
-
-
 HEADS = {"enrolment_emotion", "enrolment_speaker", "main_speaker"}
 NETWORK_RULES: Rules = {
     "encoder": lambda value: value in list(CHANNELS),
@@ -256,6 +203,13 @@ KEYED_FEATURES_RULES: Rules = {
     "kind": lambda value: value == KIND,
     "key": is_any,
     "settings": is_any,
+}
+CLIP_FEATURES_RULES: Rules = {
+    "kind": lambda value: value in ["functionals", "states", "embeddings"],
+    "key": lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{12,64}", value) is not None,
+    "dtype": lambda value: value in ["float32", "float16"],
+    "shape": lambda value: isinstance(value, list) and len(value) == 2 and all(map(is_count, value)),
+    "settings": lambda value: isinstance(value, dict),
 }
 ENROLMENT_RULES: Rules = {
     "protocol": lambda value: value in list(PROTOCOLS),
@@ -302,12 +256,25 @@ def read_features(settings: dict[str, Any]) -> FeatureConfig:
     return features
 
 
-def read_keyed_features(section: dict[str, Any]) -> FeatureConfig:
-    """The settings of the log-mel, from a section that also holds their kind and key.
+def features_section(features: FeatureConfig | Features) -> dict[str, Any]:
+    """The section of the header that `read_keyed_features` reads."""
+    if isinstance(features, Features):
+        return asdict(features)
+    return {"kind": KIND, "key": features.digest(), "settings": asdict(features)}
+
+
+def read_keyed_features(section: dict[str, Any]) -> FeatureConfig | Features:
+    """The settings of the log-mel, from a section that also holds their kind and key; or features of another kind.
+
+    Whether a key of another kind is that of what computes the features shows when this is loaded.
 
     Raises:
-        InputError: as for `read_features`, or the key is not that of the settings.
+        InputError: as for `read_features`, a value is wrong, or the key is not that of the log-mel's settings.
     """
+    if section.get("kind") != KIND:
+        check_value("features.kind", section.get("kind"), CLIP_FEATURES_RULES["kind"])
+        check_object("features", section, CLIP_FEATURES_RULES)
+        return Features(**section | {"shape": tuple(section["shape"])})
     check_object("features", section, KEYED_FEATURES_RULES)
     features = read_features(read_section(section, "settings"))
     check_value("features.key", section["key"], lambda value: value == features.digest())

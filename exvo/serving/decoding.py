@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import base64
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
-import torch
 
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
 from exvo.features.audio import audio_header, read_audio
 from exvo.features.containers import AudioError
-from exvo.features.log_mel import log_mel
 from exvo.serving.request import NAMED, Payload, raise_if_given_up, refuse_problems
 
 MAX_SECONDS = 300.0
@@ -25,12 +23,15 @@ MAX_SAMPLES = 300 * 2 * 48_000
 at 48 kHz. To decode so many takes some seconds at most in any format, and to resample them 0.1 s from any rate."""
 
 
-def decode_clips(clips: Mapping[Payload, str], config: FeatureConfig) -> dict[Payload, np.ndarray]:
-    """The log-mel of each clip, (frames, bands) in dB.
+def decode_clips(
+    clips: Mapping[Payload, str], config: FeatureConfig, compute: Callable[[np.ndarray], np.ndarray]
+) -> dict[Payload, np.ndarray]:
+    """The features of each clip.
 
     Args:
         clips: with the place of each, from `distinct_clips`.
-        config: settings of the log-mel.
+        config: of the audio: sampling rate and limits of length.
+        compute: from a waveform, (samples,), to its features.
 
     Raises:
         InputError: clips are not base64 or not audio that can be used, or all of them together are too long.
@@ -38,7 +39,7 @@ def decode_clips(clips: Mapping[Payload, str], config: FeatureConfig) -> dict[Pa
     """
     contents = {clip: from_base64(clip) if isinstance(clip, str) else clip for clip in clips}
     check_lengths([content for content in contents.values() if content is not None], config)
-    log_mels: dict[Payload, np.ndarray] = {}
+    features: dict[Payload, np.ndarray] = {}
     problems: list[str] = []
     seconds = 0.0
     for clip, place in clips.items():
@@ -51,14 +52,13 @@ def decode_clips(clips: Mapping[Payload, str], config: FeatureConfig) -> dict[Pa
             continue
         try:
             audio = read_audio(content, config)
+            seconds += audio.seconds
+            check_seconds(seconds)
+            features[clip] = compute(audio.waveform)
         except AudioError as error:
             problems.append(f"{place} can't be used: {error.problem}")
-            continue
-        seconds += audio.seconds
-        check_seconds(seconds)
-        log_mels[clip] = log_mel(torch.from_numpy(audio.waveform), config).numpy()
     refuse_problems(problems)
-    return log_mels
+    return features
 
 
 def from_base64(text: str) -> bytes | None:

@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import soundfile
-import torch
 from mlflow.environment_variables import MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -36,11 +35,9 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, scoring_server
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from exvo.config import FeatureConfig
 from exvo.errors import InputError, TrainingError
-from exvo.features.log_mel import log_mel
+from exvo.networks.carried import ENCODER, with_encoder
 from exvo.networks.checkpoint import Checkpoint, load_checkpoint
-from exvo.networks.network import Network
 from exvo.serving import installation
 from exvo.serving.decoding import decode_clips
 from exvo.serving.prediction import enrol_recordings, predict_recordings
@@ -54,6 +51,7 @@ from exvo.serving.request import (
     raise_if_given_up,
     read_rows,
 )
+from exvo.serving.waveforms import audio_config, features_of
 from exvo.tasks import Task
 from exvo.text import reason
 
@@ -121,12 +119,13 @@ def answer_request(checkpoint: Checkpoint, request: Any, mode: str = "predict") 
         raise InputError("This model takes no enrolment, so mode=enrol has no profile to give: leave it out.")
     rows = read_rows(request, mode, len(network.typical) if network.personalised else None)
     check_profiles(rows, checkpoint)
-    log_mels = decode_clips(distinct_clips(rows), checkpoint.features)
-    profiles = row_profiles(rows, log_mels, checkpoint) if network.personalised else None
+    compute = functools.partial(features_of, checkpoint=checkpoint)
+    features = decode_clips(distinct_clips(rows), audio_config(checkpoint), compute)
+    profiles = row_profiles(rows, features, checkpoint) if network.personalised else None
     if mode == "enrol":
         assert profiles is not None
         return pd.DataFrame({"profile": profiles.tolist()})
-    clips = [log_mels[row.audio] for row in rows if row.audio is not None]
+    clips = [features[row.audio] for row in rows if row.audio is not None]
     try:
         return checkpoint.task.answers(predict_recordings(checkpoint, clips, profiles))
     except TrainingError:
@@ -145,7 +144,7 @@ def check_profiles(rows: list[Row], checkpoint: Checkpoint) -> None:
         largest = 0.0 if row.profile is None else float(np.abs(row.profile).max())
         if largest <= MAX_PROFILE_RATIO:  # an extent is at least 1, and takes time
             continue
-        usual = profile_extent(checkpoint.network, checkpoint.features)
+        usual = profile_extent(checkpoint)
         if largest > MAX_PROFILE_RATIO * usual:
             raise InputError(
                 f"row {number}: profile holds numbers up to {largest:.3g}, where this model's lie around {usual:.3g}; "
@@ -154,21 +153,22 @@ def check_profiles(rows: list[Row], checkpoint: Checkpoint) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def profile_extent(network: Network, features: FeatureConfig) -> float:
+def profile_extent(checkpoint: Checkpoint) -> float:
     """The largest number of the profiles of noise, of a tone and of the typical speaker; at least 1."""
-    time = np.arange(features.sample_rate) / features.sample_rate  # s
+    rate = audio_config(checkpoint).sample_rate
+    time = np.arange(rate) / rate  # s
     probes = np.random.default_rng(0).uniform(-1, 1, len(time)), np.sin(2 * np.pi * 440 * time)
-    with torch.inference_mode():
-        profiles = network.embed_enrolment(log_mel(torch.from_numpy(np.stack(probes)), features))
-        return max(1.0, float(profiles.abs().max()), float(network.typical.abs().max()))
+    features = [features_of(probe.astype(np.float32), checkpoint) for probe in probes]
+    profiles = enrol_recordings(checkpoint, features, [np.array([number]) for number in range(len(features))])
+    return max(1.0, float(np.abs(profiles).max()), float(checkpoint.network.typical.abs().max()))
 
 
-def row_profiles(rows: list[Row], log_mels: Mapping[Payload, np.ndarray], checkpoint: Checkpoint) -> np.ndarray:
+def row_profiles(rows: list[Row], features: Mapping[Payload, np.ndarray], checkpoint: Checkpoint) -> np.ndarray:
     """The profile of each row's speaker: from its enrolment clips, as sent, or the typical one.
 
     Args:
         rows: of the request.
-        log_mels: (frames, bands) of each clip, dB.
+        features: of each clip, see `features_of`.
         checkpoint: of a personalised network.
 
     Returns:
@@ -176,7 +176,7 @@ def row_profiles(rows: list[Row], log_mels: Mapping[Payload, np.ndarray], checkp
     """
     enrolling = list(dict.fromkeys(clip for row in rows for clip in row.enrolment))
     lists = [np.array([enrolling.index(clip) for clip in row.enrolment], np.int64) for row in rows]
-    profiles = enrol_recordings(checkpoint, [log_mels[clip] for clip in enrolling], lists)
+    profiles = enrol_recordings(checkpoint, [features[clip] for clip in enrolling], lists)
     for number, row in enumerate(rows):
         if row.profile is not None:
             profiles[number] = row.profile
@@ -212,7 +212,8 @@ class VocalBurstModel(PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Reads the weights beside the model, and in MLflow's scoring server installs the service."""
-        self.checkpoint = load_checkpoint(Path(context.artifacts["weights"]))
+        weights = Path(context.artifacts["weights"])
+        self.checkpoint = with_encoder(load_checkpoint(weights), weights.parent / ENCODER, "cpu")
         network = self.checkpoint.network
         for encoder in filter(None, (network.encoder, network.enrolment_encoder)):
             encoder.register_forward_pre_hook(lambda *_: raise_if_given_up())

@@ -14,23 +14,23 @@ from exvo.batches.clips import Clips
 from exvo.features.audio import read_audio
 from exvo.features.containers import AudioError
 from exvo.features.conversion import with_conversion
-from exvo.features.log_mel import log_mel
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import apply_to_clips, speaker_profiles
 from exvo.serving.recordings import where_looked
+from exvo.serving.waveforms import audio_config, features_of
 
 
-def read_log_mel(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str]:
-    """The log-mel of a file, with the settings of the network's training.
+def read_features(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str]:
+    """The features of a file, as the network was trained on them.
 
     Returns:
-        (frames, bands) in dB, and a note on what of the file could not be read; '' as a rule.
+        See `features_of`; and a note on what of the file could not be read; '' as a rule.
 
     Raises:
         AudioError: the file can't be used.
     """
     try:
-        audio = read_audio(source, checkpoint.features)
+        audio = read_audio(source, audio_config(checkpoint))
     except AudioError as error:
         name = os.fspath(source)
         place = where_looked(name) if error.problem == "missing" else "there"
@@ -38,24 +38,26 @@ def read_log_mel(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str]
         raise AudioError(with_conversion(problem, name), name) from None
     except ValueError:
         raise AudioError("its name holds a null character", str(source)) from None
-    return log_mel(torch.from_numpy(audio.waveform), checkpoint.features).numpy(), audio.note
+    try:
+        return features_of(audio.waveform, checkpoint), audio.note
+    except AudioError as error:
+        raise AudioError(error.problem, os.fspath(source)) from None
 
 
-def as_clips(log_mels: Sequence[np.ndarray], checkpoint: Checkpoint) -> Clips:
-    """Log-mels (frames, bands) in dB, ready for batches; their names are their numbers from 0."""
-    names = [str(number) for number in range(len(log_mels))]
-    features = dict(zip(names, log_mels, strict=True))
-    return Clips(names, names, features, np.zeros((len(names), 1)), checkpoint.fill)
+def as_clips(features: Sequence[np.ndarray], checkpoint: Checkpoint) -> Clips:
+    """Clips' features, ready for batches; their names are their numbers from 0."""
+    names = [str(number) for number in range(len(features))]
+    return Clips(names, names, dict(zip(names, features, strict=True)), np.zeros((len(names), 1)), checkpoint.fill)
 
 
 def enrol_recordings(
-    checkpoint: Checkpoint, log_mels: Sequence[np.ndarray], lists: Sequence[np.ndarray], device: str = "cpu"
+    checkpoint: Checkpoint, features: Sequence[np.ndarray], lists: Sequence[np.ndarray], device: str = "cpu"
 ) -> np.ndarray:
     """The profile of each speaker under the model's own protocol.
 
     Args:
         checkpoint: of a personalised network, which is on the device.
-        log_mels: (frames, bands) of each clip that enrols, dB.
+        features: of each clip that enrols, see `features_of`.
         lists: for each speaker the indices of the clips that enrol them; where empty, the typical profile.
         device: cpu or cuda.
 
@@ -65,13 +67,13 @@ def enrol_recordings(
     Raises:
         TrainingError: an embedding is not finite.
     """
-    clips = as_clips(log_mels, checkpoint)
+    clips = as_clips(features, checkpoint)
     return speaker_profiles(checkpoint.network, clips, device, lists, checkpoint.protocol).cpu().numpy()
 
 
 def predict_recordings(
     checkpoint: Checkpoint,
-    log_mels: Sequence[np.ndarray],
+    features: Sequence[np.ndarray],
     profiles: np.ndarray | None = None,
     device: str = "cpu",
     progress: str = "",
@@ -80,7 +82,7 @@ def predict_recordings(
 
     Args:
         checkpoint: of a network that is on the device.
-        log_mels: (frames, bands) of each clip, dB; at least one.
+        features: of each clip, see `features_of`; at least one.
         profiles: (clips, profile), of each clip's speaker; None: the typical one, or a network without fusion.
         device: cpu or cuda.
         progress: label of the progress bar; empty: no bar.
@@ -97,4 +99,4 @@ def predict_recordings(
     def predict(batch: Tensor, index: np.ndarray) -> Tensor:
         return network.predict(batch, None if on_device is None else on_device[index])
 
-    return apply_to_clips(predict, as_clips(log_mels, checkpoint), network.min_frames, device, progress=progress)
+    return apply_to_clips(predict, as_clips(features, checkpoint), network.min_frames, device, progress=progress)

@@ -12,16 +12,15 @@ from typing import TypeGuard, cast
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 
 from exvo.config import MAX_SHOTS
 from exvo.errors import InputError, TrainingError
 from exvo.features.audio import prepare, read_audio
 from exvo.features.containers import AudioError
-from exvo.features.log_mel import log_mel
 from exvo.networks.checkpoint import Checkpoint
-from exvo.serving.prediction import enrol_recordings, predict_recordings, read_log_mel
+from exvo.serving.prediction import enrol_recordings, predict_recordings, read_features
 from exvo.serving.recordings import look_up
+from exvo.serving.waveforms import audio_config, features_of
 from exvo.text import LONGEST_NAME, listing, printable, writable
 
 Clip = str | os.PathLike[str] | bytes | tuple[npt.ArrayLike, float]
@@ -78,10 +77,10 @@ class Recogniser:
             profile = self._check_profile(enrolment)
         elif enrolment is not None:
             profile = self.enrol(enrolment)
-        log_mels = self._read(audio, "audio")
-        repeated = None if profile is None else np.repeat(profile[None], len(log_mels), axis=0)
+        features = self._read(audio, "audio")
+        repeated = None if profile is None else np.repeat(profile[None], len(features), axis=0)
         try:
-            return self._checkpoint.task.answers(predict_recordings(self._checkpoint, log_mels, repeated, self._device))
+            return self._checkpoint.task.answers(predict_recordings(self._checkpoint, features, repeated, self._device))
         except TrainingError:
             raise InputError(
                 "The outputs for these clips are not finite: the weights have diverged, or the profile is not one that "
@@ -102,8 +101,8 @@ class Recogniser:
         """
         if not self.personalised:
             raise InputError("This model takes no enrolment, so it has no profile to give: leave it out.")
-        log_mels = self._read(clips, "enrolment", MAX_SHOTS)
-        profile: Profile = enrol_recordings(self._checkpoint, log_mels, [np.arange(len(log_mels))], self._device)[0]
+        features = self._read(clips, "enrolment", MAX_SHOTS)
+        profile: Profile = enrol_recordings(self._checkpoint, features, [np.arange(len(features))], self._device)[0]
         return profile
 
     def _check_profile(self, profile: np.ndarray) -> Profile:
@@ -117,39 +116,39 @@ class Recogniser:
         return profile.astype(np.float32)
 
     def _read(self, clips: Clip | Iterable[Clip], what: str, most: int | None = None) -> list[np.ndarray]:
-        """The log-mels of clips, each (frames, bands) in dB."""
+        """The features of clips, see `features_of`."""
         listed = as_list(clips)
         if not listed or (most and len(listed) > most):
             raise InputError(f"{what} has {len(listed)} clips; give at least one{f', at most {most}' if most else ''}.")
-        log_mels: list[np.ndarray] = []
+        features: list[np.ndarray] = []
         problems: list[AudioError] = []
         for number, clip in enumerate(listed, 1):
             name = f"clip {number} of {len(listed)}"
             if isinstance(clip, str | os.PathLike):
                 name = printable(writable(os.fspath(clip)), LONGEST_NAME)
             try:
-                numbers, note = self._log_mel(clip, f"{what}: {name}")
+                numbers, note = self._features(clip, f"{what}: {name}")
             except AudioError as error:
                 problems.append(AudioError(error.problem, name))
                 continue
             if note:
                 warnings.warn(f"{name}: {note}", stacklevel=3)
-            log_mels.append(numbers)
+            features.append(numbers)
         refuse(problems, len(listed))
-        return log_mels
+        return features
 
-    def _log_mel(self, clip: Clip, name: str) -> tuple[np.ndarray, str]:
-        """The log-mel of a clip, (frames, bands) in dB, and what of it is lost; '' as a rule."""
-        features = self._checkpoint.features
+    def _features(self, clip: Clip, name: str) -> tuple[np.ndarray, str]:
+        """The features of a clip, see `features_of`, and what of it is lost; '' as a rule."""
+        config = audio_config(self._checkpoint)
         if is_waveform(clip):
             samples, rate = clip
-            return log_mel(torch.from_numpy(prepare(as_array(samples), float(rate), features)), features).numpy(), ""
+            return features_of(prepare(as_array(samples), float(rate), config), self._checkpoint), ""
         if isinstance(clip, bytes):
-            audio = read_audio(clip, features)
-            return log_mel(torch.from_numpy(audio.waveform), features).numpy(), audio.note
+            audio = read_audio(clip, config)
+            return features_of(audio.waveform, self._checkpoint), audio.note
         if isinstance(clip, str | os.PathLike):
             path = os.fspath(clip)
-            return read_log_mel(Path(look_up(path) or path), self._checkpoint)
+            return read_features(Path(look_up(path) or path), self._checkpoint)
         raise InputError(
             f"{name} is of type {type(clip).__name__}: give a path, the bytes of a file, or a waveform with its rate, "
             "as in (samples, 16_000)."

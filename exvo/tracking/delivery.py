@@ -21,6 +21,7 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
+from exvo.extras import require
 from exvo.tracking import names, server
 from exvo.tracking.entries import (
     Artifact,
@@ -206,12 +207,15 @@ def is_away(entry: Entry, error: Exception) -> bool:
 
 
 def send(run_id: str, entry: Entry, file: Path | None = None) -> None:
-    """Sends one entry; what it raises is MLflow's or the system's.
+    """Sends one entry; what else it raises is MLflow's or the system's.
 
     Args:
         run_id: of the run.
         entry: what is sent.
         file: the content of an artifact.
+
+    Raises:
+        InputError: the artifact store needs a library that is not installed.
     """
     client = MlflowClient()
     match entry:
@@ -231,7 +235,12 @@ def send(run_id: str, entry: Entry, file: Path | None = None) -> None:
             assert file
             if file.exists():  # else a later one of the same name has been sent in its place
                 parent = Path(name).parent.as_posix()
-                client.log_artifact(run_id, str(file), None if parent == "." else parent)
+                try:
+                    client.log_artifact(run_id, str(file), None if parent == "." else parent)
+                except ModuleNotFoundError as error:
+                    if error.name == "boto3":
+                        require("boto3", "server", "An artifact store in S3")
+                    raise
         case Model(weights):
             from exvo.tracking.models import log_model  # and with it the served model and PyTorch
 

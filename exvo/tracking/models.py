@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +17,8 @@ from mlflow.exceptions import MlflowException
 
 from exvo import files
 from exvo.errors import InputError
+from exvo.features.shards import Features
+from exvo.networks.carried import ENCODER, needs_encoder, with_encoder
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from exvo.options import command_line
 from exvo.serving.model import LOGGED_MODEL, example_request, signature
@@ -27,6 +32,9 @@ from exvo.tracking.tags import LOGGED_URI, MODEL_TAG
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
 """The packages of a logged model."""
 
+KIND_REQUIREMENTS = {"functionals": ["opensmile"], "states": ["transformers"]}
+"""Those that it needs besides, by the kind of its features."""
+
 
 def log_model(run_id: str, weights: Path) -> None:
     """Logs the served model around a checkpoint, in place of those that the run may have, and tags the run with it."""
@@ -35,21 +43,46 @@ def log_model(run_id: str, weights: Path) -> None:
     for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
         client.delete_logged_model(model.model_id)
     checkpoint = load_checkpoint(weights)
-    with files.plain_path(weights) as plain:
+    with files.plain_path(weights) as plain, plain_encoder(weights, checkpoint) as encoder:
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(LOGGED_MODEL),
-            artifacts={"weights": str(plain)},
+            artifacts={"weights": str(plain)} | encoder,
             code_paths=[str(PROJECT / "exvo")],
             signature=signature(checkpoint.task),
             input_example=example_request(checkpoint),
-            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+            pip_requirements=requirements(checkpoint),
         )
     client.set_tag(run_id, MODEL_TAG, info.model_uri)
 
 
-def checkpoint_of(source: Run) -> Checkpoint:
+def requirements(checkpoint: Checkpoint) -> list[str]:
+    """The pinned packages of a logged model."""
+    names = list(REQUIREMENTS)
+    if isinstance(checkpoint.features, Features):
+        names += KIND_REQUIREMENTS.get(checkpoint.features.kind, [])
+    return [f"{name}=={version(name)}" for name in names]
+
+
+@contextlib.contextmanager
+def plain_encoder(weights: Path, checkpoint: Checkpoint) -> Iterator[dict[str, str]]:
+    """The artifact of the encoder that lies beside the weights, at a path that MLflow can take; empty without one."""
+    folder = weights.parent / ENCODER
+    if not needs_encoder(checkpoint):
+        yield {}
+    elif writable(str(folder)) == str(folder):
+        yield {ENCODER: str(folder)}
+    else:
+        with tempfile.TemporaryDirectory() as plain:
+            yield {ENCODER: shutil.copytree(folder, Path(plain) / ENCODER).as_posix()}
+
+
+def checkpoint_of(source: Run, device: str | None = None) -> Checkpoint:
     """The best weights of a training run, from its logged model.
+
+    Args:
+        source: the run.
+        device: where the encoder that the model carries is to compute; None: it is not loaded, as audio is not needed.
 
     Raises:
         InputError: the run has logged no model.
@@ -62,15 +95,15 @@ def checkpoint_of(source: Run) -> Checkpoint:
         )
     require_model(uri)
     try:
-        return load_weights(uri)
+        return load_weights(uri, device)
     except (MlflowException, OSError) as error:
         raise InputError(
             f"The model of the run {source.info.run_name} can't be read ({server.why(error)}); choose another run."
         ) from None
 
 
-def load_weights(uri: str) -> Checkpoint:
-    """The best weights of a logged or registered model.
+def load_weights(uri: str, device: str | None = None) -> Checkpoint:
+    """The best weights of a logged or registered model; `device` as for `checkpoint_of`.
 
     Raises:
         InputError: they are not those of a network that this version of exvo computes.
@@ -80,17 +113,23 @@ def load_weights(uri: str) -> Checkpoint:
     with tempfile.TemporaryDirectory() as folder:
         file = mlflow.artifacts.download_artifacts(f"{place}/artifacts/{WEIGHTS}", dst_path=folder)
         try:
-            return load_checkpoint(Path(file))
+            checkpoint = load_checkpoint(Path(file))
+            if device is None or not needs_encoder(checkpoint):
+                return checkpoint
+            encoder = mlflow.artifacts.download_artifacts(f"{place}/artifacts/{ENCODER}", dst_path=folder)
+            return with_encoder(checkpoint, Path(encoder), device)
         except InputError as error:
             raise InputError(str(error).replace(file, f"The model {uri}", 1)) from None
 
 
-def load_model(uri: str, option: str = "model_uri") -> Checkpoint:
-    """The network of `models:/<name>@<alias>`, `models:/<name>/<version>`, `models:/m-<id>`, or a run, see `find_run`.
+def load_model(uri: str, option: str = "model_uri", device: str = "cpu") -> Checkpoint:
+    """The network, with the encoder that it carries, of a model or run.
 
     Args:
-        uri: what the user gave.
+        uri: what the user gave: `models:/<name>@<alias>`, `models:/<name>/<version>`, `models:/m-<id>`, or a run, see
+            `find_run`.
         option: where, for a sentence.
+        device: where its encoder is to compute, cpu or cuda.
 
     Raises:
         InputError: there is none, it is deleted, or it is not a model of exvo.
@@ -99,14 +138,14 @@ def load_model(uri: str, option: str = "model_uri") -> Checkpoint:
     server.quiet()
     server.check_store()
     if not uri.startswith("models:/") or names.runs_of_name(uri):
-        return checkpoint_of(find_run(uri, option))
+        return checkpoint_of(find_run(uri, option), device)
     if not re.fullmatch(r"models:/(m-[0-9a-f]+|[^/@]+[/@][^/]+)", uri):
         raise InputError(f"{option}={uri} lacks a version: give models:/<name>@<alias> or models:/<name>/<version>.")
     require_model(uri)
     try:
         if not re.fullmatch(LOGGED_URI, uri):
             require_model(names.version_of_uri(uri).source)
-        return load_weights(uri)
+        return load_weights(uri, device)
     except (MlflowException, OSError) as error:
         raise InputError(
             f"{option}={uri}: {server.shown_uri()} gives no model of exvo by that name "

@@ -24,7 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from exvo import passwords
+from exvo import extras, passwords
 from exvo.errors import InputError
 from exvo.options import program
 from exvo.text import first_line, writable
@@ -130,7 +130,9 @@ def _problem(uri: str) -> str:
             return UNKNOWN
         MlflowClient()
     except ImportError as error:
-        return f"the database's driver is not installed ({first_line(error)})"
+        ours = scheme.startswith("postgresql") and make_url(uri).get_dialect().driver == "psycopg"
+        advice = f": {extras.command('server')}" if ours else ""
+        return f"the database's driver is not installed ({first_line(error)}){advice}"
     except (UnsupportedModelRegistryStoreURIException, NoSuchModuleError):
         return UNKNOWN
     except ValueError as error:

@@ -17,8 +17,12 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLA
 
 from exvo import passwords
 from exvo.errors import InputError
+from exvo.extras import require
 from exvo.passwords import without_password
 from exvo.text import first_line
+
+POSTGRESQL = "postgresql+psycopg"
+"""The driver that we use for PostgreSQL, as the URLs of SQLAlchemy name it."""
 
 LOCK_SECONDS = 30
 """Seconds after which a lock on a journal file is taken over: its process was killed, since locks last milliseconds."""
@@ -59,7 +63,7 @@ def _url(storage: str) -> URL:
         url = make_url(storage)
     except (ArgumentError, ValueError):
         raise InputError("storage is no URL of a database, such as postgresql://<user>@<host>/<database>.") from None
-    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgres", "postgresql") else url
+    return url.set(drivername=POSTGRESQL) if url.drivername in ("postgres", "postgresql") else url
 
 
 def open_storage(storage: str, output: Path) -> BaseStorage:
@@ -73,6 +77,8 @@ def open_storage(storage: str, output: Path) -> BaseStorage:
         InputError: it can't be opened; the sentence holds no password.
     """
     name = printable_storage(storage, output)
+    if "://" in storage and _url(storage).drivername == POSTGRESQL:
+        require("psycopg", "server", f"storage={name}")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         if "://" not in storage:
