@@ -9,7 +9,8 @@ from typing import Any
 
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
-from exvo.features.extractors import LOG_MEL, Encoder, Extractor, clip_extractor
+from exvo.features.encoders import load_encoder
+from exvo.features.extractors import LOG_MEL, Extractor, clip_extractor
 from exvo.features.functionals import SETS
 from exvo.features.log_mel import LogMel
 from exvo.features.shards import Features
@@ -55,18 +56,9 @@ def open_extractor(name: str, device: str) -> Extractor:
     if extractor := clip_extractor(name):
         return extractor
     if is_encoder(name):
-        return open_encoder(name, device)
+        return load_encoder(name, device)
     run = lookup.find_run(resolve_features(name), "features")
     return RunEncoder(models.checkpoint_of(run), device, f"The run {run.info.run_name}")
-
-
-def open_encoder(name: str, device: str) -> Encoder:
-    """A pretrained encoder by its folder or its name on the hub.
-
-    Raises:
-        InputError: it can't be loaded.
-    """
-    raise InputError(f"features={printable(name, 200)}: this version of exvo has no pretrained encoders.")
 
 
 def model_features(extractor: Extractor) -> FeatureConfig | Features:

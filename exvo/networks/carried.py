@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from exvo.errors import InputError
+from exvo.features.encoders import KIND as STATES
+from exvo.features.encoders import load_encoder
 from exvo.features.extractors import Encoder
 from exvo.features.functionals import KIND as FUNCTIONALS
 from exvo.features.shards import Features
@@ -61,6 +63,8 @@ def load_carried(folder: Path, kind: str, device: str) -> Encoder:
     """
     if kind == EMBEDDINGS:
         return load_run_encoder(folder, device)
+    if kind == STATES:
+        return load_encoder(str(folder), device)
     raise InputError(f"This version of exvo has no encoder for features of the kind {kind}.")
 
 
