@@ -24,13 +24,14 @@ from exvo.experiments.resume import Begun, resumable
 from exvo.experiments.train import start, train, training_task
 from exvo.files import write_atomically
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
+from exvo.networks.run_encoder import RunEncoder
 from exvo.reports.page import Section
 from exvo.reports.tables import columns_of, number_texts
 from exvo.systems import SystemConfig
 from exvo.tasks import Task
 from exvo.text import listing
 from exvo.tracking import lookup, runs
-from exvo.tracking.tags import FOLD_TAG, FOLDS_TAG
+from exvo.tracking.tags import DIGEST_TAG, FOLD_TAG, FOLDS_TAG
 from exvo.training.states import States
 
 
@@ -103,6 +104,22 @@ def require_new_speakers(settings: TrainSettings, system: SystemConfig) -> None:
         )
 
 
+def require_new_encoder(settings: TrainSettings, ready: Ready) -> None:
+    """Refuses the embeddings of a run that has learnt from this corpus: it may have heard the speakers of a fold.
+
+    Raises:
+        InputError: they are.
+    """
+    if not isinstance(ready.extractor, RunEncoder):
+        return
+    source = lookup.find_run(settings.features, "features")
+    if source.data.tags.get(DIGEST_TAG) == ready.audit.digest:
+        raise InputError(
+            f"folds={settings.folds} with features={settings.features}: the run {source.info.run_name} has learnt from "
+            "speakers of this corpus, whom a fold would test; take a run of another corpus, or leave folds out."
+        )
+
+
 def start_folds(settings: TrainSettings, system: SystemConfig, ready: Ready | None) -> Ready:
     """Logs the settings and the corpus in the command's run, after all that can be refused was looked at.
 
@@ -115,6 +132,7 @@ def start_folds(settings: TrainSettings, system: SystemConfig, ready: Ready | No
     runs.set_tags({FOLDS_TAG: settings.folds})
     ready = ready or read_corpus(settings)
     log_corpus(ready)
+    require_new_encoder(settings, ready)
     numbers = range(1, settings.folds + 1)
     require_usable_clips(ready, settings.skip_unreadable, [f"fold {number}" for number in numbers])
     for number in numbers:
