@@ -226,9 +226,7 @@ ENROLMENT_RULES: Rules = {
 
 
 def read_network(section: dict[str, Any]) -> NetworkArguments:
-    """The arguments of `Network`; those that an older file lacks are filled in.
-
-    Whether they fit each other shows when the network is made.
+    """The arguments of `Network`, with those that an older file lacks; whether they fit shows when it is made.
 
     Raises:
         InputError: one is wrong, unknown or missing.
