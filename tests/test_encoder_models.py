@@ -19,12 +19,14 @@ from exvo.experiments.features import open_extractor
 
 from helpers.commands import newest
 from helpers.encoders import save_encoder
+from helpers.networks import task_without_limits
 
 
 def test_a_head_on_an_encoder_is_served_without_the_encoders_folder(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("exvo.experiments.train.make_task", task_without_limits)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     open_extractor.cache_clear()
     try:

@@ -17,6 +17,7 @@ from exvo.experiments import evaluate, train
 from exvo.tracking.lookup import find_run
 
 from helpers.commands import artifacts, newest
+from helpers.networks import task_without_limits
 
 TARGETS = ["High", "Loud"]
 
@@ -42,6 +43,7 @@ def test_heads_on_functionals_and_on_a_run_are_served_as_they_are_evaluated(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("exvo.experiments.train.make_task", task_without_limits)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     try:
         options = {"corpus": "table", "data": str(tiny_corpus), "epochs": 1, "workers": 1}

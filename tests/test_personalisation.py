@@ -29,6 +29,7 @@ from exvo.tracking.tags import EVALUATED_TAG, PARENT_TAG, PROTOCOL_TAG, SYSTEM_T
 
 from helpers.commands import run_here
 from helpers.corpora import write_table_corpus
+from helpers.networks import task_without_limits
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -130,6 +131,7 @@ def test_predictions_are_the_networks_with_the_speakers_profile(
     model: str, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every number of the predictions tables once more, from the logged weights; then served, and from `predict`."""
+    monkeypatch.setattr("exvo.experiments.train.make_task", task_without_limits)
     assert run_here("train", OPTIONS | {"data": str(tiny_corpus), "model": model}, monkeypatch) == 0
     (trained,) = runs()
     assert (trained.data.params["protocol"], trained.data.params["batch_size"]) == ("published", "8")

@@ -48,7 +48,7 @@ def test_mlflow_run_trains_and_logs_into_its_own_run(
     assert run.info.status == "FINISHED"
     assert run.data.params["data"] == "-clips"
     assert run.data.params["width"] == "0.10"  # as typed: mlflow logged it before the entry point started
-    assert run.data.params["optimizer"] == "sgd"
+    assert run.data.params["optimizer"] == "auto"
     assert run.data.tags["mlflow.project.entryPoint"] == "train"
     assert {"val/emotion_ccc", "val/emotion_ccc_lo", "val/emotion_ccc_hi_by_speaker"} <= set(run.data.metrics)
     assert "cnn10 on table, val split, 12 clips\nemotion_ccc " in done.stdout
@@ -96,7 +96,7 @@ def test_status_2_without_a_traceback_in_a_process_of_its_own(store: str) -> Non
     words = [sys.executable, "-m", "exvo", "train", "--learning_rate", "fast"]
     done = subprocess.run(words, env=environment(store), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "exvo: learning_rate=fast is not a number.\n"
+    assert done.stderr == "exvo: learning_rate=fast is not a number or auto.\n"
 
 
 @pytest.fixture

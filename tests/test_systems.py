@@ -15,6 +15,7 @@ from exvo.batches.epoch import training_batches
 from exvo.config import FeatureConfig
 from exvo.enrolment import Draw
 from exvo.errors import InputError
+from exvo.features.shards import Features
 from exvo.networks.build import build_network
 from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
 from exvo.networks.network import Network
@@ -393,9 +394,9 @@ def test_save_and_reload(name: str, task: str, tmp_path: Path) -> None:
     config = TrainingConfig(1, 9, 0.1, "sgd", 0, "cpu", "float32", None, system.roles)
     train_step(network, TASKS[task], make_optimizer(network, config), batch, config, epoch=1)
     network.eval()
-    save_checkpoint(
-        tmp_path / "best", network, network.state_dict(), TASKS[task], FeatureConfig(), "zero", {"epoch": 1}
-    )
+    embeddings = Features("states", "0" * 64, "float16", INPUTS, {})
+    features = embeddings if name.startswith("frozen") else FeatureConfig()
+    save_checkpoint(tmp_path / "best", network, network.state_dict(), TASKS[task], features, "zero", {"epoch": 1})
     checkpoint = load_checkpoint(tmp_path / "best")
     clips = noise(name, 2, 50)
     profile = network.embed_enrolment(clips) if network.personalised else None

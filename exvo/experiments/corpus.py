@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from exvo.batches.clips import Clips
-from exvo.config import ExtractSettings, RunSettings, SubmitSettings, TrainSettings
+from exvo.config import SPLITS, ExtractSettings, RunSettings, SubmitSettings, TrainSettings
 from exvo.corpora import splits
 from exvo.corpora.audit import Audit, audit, recordings
 from exvo.corpora.base import Corpus
@@ -123,9 +123,8 @@ def require_usable_clips(ready: Ready, skip_unreadable: bool, parts: Sequence[st
     extraction.require_readable(ready.audio, skip_unreadable)
     for split in parts:
         if len(ready.rows(split)) < 2:
-            raise InputError(
-                f"Of the split {split} {len(ready.rows(split))} readable clips are left; it needs at least two."
-            )
+            part = f"the {split} split" if split in SPLITS else split
+            raise InputError(f"Of {part} {len(ready.rows(split))} readable clips are left; it needs at least two.")
 
 
 def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> str:

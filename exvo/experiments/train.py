@@ -166,7 +166,6 @@ def train(
     if settings.task == "speaker":
         ready = known_speakers(ready)
     task = training_task(settings, system, ready.corpus)
-    runs.log_json("prior.json", prior_of(ready.rows("train"), task))
     clips = training_clips(ready, task, settings, system)
     enrolment = ready.enrolment("val", settings.protocol, settings.shots)
     held_out = HeldOut(settings, task, ready.rows("val"), ready.clips("val", task, settings.fill), enrolment)
@@ -188,6 +187,7 @@ def train(
     log_copies(enrolment, "val")
     print(training_text(settings, network, len(clips), ready.corpus.synthetic), flush=True)
     runs.keep_run()
+    runs.log_json("prior.json", prior_of(ready.rows("train"), task))
     if isinstance(ready.extractor, Encoder):
         carry(ready.extractor, ready.store.folder / ENCODER, best_file)
     config = training_config(settings, system, task, network)
