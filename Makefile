@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Nothing leaves the machine unasked: MLflow's telemetry is off unless you have set the variable.
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: demo personalisation notebooks test short-faults faults fuzz audit lint ui bench systems lock
+.PHONY: demo personalisation notebooks test short-faults faults fuzz audit lint ui bench results systems lock
 SMALL := --width 0.25 --epochs 16 --batch_size 8 --learning_rate 0.01
 
 demo: .venv/ready
@@ -52,6 +52,10 @@ ui: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks
+
+# Recognisers on real people, into docs/results.md: hours. What exists is not done again.
+results: .venv/ready
+	$(BIN)/python -m benchmarks.results
 
 # All 23 published systems for one epoch at a small width, then their results table: that they run, not how good they are.
 systems: .venv/ready

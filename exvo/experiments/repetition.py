@@ -64,7 +64,7 @@ def compare_outcomes(first: Outcome, repeated: Outcome, headline: str) -> pd.Dat
     rows = [_weights(first, repeated)]
     rows.append(_numbers("best epoch", _part(first, "best_epoch"), _part(repeated, "best_epoch")))
     for name in _union(first.epochs.columns, repeated.epochs.columns):
-        if name != "seconds":
+        if not name.endswith("seconds"):
             each = [run.epochs[name].to_dict() if name in run.epochs else {} for run in (first, repeated)]
             rows.append(_numbers(f"{name} of every epoch (last)", *each))
     for split in _union(first.predictions, repeated.predictions):

@@ -225,7 +225,8 @@ def log_epoch(epoch: Epoch, epochs: int | None, headline: str) -> None:
     """Logs an epoch's loss and scores, of each target's CCC only the mean, and prints a line about it."""
     kept = [name for name in epoch.scores if name == scoring.MEAN_CCC or not name.endswith("_ccc")]
     scores = {name: epoch.scores[name] for name in kept}
-    metrics = {"loss": epoch.loss, "learning_rate": epoch.learning_rate, "seconds": epoch.seconds} | scores
+    times = {"seconds": epoch.seconds, "validation_seconds": epoch.validation_seconds}
+    metrics = {"loss": epoch.loss, "learning_rate": epoch.learning_rate} | times | scores
     runs.log_metrics({f"{EPOCH}{name}": value for name, value in metrics.items()}, epoch.number)
     best = "   best" if epoch.best else ""
     loss = "" if math.isnan(epoch.loss) else f"loss {epoch.loss:.4f}   "

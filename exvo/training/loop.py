@@ -225,11 +225,12 @@ def fit(
         loss = math.nan
         if network.trainable:
             loss = train_epoch(network, task, optimizer, source, config, number, schedule)
-        seconds = time.perf_counter() - began
+        trained = time.perf_counter()
         validation = validate(network)
+        seconds, validated = trained - began, time.perf_counter() - trained
         score = validation.score
         is_best = best is None or score > best.score or (math.isnan(best.score) and not math.isnan(score))
-        epoch = Epoch(number, loss, rate, seconds, score, is_best, validation.scores)
+        epoch = Epoch(number, loss, rate, seconds, score, is_best, validation.scores, validated)
         if is_best or best is None:
             best = epoch
             save_best(network.state_dict(), epoch)

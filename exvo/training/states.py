@@ -35,6 +35,7 @@ class Epoch:
         score: on validation clips, by which the best epoch is chosen; NaN where it is undefined.
         best: whether its score is better than those of all epochs before it.
         scores: others on the validation clips, by name.
+        validation_seconds: of the validation.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Epoch:
     score: float
     best: bool
     scores: Mapping[str, float] = field(default_factory=dict)
+    validation_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def equal(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor])
 def history(run: Run, seconds: bool = False) -> dict[str, list[tuple[int, float]]]:
     """The points of every metric, but for those that depend on the time."""
     client = MlflowClient()
-    names = [name for name in run.data.metrics if not name.startswith("system/") and name != "epoch/seconds"]
+    names = [name for name in run.data.metrics if not name.startswith("system/") and not name.endswith("seconds")]
     names += ["epoch/seconds"] if seconds else []
     return {
         name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
