@@ -107,7 +107,7 @@ _RESNET = SystemConfig(
     dropout=0.3,
     crop_seconds=2.0,
 )
-_FROZEN = replace(_RESNET, encoder="frozen", learning_rate=0.001, spec_augment=0.0)
+_FROZEN = replace(_RESNET, encoder="frozen", learning_rate=0.0003, dropout=0.5, spec_augment=0.0)
 
 PERSONALISATION = "cnn14-random-init-personalisation"
 ATTENTION = "cnn14-attention-cnn10"

@@ -15,7 +15,7 @@ EMBEDDING = 256
 LIMIT = 5.0
 """Deviations beyond which a standardised number is cut: a few clips have some of a hundred and more."""
 
-INPUT_DROPOUT = 0.2
+INPUT_DROPOUT = 0.5
 """Of the standardised numbers: there are many more of them than clips in a small corpus."""
 
 ROUNDING = 1e-6
