@@ -247,9 +247,9 @@ def page(rows: Sequence[Row], numbers: pd.DataFrame, gains: pd.DataFrame, corpus
     lines = [
         "# Results on real people",
         "",
-        "All of EmoGator: 30 categories, 215 people to learn from, 71 to choose the epoch, 71 others to test. UAR (chance",
-        "is 0.033), with its 95% bootstrap interval over resampled speakers; of several seeds the mean and the range, and the",
-        "interval of seed 0. Minutes are training with validation, features being there, on two cores",
+        "All of EmoGator: 30 categories, 215 people to learn from, 71 to choose the epoch, 71 others to test. UAR",
+        "(chance is 0.033), with its 95% bootstrap interval over resampled speakers; of several seeds the mean and the",
+        "range, and the interval of seed 0. Minutes are training with validation, features being there, on two cores",
         f"({processor()}).",
         "",
         "Made by `make results`, which trains what is not there yet. Nothing was chosen by the test speakers.",
