@@ -169,3 +169,9 @@ def test_evaluation_batches_hold_whole_clips_of_equal_length() -> None:
     ]
     np.testing.assert_array_equal(batches[0].log_mel[1, :, 0].numpy(), [*(np.arange(8) - 2000), *[-100] * 8])
     np.testing.assert_array_equal(batches[3].log_mel[0, :, 0].numpy(), np.arange(45))
+    stepped = evaluation_batches(clips, 3, min_frames=16, step=8)  # 45 = 5 x 8 + 5
+    assert [(batch.index.tolist(), batch.log_mel.shape[1]) for batch in stepped] == [
+        ([1, 3], 16),
+        ([0, 2, 4], 24),
+        ([5], 40),
+    ]

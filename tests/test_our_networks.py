@@ -67,8 +67,8 @@ def resnet(state: State, log_mel: Tensor, training: bool = False) -> Tensor:
     def norm(name: str, x: Tensor) -> Tensor:
         return batch_norm(state, f"encoder.{name}", x, training)
 
-    x = norm("bn0", log_mel.transpose(1, 2)).transpose(1, 2)
-    pairs = len(log_mel[0]) // 2  # an odd last frame is left out
+    pairs = 4 * (len(log_mel[0]) // 8)  # what does not fill 80 ms is left out
+    x = norm("bn0", log_mel[:, : 2 * pairs].transpose(1, 2)).transpose(1, 2)
     x = (x[:, 0 : 2 * pairs : 2] + x[:, 1 : 2 * pairs : 2])[:, None] / 2
     x = functional.relu(norm("bn", functional.conv2d(x, state["encoder.conv.weight"], stride=2, padding=1)))
     for number, stride in enumerate((1, 2, 2, 2)):

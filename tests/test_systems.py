@@ -313,7 +313,7 @@ def test_published_sizes() -> None:
 def test_shapes(name: str, task: str) -> None:
     network = make(name, task).eval()
     system = find(name)
-    least = {"cnn14": 32, "cnn10": 16, "cnn5": 1, "resnet": 2, "frozen": 1}[system.encoder]
+    least = {"cnn14": 32, "cnn10": 16, "cnn5": 1, "resnet": 8, "frozen": 1}[system.encoder]
     assert network.min_frames == least
     outputs = 3 if task == "fewshot" else 6
     shots = noise(name, 2, 40)

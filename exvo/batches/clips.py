@@ -128,7 +128,7 @@ def first_frames(lengths: np.ndarray, places: np.ndarray, frames: int) -> np.nda
 
 
 def evaluation_batches(
-    clips: Clips, batch_size: int, min_frames: int, frames: np.ndarray | None = None
+    clips: Clips, batch_size: int, min_frames: int, frames: np.ndarray | None = None, step: int = 1
 ) -> Iterator[Batch]:
     """Whole clips in batches of equal length, so that nothing is padded; a clip under `min_frames` is filled to that.
 
@@ -137,9 +137,10 @@ def evaluation_batches(
         batch_size: clips in a batch at most.
         min_frames: frames that the network needs.
         frames: (clips,), the length that each clip is first filled to with zeros (0 dB); None: its own.
+        step: frames that the network takes at a time, see `Network.frame_step`; fewer at the end are left out.
     """
     frames = clips.frames() if frames is None else frames
-    lengths = np.maximum(frames, min_frames)
+    lengths = np.maximum(frames - frames % step, min_frames)
     order = np.argsort(lengths, kind="stable")
     edges = np.flatnonzero(np.diff(lengths[order])) + 1
     for group in np.split(order, edges):

@@ -70,6 +70,8 @@ class PANN(nn.Module):
         self.fc1 = make_linear(self.channels[-1], self.channels[-1])
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    frame_step = 1
+
     @property
     def min_frames(self) -> int:
         """Frames that the poolings need at least: 32 for CNN14, 16 for CNN10. The caller fills a shorter clip."""
@@ -106,6 +108,8 @@ class CNN5(nn.Module):
     The convolutions have biases and PyTorch's first weights, unlike those of the PANNs. Nothing is pooled between them,
     as published (arXiv 2206.06680): at width 1 it takes many times the computation of CNN14.
     """
+
+    frame_step = 1
 
     def __init__(self, width: float = 1.0, dropout: float = 0.2) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ class Frozen(nn.Module):
         width: multiplier of the hidden layer.
     """
 
-    min_frames = 1
+    min_frames = frame_step = 1
     """The features of a clip always have the same shape."""
 
     mean: Tensor
@@ -72,7 +72,7 @@ class Frozen(nn.Module):
 class Prior(nn.Module):
     """No encoder: each clip's embedding is one number, 0, so that the output is its bias."""
 
-    min_frames = 1
+    min_frames = frame_step = 1
     size = 1
 
     def forward(self, features: Tensor) -> Tensor:

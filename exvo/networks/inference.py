@@ -29,6 +29,7 @@ def apply_to_clips(
     batch_size: int | None = None,
     progress: str = "",
     frames: np.ndarray | None = None,
+    step: int = 1,
 ) -> np.ndarray:
     """The results of a network's function for whole clips, in float32.
 
@@ -44,6 +45,7 @@ def apply_to_clips(
         batch_size: clips in a batch at most; None: 4 on the CPU, whose caches hold no more log-mels, 64 on CUDA.
         progress: label of the progress bar; empty: no bar.
         frames: (clips,), the length to which each clip is filled with zeros (0 dB); None: its own.
+        step: see `Network.frame_step`.
 
     Returns:
         (clips, numbers), in the order of `clips`.
@@ -54,7 +56,7 @@ def apply_to_clips(
     batch_size = batch_size or (64 if device == "cuda" else 4)
     results: np.ndarray | None = None
     with tqdm(total=len(clips), desc=progress, unit="clip", leave=False, disable=None if progress else True) as bar:
-        for batch in evaluation_batches(clips, batch_size, min_frames, frames):
+        for batch in evaluation_batches(clips, batch_size, min_frames, frames, step):
             numbers = function(batch.log_mel.to(device), batch.index).float().cpu().numpy()
             if not np.isfinite(numbers).all():
                 diverged = batch.index[~np.isfinite(numbers).all(axis=1)]
@@ -102,6 +104,7 @@ def speaker_profiles(
             device,
             batch_size,
             frames=plan.frames,
+            step=network.frame_step,
         )
     return profiles_of(network, embeddings, plan.rows, device)
 
@@ -193,7 +196,7 @@ def predict_enrolments(
         outputs = [network.predict(log_mel, None if each is None else each[index], embedding) for each in profiles]
         return torch.cat(outputs, dim=1)
 
-    outputs = apply_to_clips(predict, clips, network.min_frames, device, batch_size, progress)
+    outputs = apply_to_clips(predict, clips, network.min_frames, device, batch_size, progress, step=network.frame_step)
     return np.split(outputs, len(profiles), axis=1)
 
 
@@ -215,7 +218,12 @@ def make_predictor(
     if network.fusion == "conditioning":
         return lambda enrolment: predict_clips(network, clips, device, enrolment, protocol=protocol)
     embeddings = apply_to_clips(
-        lambda log_mel, _: network.embed(log_mel), clips, network.min_frames, device, progress="clips"
+        lambda log_mel, _: network.embed(log_mel),
+        clips,
+        network.min_frames,
+        device,
+        progress="clips",
+        step=network.frame_step,
     )
     main, frames = torch.from_numpy(embeddings).to(device), clips.frames()
     encoded: dict[tuple[int, int], np.ndarray] = {}  # (clip, filled length) -> embedding of the enrolment clip
@@ -230,6 +238,7 @@ def make_predictor(
             device,
             progress="enrolment",
             frames=filled,
+            step=network.frame_step,
         )
 
     @torch.inference_mode()
@@ -299,7 +308,12 @@ def embed_clips(
     network.eval().to(device)
     if embedding == "enrolment":
         return apply_to_clips(
-            lambda log_mel, _: network.embed_enrolment(log_mel), clips, network.min_frames, device, progress=progress
+            lambda log_mel, _: network.embed_enrolment(log_mel),
+            clips,
+            network.min_frames,
+            device,
+            progress=progress,
+            step=network.frame_step,
         )
     conditioned = network.fusion == "conditioning"
     profiles = speaker_profiles(network, clips, device, enrolment, protocol) if conditioned else None
@@ -309,4 +323,5 @@ def embed_clips(
         network.min_frames,
         device,
         progress=progress,
+        step=network.frame_step,
     )

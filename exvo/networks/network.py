@@ -140,6 +140,11 @@ class Network(nn.Module):
         """Frames that the encoders need at least; a shorter clip is filled by the caller."""
         return max(self.encoder.min_frames, self.enrolment_encoder.min_frames if self.enrolment_encoder else 1)
 
+    @property
+    def frame_step(self) -> int:
+        """Frames that the encoder takes at a time: fewer at a clip's end change nothing."""
+        return self.encoder.frame_step
+
     def embed(self, log_mel: Tensor, profile: Tensor | None = None) -> Tensor:
         """The main embeddings of whole clips of equal length.
 

@@ -58,8 +58,12 @@ class ResNet(nn.Module):
         dropout: probability before the layer that gives the embedding.
     """
 
-    min_frames = 2
-    """Frames that a clip needs: they are averaged in pairs."""
+    frame_step = 8
+    """Frames taken at a time: fewer at a clip's end (up to 70 ms) are left out, so that many clips have the same
+    length and share a batch."""
+
+    min_frames = frame_step
+    """Frames that a clip needs."""
 
     def __init__(self, width: float = 1.0, dropout: float = 0.3) -> None:
         super().__init__()
@@ -81,11 +85,12 @@ class ResNet(nn.Module):
         """The embedding of whole clips of equal length.
 
         Args:
-            log_mel: (batch, frames, bands), dB. An odd last frame is left out.
+            log_mel: (batch, frames, bands), dB.
 
         Returns:
             (batch, embedding): 256 numbers at width 1.
         """
+        log_mel = log_mel[:, : log_mel.shape[1] // self.frame_step * self.frame_step]
         x = self.bn0(log_mel.unsqueeze(1).transpose(1, 3)).transpose(1, 3)  # (batch, 1, frames, bands)
         x = functional.avg_pool2d(x, (2, 1)).contiguous(memory_format=torch.channels_last)  # a frame every 20 ms
         x = functional.relu(self.bn(self.conv(x)), inplace=True)

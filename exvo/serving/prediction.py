@@ -99,4 +99,5 @@ def predict_recordings(
     def predict(batch: Tensor, index: np.ndarray) -> Tensor:
         return network.predict(batch, None if on_device is None else on_device[index])
 
-    return apply_to_clips(predict, as_clips(features, checkpoint), network.min_frames, device, progress=progress)
+    clips, step = as_clips(features, checkpoint), network.frame_step
+    return apply_to_clips(predict, clips, network.min_frames, device, progress=progress, step=step)
