@@ -118,7 +118,7 @@ def output(kind: str, state: State, z: Tensor, profile: Tensor | None) -> Tensor
 
 
 @every_kind
-@pytest.mark.parametrize("frames", [2, 71, 200])
+@pytest.mark.parametrize("frames", [8, 71, 200])
 def test_outputs(kind: str, frames: int) -> None:
     network = make(kind)
     state, clips, enrolling = network.state_dict(), features(network, 3, frames), features(network, 5, 45)
