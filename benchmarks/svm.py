@@ -12,8 +12,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from exvo.config import ExtractSettings
 from exvo.experiments.corpus import Ready, read_corpus
+from exvo.settings import ExtractSettings
 from exvo.tasks import Task, make_task
 
 CHOICES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)

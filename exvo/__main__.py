@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from exvo import passwords
-from exvo.config import ENTRY_POINTS
 from exvo.errors import InputError, TrainingError
 from exvo.experiments.process import Stopped, end_with_parent, lasting_streams, stoppable, use_utf8
 from exvo.options import launched_run, note_launcher, parse
+from exvo.settings import ENTRY_POINTS
 from exvo.text import nearest
 
 USES = {

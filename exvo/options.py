@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from exvo.config import ENTRY_POINTS
 from exvo.errors import InputError
 from exvo.files import launched_from, locate
+from exvo.settings import ENTRY_POINTS
 from exvo.text import default_text, nearest
 
 LAUNCHER = "EXVO_LAUNCHER"
@@ -110,7 +110,7 @@ def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
     """The value of an option from its text.
 
     Args:
-        field: the option, made by `exvo.config.option`.
+        field: the option, made by `exvo.settings.option`.
         text: as the command line has it.
 
     Raises:

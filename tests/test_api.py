@@ -22,12 +22,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import exvo
-from exvo.config import TrainSettings
 from exvo.enrolment import EnrolmentSettings
 from exvo.evaluation.scoring import as_metrics
 from exvo.experiments import train
 from exvo.networks.checkpoint import save_checkpoint
 from exvo.networks.network import Network
+from exvo.settings import TrainSettings
 from exvo.tasks import Task
 
 from helpers.commands import ROOT, run_here

@@ -13,7 +13,7 @@ import pytest
 
 import exvo
 from exvo.__main__ import USES, about, command, overview
-from exvo.config import ENTRY_POINTS
+from exvo.settings import ENTRY_POINTS
 
 
 def exvo_command(*words: str, columns: int = 80) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file
 
-from exvo.config import TrainSettings, TuneSettings
+from exvo.settings import TrainSettings, TuneSettings
 
 from helpers.commands import artifacts
 from helpers.processes import Process, started

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from exvo.config import ENTRY_POINTS, FeatureConfig
+from exvo.config import FeatureConfig
 from exvo.errors import InputError
 from exvo.options import parse
+from exvo.settings import ENTRY_POINTS
 
 
 def test_defaults_and_given_values() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from exvo.config import ENTRY_POINTS
+from exvo.settings import ENTRY_POINTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

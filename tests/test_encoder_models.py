@@ -12,10 +12,10 @@ import pytest
 from mlflow.pyfunc import load_model
 
 import exvo
-from exvo.config import EvaluateSettings, TrainSettings
 from exvo.errors import InputError
 from exvo.experiments import evaluate, train
 from exvo.experiments.features import open_extractor
+from exvo.settings import EvaluateSettings, TrainSettings
 
 from helpers.commands import newest
 from helpers.encoders import save_encoder

@@ -11,9 +11,9 @@ import pytest
 from mlflow.pyfunc import load_model
 
 import exvo
-from exvo.config import EvaluateSettings, TrainSettings
 from exvo.errors import InputError
 from exvo.experiments import evaluate, train
+from exvo.settings import EvaluateSettings, TrainSettings
 from exvo.tracking.lookup import find_run
 
 from helpers.commands import artifacts, newest

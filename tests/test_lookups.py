@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from exvo.config import ENTRY_POINTS
+from exvo.settings import ENTRY_POINTS
 
 from helpers.commands import ROOT
 from helpers.corpora import write_table_corpus
@@ -60,7 +60,7 @@ sys.addaudithook(audit)
 IN_TURN = """
 import json, os, sys, threading
 
-from exvo.config import ENTRY_POINTS  # as an entry point begins
+from exvo.settings import ENTRY_POINTS  # as an entry point begins
 from exvo.__main__ import command
 
 import mlflow.telemetry

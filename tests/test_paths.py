@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from exvo import files
-from exvo.config import ENTRY_POINTS, FeatureConfig
+from exvo.config import FeatureConfig
 from exvo.corpora import load
 from exvo.errors import InputError
 from exvo.features import extraction
@@ -23,6 +23,7 @@ from exvo.networks.checkpoint import Checkpoint
 from exvo.options import parse
 from exvo.serving.prediction import read_features
 from exvo.serving.recordings import find_audio, read_list, where_looked
+from exvo.settings import ENTRY_POINTS
 
 from helpers.corpora import write_table_corpus
 

@@ -19,11 +19,11 @@ import soundfile
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from exvo.config import EvaluateSettings, TrainSettings
 from exvo.errors import InputError
 from exvo.experiments import evaluate, train
 from exvo.reports.prediction import chart
 from exvo.serving.recordings import find_audio
+from exvo.settings import EvaluateSettings, TrainSettings
 from exvo.tracking import models
 
 from helpers.commands import run_here

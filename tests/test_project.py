@@ -20,8 +20,8 @@ from conda_pins import LEFT_OUT, extras, pins
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from exvo.config import ENTRY_POINTS
 from exvo.extras import Extra
+from exvo.settings import ENTRY_POINTS
 from exvo.text import default_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +32,7 @@ MODULES = sorted(path for folder in ("exvo", "pipelines") for path in (ROOT / fo
 ORDER = (
     "errors",
     "config",
+    "settings",
     "passwords",
     "text",
     "extras",

@@ -25,9 +25,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from exvo.config import EvaluateSettings, TrainSettings
 from exvo.experiments import evaluate, train
 from exvo.serving.request import MAX_BODY
+from exvo.settings import EvaluateSettings, TrainSettings
 from fuzz import attack
 from fuzz.served import draw_request
 

@@ -14,9 +14,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from exvo.config import EvaluateSettings, TrainSettings
 from exvo.errors import InputError
 from exvo.experiments import evaluate, train
+from exvo.settings import EvaluateSettings, TrainSettings
 from exvo.tracking import artifacts, runs
 
 from helpers.commands import run_by_hand

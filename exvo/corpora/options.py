@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from exvo import corpora
-from exvo.config import ExtractSettings, RunSettings, SubmitSettings, TrainSettings
 from exvo.corpora.base import Corpus
 from exvo.errors import InputError
+from exvo.settings import ExtractSettings, RunSettings, SubmitSettings, TrainSettings
 
 
 def load_corpus(settings: ExtractSettings) -> Corpus:

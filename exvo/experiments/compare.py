@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from exvo.config import POOLED, CompareSettings
+from exvo.config import POOLED
 from exvo.errors import InputError
 from exvo.evaluation import pairwise, results, scoring
 from exvo.evaluation.matrix import Matrix, comparable_runs, difference_matrix
@@ -23,6 +23,7 @@ from exvo.evaluation.results import Condition
 from exvo.options import command_line
 from exvo.reports import comparison, matrix, tables
 from exvo.reports.sentences import doubt_sentences
+from exvo.settings import CompareSettings
 from exvo.text import listing, writable
 from exvo.tracking import lookup, names, runs, server
 from exvo.tracking.lookup import Run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from exvo.batches.clips import Clips
-from exvo.config import SPLITS, ExtractSettings, RunSettings, SubmitSettings, TrainSettings
+from exvo.config import SPLITS
 from exvo.corpora import splits
 from exvo.corpora.audit import Audit, audit, recordings
 from exvo.corpora.base import Corpus
@@ -21,6 +21,7 @@ from exvo.experiments.features import open_extractor, record
 from exvo.features import extraction
 from exvo.features.extractors import Extractor
 from exvo.features.store import Store
+from exvo.settings import ExtractSettings, RunSettings, SubmitSettings, TrainSettings
 from exvo.tasks import Task
 from exvo.text import listing
 from exvo.tracking import runs

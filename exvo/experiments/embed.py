@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-from exvo.config import EmbedSettings, TrainSettings
 from exvo.devices import resolve_device
 from exvo.errors import InputError
 from exvo.experiments.corpus import Ready, reopen
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import check_embedding, embed_clips
 from exvo.reports import tsne
+from exvo.settings import EmbedSettings, TrainSettings
 from exvo.tracking import artifacts, lookup, models, runs
 
 

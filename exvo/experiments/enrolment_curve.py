@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from exvo.config import CurveSettings
 from exvo.devices import resolve_device
 from exvo.errors import InputError
 from exvo.evaluation import scoring
@@ -18,6 +17,7 @@ from exvo.evaluation.enrolment_curve import curve_clips, enrolment_curve
 from exvo.experiments.corpus import reopen
 from exvo.networks.inference import make_predictor
 from exvo.reports.enrolment_curve import curve_conclusion, curve_page
+from exvo.settings import CurveSettings
 from exvo.tracking import artifacts, lookup, models, runs
 
 

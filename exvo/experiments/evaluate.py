@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from exvo.batches.clips import Clips
-from exvo.config import POOLED, EvaluateSettings, TrainSettings
+from exvo.config import POOLED
 from exvo.devices import resolve_device
 from exvo.enrolment import Enrolment, EnrolmentSettings, enrol_wrong_speakers, permute_enrolment
 from exvo.errors import InputError
@@ -29,6 +29,7 @@ from exvo.reports.page import Section
 from exvo.reports.run import RunFacts, report_page
 from exvo.reports.sentences import score_sentence
 from exvo.reports.tables import split_text
+from exvo.settings import EvaluateSettings, TrainSettings
 from exvo.tasks import Task
 from exvo.tracking import artifacts, lookup, models, runs
 from exvo.tracking.artifacts import Trained

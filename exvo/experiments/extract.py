@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from exvo.config import ExtractSettings
 from exvo.experiments.corpus import log_corpus, read_corpus, require_usable_clips
+from exvo.settings import ExtractSettings
 from exvo.tracking import runs
 
 

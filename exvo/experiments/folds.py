@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from exvo import systems
-from exvo.config import POOLED, TrainSettings
+from exvo.config import POOLED
 from exvo.corpora.splits import untrained
 from exvo.errors import InputError
 from exvo.evaluation import scoring
@@ -27,6 +27,7 @@ from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
 from exvo.networks.run_encoder import RunEncoder
 from exvo.reports.page import Section
 from exvo.reports.tables import columns_of, number_texts
+from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tasks import Task
 from exvo.text import listing

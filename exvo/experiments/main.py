@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exvo.config import TrainSettings
 from exvo.experiments.evaluate import evaluate
 from exvo.experiments.folds import cross_validate
 from exvo.experiments.resume import resumable
 from exvo.experiments.train import resolve, start, train
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
+from exvo.settings import TrainSettings
 from exvo.tracking import runs
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from exvo.config import MAX_SHOTS, PredictSettings
+from exvo.config import MAX_SHOTS
 from exvo.devices import resolve_device
 from exvo.errors import InputError
 from exvo.evaluation import results
@@ -26,6 +26,7 @@ from exvo.networks.checkpoint import Checkpoint
 from exvo.reports.prediction import chart, for_spreadsheets, reached_line
 from exvo.serving.prediction import enrol_recordings, predict_recordings, read_features
 from exvo.serving.recordings import AudioFiles, find_audio
+from exvo.settings import PredictSettings
 from exvo.text import LONGEST_NAME, printable, writable
 from exvo.tracking import models, names, runs
 

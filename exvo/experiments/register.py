@@ -15,7 +15,6 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from exvo.config import RegisterSettings
 from exvo.errors import InputError
 from exvo.evaluation import pairwise, prior, scoring
 from exvo.evaluation.pairwise import Scored
@@ -26,6 +25,7 @@ from exvo.reports import card
 from exvo.reports.card import CardFacts
 from exvo.reports.sentences import doubt_sentences, prior_text
 from exvo.reports.tables import interval_texts, number_texts
+from exvo.settings import RegisterSettings
 from exvo.text import listing
 from exvo.tracking import artifacts, lookup, registry, runs, scored
 from exvo.tracking.lookup import Run

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from exvo.config import SPLITS, ReproduceSettings, TrainSettings
+from exvo.config import SPLITS
 from exvo.devices import resolve_device
 from exvo.errors import InputError
 from exvo.evaluation import scoring
@@ -23,6 +23,7 @@ from exvo.experiments.repetition import Outcome
 from exvo.experiments.train import start, train
 from exvo.features.extractors import LOG_MEL
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
+from exvo.settings import ReproduceSettings, TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tracking import artifacts, lookup, models, names, runs
 from exvo.tracking.lookup import Run

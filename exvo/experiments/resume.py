@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from exvo.config import TrainSettings
 from exvo.errors import InputError
 from exvo.experiments.corpus import Ready, read_corpus
 from exvo.experiments.features import open_extractor, record
 from exvo.experiments.folder import copied_from, folder_id, renew, require_own
 from exvo.experiments.process import hold, stopped
 from exvo.networks.checkpoint import WEIGHTS
+from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tracking import lookup, names, provenance, runs, server
 from exvo.tracking.delivery import deliver_journal

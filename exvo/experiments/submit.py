@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from exvo.config import SubmitSettings, TrainSettings
 from exvo.corpora import hume_vb
 from exvo.corpora.base import Corpus
 from exvo.corpora.options import corpus_settings, load_corpus
 from exvo.errors import InputError
 from exvo.evaluation import submission
 from exvo.files import require_writable
+from exvo.settings import SubmitSettings, TrainSettings
 from exvo.text import listing
 from exvo.tracking import artifacts, lookup, runs, scored
 from exvo.tracking.lookup import Run

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exvo.config import SyncSettings
 from exvo.errors import InputError
+from exvo.settings import SyncSettings
 from exvo.text import printable
 
 

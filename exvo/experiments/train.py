@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from exvo import systems
 from exvo.batches.clips import Clips
-from exvo.config import SAMPLE_EPOCHS, FeatureConfig, TrainSettings
+from exvo.config import SAMPLE_EPOCHS, FeatureConfig
 from exvo.corpora.base import Corpus
 from exvo.devices import resolve_device, resolve_precision
 from exvo.enrolment import Draw, Enrolment, EnrolmentSettings
@@ -35,18 +35,18 @@ from exvo.experiments.corpus import (
 from exvo.experiments.evaluate import log_scores, people
 from exvo.experiments.features import model_features, open_extractor, record, resolve_features
 from exvo.experiments.resume import resumable
+from exvo.experiments.weights import first_weights
 from exvo.features.extractors import Encoder
-from exvo.networks.build import build_network
 from exvo.networks.carried import ENCODER, carry
-from exvo.networks.checkpoint import WEIGHTS, load_checkpoint, load_parent, save_checkpoint
+from exvo.networks.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from exvo.networks.header import Notes
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
-from exvo.options import command_line
+from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tasks import Task, make_task, speaker_split
 from exvo.text import listing
-from exvo.tracking import lookup, models, runs
+from exvo.tracking import runs
 from exvo.tracking.tags import EPOCH
 from exvo.training.config import TrainingConfig
 from exvo.training.loop import Validation, fit
@@ -170,12 +170,11 @@ def train(
     enrolment = ready.enrolment("val", settings.protocol, settings.shots)
     held_out = HeldOut(settings, task, ready.rows("val"), ready.clips("val", task, settings.fill), enrolment)
     network = first_weights(settings, system, task, clips)
-    best_file = Path(settings.output) / "runs" / run_id / WEIGHTS
+    best_file, features = Path(settings.output) / "runs" / run_id / WEIGHTS, model_features(ready.extractor)
 
     def save_best(weights: Mapping[str, Tensor], epoch: Epoch) -> None:
         notes: Notes = {"model": settings.model, "run_id": run_id, "epoch": epoch.number, "score": epoch.score}
         protocol = EnrolmentSettings(settings.protocol, settings.shots)
-        features = model_features(ready.extractor)
         save_checkpoint(best_file, network, weights, task, features, clips.fill, notes, protocol)
 
     def on_epoch(epoch: Epoch) -> None:
@@ -276,45 +275,6 @@ def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: Sy
             "train a plain system, such as cnn14."
         )
     return clips
-
-
-def first_weights(settings: TrainSettings, system: SystemConfig, task: Task, clips: Clips) -> Network:
-    """The network before training: with random weights, the PANNs', or those of the run that it continues.
-
-    Raises:
-        InputError: there is no such run, or its weights don't fit.
-    """
-    from_run = settings.init.startswith("runs:/")
-    init = "" if from_run else settings.init
-    network = build_network(system, task, settings.width, settings.seed, init, clips)
-    parent = None
-    if from_run:
-        parent = lookup.find_run(settings.init.removeprefix("runs:/"))
-    elif system.start in systems.SYSTEMS and not init:
-        parent = lookup.parent_run(system.start, settings.width, scoring.headline(task), runs.present_run().tags)
-        if parent is None:
-            raise InputError(
-                f"model={settings.model} continues {system.start}, of which the tracking server has no finished run on "
-                f"this corpus with task={settings.task}, width={settings.width:g} and protocol={settings.protocol}; "
-                f"first run `{parents_command(settings, system.start)}`, or give init=runs:/<id>."
-            )
-    if parent is not None:
-        runs.log_parent(parent)
-        try:
-            checkpoint = models.checkpoint_of(parent)
-        except InputError as error:
-            chosen = "" if from_run else f" It is the best run of {system.start}; init=runs:/<id> chooses another."
-            raise InputError(f"{error}{chosen}") from None
-        load_parent(network, checkpoint.network, f"the run {parent.info.run_name}")
-        print(f"continues the run {parent.info.run_name} ({parent.info.run_id})")
-    return network
-
-
-def parents_command(settings: TrainSettings, parent: str) -> str:
-    """The command that trains the system that one continues, with the same options where they are not its own."""
-    own, defaults = systems.find(parent), {field.name: field.default for field in fields(TrainSettings)}
-    same = {name: defaults[name] for name in systems.RECIPE if getattr(settings, name) == getattr(own, name)}
-    return command_line("train", asdict(settings) | {"model": parent} | same)
 
 
 def training_config(settings: TrainSettings, system: SystemConfig, task: Task, network: Network) -> TrainingConfig:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from exvo.config import TrainSettings, TuneSettings
 from exvo.errors import InputError, TrainingError
 from exvo.experiments.corpus import Ready
 from exvo.experiments.train import resolve, start, train
 from exvo.networks.checkpoint import WEIGHTS
 from exvo.passwords import hide
+from exvo.settings import TrainSettings, TuneSettings
 from exvo.text import default_text, first_line
 from exvo.tracking import runs, server
 from exvo.tracking.tags import STUDY_TAG, TRIAL_STATE_TAG, TRIAL_TAG

@@ -15,7 +15,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from exvo import systems
-from exvo.config import TrainSettings, TuneSettings
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.experiments.corpus import Ready, log_corpus, read_corpus, require_usable_clips
@@ -29,6 +28,7 @@ from exvo.experiments.workers import run_trials
 from exvo.options import command_line
 from exvo.passwords import has_password
 from exvo.reports.study import StudyFacts, states_text, study_page
+from exvo.settings import TrainSettings, TuneSettings
 from exvo.systems import SystemConfig
 from exvo.text import default_text
 from exvo.tracking import lookup, runs

@@ -18,9 +18,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from exvo.config import TrainSettings
 from exvo.errors import InputError
 from exvo.options import command_line
+from exvo.settings import TrainSettings
 from exvo.tables import MAX_PREDICTION_COLUMNS, read_flat_parquet, validated_predictions
 from exvo.text import first_line
 from exvo.tracking import names, server

@@ -18,9 +18,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from exvo.config import TrainSettings
 from exvo.errors import InputError
 from exvo.options import command_line, launched_run
+from exvo.settings import TrainSettings
 from exvo.text import all_writable, default_text, writable
 from exvo.tracking import artifacts, lookup, names, server
 from exvo.tracking.delivery import RunLog, now

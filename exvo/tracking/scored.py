@@ -10,12 +10,13 @@ from typing import Any
 import pandas as pd
 from mlflow.entities import Run
 
-from exvo.config import POOLED, TrainSettings
+from exvo.config import POOLED
 from exvo.errors import InputError
 from exvo.evaluation import results
 from exvo.evaluation.pairwise import Scored
 from exvo.evaluation.results import Condition
 from exvo.options import command_line
+from exvo.settings import TrainSettings
 from exvo.tracking import artifacts, lookup, names
 from exvo.tracking.artifacts import artifact
 from exvo.tracking.tags import CORPUS_TAG, DIGEST_TAG, ENTRY_TAG, EVALUATED_TAG, PROTOCOL_TAG, TASK_TAG

@@ -207,24 +207,15 @@ def fit(
     network.to(config.device)
     optimizer = make_optimizer(network, config)
     schedule = Schedule(optimizer, config, steps_of_epoch(clips, config))
-    best: Epoch | None = None
-    finished = 0  # epochs
-    if states is not None and (state := states.latest()) is not None:
-        network.load_state_dict(state.weights)
-        optimizer.load_state_dict(dict(state.optimizer))
-        schedule.load_state_dict(dict(state.scheduler))
-        best, finished = state.best, state.epoch
-        del state
+    best, finished = restore(states, network, optimizer, schedule)
     source = make_resident(clips, config.device) or clips
     for number in range(finished + 1, 1 + (config.epochs if network.trainable else 1)):
-        if best is not None and config.patience and number - 1 - best.number >= config.patience:
-            print(f"stops after epoch {number - 1}: no better score in {config.patience} epochs")
+        if stops_early(best, number, config):
             break
         rate = optimizer.param_groups[0]["lr"]
         began = time.perf_counter()
-        loss = math.nan
-        if network.trainable:
-            loss = train_epoch(network, task, optimizer, source, config, number, schedule)
+        options = (optimizer, source, config, number, schedule)
+        loss = train_epoch(network, task, *options) if network.trainable else math.nan
         trained = time.perf_counter()
         validation = validate(network)
         seconds, validated = trained - began, time.perf_counter() - trained
@@ -240,6 +231,31 @@ def fit(
             states.write(State(number, best, network.state_dict(), optimizer.state_dict(), schedule.state_dict()))
     assert best is not None
     return best
+
+
+def restore(
+    states: States | None, network: Network, optimizer: torch.optim.Optimizer, schedule: Schedule
+) -> tuple[Epoch | None, int]:
+    """Puts network, optimiser and schedule into the last state on disk, if there is one.
+
+    Returns:
+        The best epoch so far, None where none is finished, and the number of finished epochs.
+    """
+    state = None if states is None else states.latest()
+    if state is None:
+        return None, 0
+    network.load_state_dict(state.weights)
+    optimizer.load_state_dict(dict(state.optimizer))
+    schedule.load_state_dict(dict(state.scheduler))
+    return state.best, state.epoch
+
+
+def stops_early(best: Epoch | None, number: int, config: TrainingConfig) -> bool:
+    """Whether training ends before epoch `number`, because its patience is over; says so."""
+    if best is None or not config.patience or number - 1 - best.number < config.patience:
+        return False
+    print(f"stops after epoch {number - 1}: no better score in {config.patience} epochs")
+    return True
 
 
 def steps_of_epoch(clips: Clips, config: TrainingConfig) -> int:
