@@ -44,6 +44,8 @@ SEARCHED = (
     "schedule",
     "weight_decay",
     "label_smoothing",
+    "warp",
+    "mixstyle",
     "spec_augment",
     "mixup",
     "clip_gradient",

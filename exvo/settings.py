@@ -106,6 +106,20 @@ class TrainSettings(ExtractSettings):
     label_smoothing: float | None = option(
         None, "share of cross-entropy's target spread over all categories", low=0.0, high=0.9, auto="the system's"
     )
+    warp: float | None = option(
+        None,
+        "largest change of pace and of pitch (0.1: by a tenth) at which a clip is read in training; 0: none",
+        low=0.0,
+        high=0.5,
+        auto="the system's",
+    )
+    mixstyle: float | None = option(
+        None,
+        "parameter of the Beta distribution by which Freq-MixStyle mixes the bands' levels of pairs of clips; 0: none",
+        low=0.0,
+        high=10.0,
+        auto="the system's",
+    )
     spec_augment: float | None = option(
         None,
         "largest share of bands and of frames that each of SpecAugment's two and two masks hides; 0: none",

@@ -42,6 +42,8 @@ class SystemConfig:
     schedule: str = "plateau"
     weight_decay: float = 0.0001  # of adamw alone
     label_smoothing: float = 0.0
+    warp: float = 0.0  # largest change of pace and pitch
+    mixstyle: float = 0.0
     spec_augment: float = 0.0  # largest share of a mask
     mixup: float = 0.0
     clip_gradient: float = 0.0  # 0: not clipped
@@ -66,6 +68,8 @@ RECIPE = (
     "schedule",
     "weight_decay",
     "label_smoothing",
+    "warp",
+    "mixstyle",
     "spec_augment",
     "mixup",
     "clip_gradient",
@@ -104,10 +108,11 @@ _RESNET = SystemConfig(
     weight_decay=0.01,
     label_smoothing=0.1,
     spec_augment=0.125,
+    mixup=0.3,
     dropout=0.3,
     crop_seconds=2.0,
 )
-_FROZEN = replace(_RESNET, encoder="frozen", learning_rate=0.0003, dropout=0.5, spec_augment=0.0)
+_FROZEN = replace(_RESNET, encoder="frozen", learning_rate=0.0003, dropout=0.5, spec_augment=0.0, mixup=0.0)
 
 PERSONALISATION = "cnn14-random-init-personalisation"
 ATTENTION = "cnn14-attention-cnn10"
@@ -221,10 +226,10 @@ def require_trainable(name: str, task: str, protocol: str, features: str = LOG_M
 
 def unfit(system: SystemConfig, task: str) -> dict[str, str]:
     """The options of the recipe that have no meaning for a system, each with why."""
-    reasons = {}
+    reasons: dict[str, str] = {}
     if system.encoder in ("frozen", "prior"):
-        reasons["spec_augment"] = "it has no log-mels to mask"
-    if system.enrolment != "none" or system.roles:
+        reasons |= dict.fromkeys(("warp", "mixstyle", "spec_augment"), "it has no log-mels to change")
+    if system.enrolment in ("cnn5", "cnn10") or system.roles:
         reasons["mixup"] = "a mixture of two people's clips has no speaker"
     elif task != "fewshot":
         reasons["mixup"] = f"task={task} has classes among its labels, which can't be mixed"

@@ -1,4 +1,4 @@
-"""The recipe of training: step sizes, weight decay, label smoothing, masks, mixup, clipping, patience."""
+"""The recipe of training: step sizes, weight decay, label smoothing, changed clips, clipping, patience."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import torch
 
 from exvo.batches.clips import Batch
 from exvo.batches.epoch import training_batches
+from exvo.config import FeatureConfig
+from exvo.experiments.train import resolve
+from exvo.features.log_mel import log_mel
 from exvo.networks.network import Network
+from exvo.settings import TrainSettings
 from exvo.tasks import Task
 from exvo.training import loop
-from exvo.training.augmentation import Augmentation, draw_masks
+from exvo.training.augmentation import BANDS_PER_E, Augment, Augmentation, draw_masks, mix_styles, warp
 from exvo.training.loop import Validation, fit, train_step
 from exvo.training.objectives import emotion_loss, objectives
 from exvo.training.optimizers import Schedule, make_optimizer
@@ -107,7 +111,7 @@ def runs_of(hidden: np.ndarray) -> list[int]:
 
 def test_masks_hide_bands_and_frames_and_never_more() -> None:
     """At most two runs of whole bands and two of whole frames, each mean of its band; all else stays bit for bit."""
-    augment, widths, places = Augmentation(0.125, 0.0, 0, 1), set(), set()
+    augment, widths, places = Augmentation(Augment(spec_augment=0.125), 0, 1), set(), set()
     for _ in range(40):
         batch = batch_of(8)
         found = augment(batch).log_mel
@@ -137,7 +141,7 @@ def test_masks_of_both_widths() -> None:
 
 def test_mixup_mixes_pairs_by_one_factor() -> None:
     batch = batch_of(16)
-    found = Augmentation(0.0, 0.4, 3, 2)(batch)
+    found = Augmentation(Augment(mixup=0.4), 3, 2)(batch)
     generator = np.random.default_rng([3, 2, 101])
     factor, partners = generator.beta(0.4, 0.4), generator.permutation(16)
     for name in ("log_mel", "labels"):
@@ -151,7 +155,7 @@ def test_mixups_loss_is_the_mixture_of_both_labels_losses() -> None:
     """For cross entropy, which is linear in its target."""
     logits, labels = torch.randn(6, 3), torch.eye(3)[[0, 1, 2, 2, 1, 0]]
     batch = replace(batch_of(6), labels=labels)
-    mixed = Augmentation(0.0, 1.0, 0, 1)(batch)
+    mixed = Augmentation(Augment(mixup=1.0), 0, 1)(batch)
     generator = np.random.default_rng([0, 1, 101])
     factor, partners = generator.beta(1, 1), generator.permutation(6)
     parts = [emotion_loss(CATEGORIES, logits, each).item() for each in (labels, labels[partners])]
@@ -159,9 +163,73 @@ def test_mixups_loss_is_the_mixture_of_both_labels_losses() -> None:
     assert found == pytest.approx(factor * parts[0] + (1 - factor) * parts[1], rel=1e-5)
 
 
+def of_people(clips: int, persons: list[int]) -> Batch:
+    """A batch in which clips enrol each other, so that the speaker counts."""
+    return replace(batch_of(clips), speakers=torch.tensor(persons), enrols=torch.zeros(clips, clips))
+
+
+def test_in_a_batch_of_people_mixup_mixes_clips_of_one_person() -> None:
+    persons = [4, 4, 4, 7, 7, 4, 9]
+    batch = of_people(7, persons)
+    batch = replace(batch, labels=torch.nn.functional.one_hot(torch.tensor(persons)).float())
+    augment = Augmentation(Augment(mixup=1.0), 0, 1)
+    for _ in range(5):
+        changed = augment(batch)
+        torch.testing.assert_close(changed.labels, batch.labels)  # whose label is the person
+        torch.testing.assert_close(changed.log_mel[6], batch.log_mel[6])  # the only clip of its person
+        assert not torch.equal(changed.log_mel[:5], batch.log_mel[:5])
+
+
+def test_warp_reads_a_clip_in_a_circle_at_another_pace_and_pitch() -> None:
+    """Against NumPy's interpolation, clip by clip."""
+    batch = batch_of(6, frames=50)
+    changed = warp(batch.log_mel, 0.2, None, np.random.default_rng(7)).numpy()
+    generator = np.random.default_rng(7)
+    start, pace, pitch = generator.integers(0, 50, 6), generator.uniform(-0.2, 0.2, 6), generator.uniform(-0.2, 0.2, 6)
+    for clip in range(6):
+        places = (start[clip] + np.exp(pace[clip]) * np.arange(50)) % 50
+        bands = np.arange(64) + BANDS_PER_E * pitch[clip]
+        own = batch.log_mel[clip].numpy()
+        in_time = np.stack([np.interp(places, np.arange(51), [*band, band[0]]) for band in own.T], axis=1)
+        expected = np.stack([np.interp(bands, np.arange(64), frame) for frame in in_time])
+        np.testing.assert_allclose(changed[clip], expected, atol=1e-2)
+
+
+def test_pitch_moves_a_tone_as_its_frequency_says() -> None:
+    """From 1 kHz on, against the log-mel of the other tone."""
+    waves = [
+        torch.sin(2 * math.pi * frequency * torch.arange(8000) / 16000) for frequency in (2000, 2000 * math.exp(0.1))
+    ]
+    bands = [int(log_mel(wave, FeatureConfig()).mean(dim=0).argmax()) for wave in waves]
+    assert bands[1] - bands[0] == pytest.approx(0.1 * BANDS_PER_E, abs=1)
+
+
+def test_a_persons_clips_keep_one_pitch() -> None:
+    ramp = torch.arange(64.0).expand(4, 30, 64)  # a band's level is its number
+    batch = replace(of_people(4, [3, 5, 3, 5]), log_mel=ramp)
+    middle = Augmentation(Augment(warp=0.2), 0, 1)(batch).log_mel[:, 0, 32]
+    assert middle[0] == middle[2]
+    assert middle[1] == middle[3]
+    assert middle[0] != middle[1]
+    alone = Augmentation(Augment(warp=0.2), 0, 1)(replace(batch, enrols=None)).log_mel[:, 0, 32]
+    assert len(set(alone.tolist())) == 4
+
+
+def test_freq_mixstyle_gives_a_clip_a_mixture_of_two_styles() -> None:
+    log_mel = batch_of(5).log_mel
+    changed = mix_styles(log_mel, 0.4, np.random.default_rng(1)).numpy()
+    generator = np.random.default_rng(1)
+    partners, shares = generator.permutation(5), generator.beta(0.4, 0.4, 5)
+    means, deviations = log_mel.numpy().mean(axis=1), log_mel.numpy().std(axis=1)
+    for clip, (partner, share) in enumerate(zip(partners, shares, strict=True)):
+        for expected, measured in ((means, changed.mean(axis=1)), (deviations, changed.std(axis=1))):
+            mixture = share * expected[clip] + (1 - share) * expected[partner]
+            np.testing.assert_allclose(measured[clip], mixture, rtol=1e-3, atol=1e-2)
+
+
 def test_augmentation_is_a_function_of_seed_and_epoch() -> None:
     def epoch(seed: int, number: int) -> torch.Tensor:
-        augment = Augmentation(0.2, 0.3, seed, number)
+        augment = Augmentation(Augment(0.1, 0.3, 0.2, 0.3), seed, number)
         torch.rand(3)
         return torch.cat([augment(batch_of(4)).log_mel for _ in range(2)])
 
@@ -184,10 +252,10 @@ def test_the_loop_trains_on_the_changed_batch(monkeypatch: pytest.MonkeyPatch) -
         return step(network, task, optimizer, batch, config, epoch, keep)
 
     monkeypatch.setattr(loop, "train_step", watched)
-    given = config(spec_augment=0.2, crop_frames=30)
+    given = config(augment=Augment(spec_augment=0.2), crop_frames=30)
     network = make_network()
     loop.train_epoch(network, TASK, make_optimizer(network, given), make_clips(), given, 2)
-    augment = Augmentation(0.2, 0.0, 0, 2)
+    augment = Augmentation(Augment(spec_augment=0.2), 0, 2)
     expected = [augment(batch).log_mel for batch in training_batches(make_clips(), 4, 0, 2, None, 30)]
     assert all(torch.equal(one, other) for one, other in zip(seen, expected, strict=True))
     assert seen[0].shape == (4, 30, 64)
@@ -248,3 +316,17 @@ def test_the_prior_is_scored_once_and_not_trained() -> None:
     assert (best.number, len(epochs), saved) == (1, 1, [1])
     assert math.isnan(best.loss)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "mixup"),
+    [
+        ("resnet", "fewshot", 0.3),
+        ("resnet", "multitask", 0.0),
+        ("resnet-relative", "fewshot", 0.3),
+        ("cnn14", "fewshot", 0.0),
+    ],
+)
+def test_auto_leaves_out_what_does_not_fit(model: str, task: str, mixup: float) -> None:
+    settings, system = resolve(TrainSettings(model=model, task=task))
+    assert settings.mixup == system.mixup == mixup

@@ -31,6 +31,7 @@ from exvo.experiments.process import hold
 from exvo.features import audio, extraction
 from exvo.networks.network import Network
 from exvo.tracking import provenance
+from exvo.training.augmentation import Augment
 from exvo.training.config import TrainingConfig
 from exvo.training.loop import Validation, fit
 from exvo.training.states import Epoch, States
@@ -119,8 +120,8 @@ def test_training_goes_on_bit_for_bit_from_every_epoch(
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "constant"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_our_recipe_goes_on_bit_for_bit(schedule: str, optimizer: str, tmp_path: Path) -> None:
-    """Step sizes that change with every step, momentum that does too, masks, mixup and groups of weights."""
-    changes = {"spec_augment": 0.2, "mixup": 0.4, "clip_gradient": 1.0, "patience": 9, "weight_decay": 0.01}
+    """Step sizes that change with every step, momentum that does too, changed clips and groups of weights."""
+    changes = {"augment": Augment(0.1, 0.3, 0.2, 0.4), "clip_gradient": 1.0, "patience": 9, "weight_decay": 0.01}
     given = config(optimizer=optimizer, schedule=schedule, epochs=4, learning_rate=0.003, **changes)
     options = {"encoder": "resnet", "width": 0.1}
     whole, epochs = fitted(tmp_path / "whole", given, **options)

@@ -190,6 +190,7 @@ def test_the_published_recipe() -> None:
         assert (system.epochs, system.learning_rate, system.optimizer) == (60, 0.001, "sgd")
         assert (system.schedule, system.objective, system.crop_seconds) == ("plateau", "ccc", 2.5)
         assert (system.label_smoothing, system.spec_augment, system.mixup) == (0, 0, 0)
+        assert (system.warp, system.mixstyle) == (0, 0)
         assert (system.clip_gradient, system.patience, system.people, system.typical_clips) == (0, 0, 0, 0)
         assert unfit(system, "fewshot").keys() <= {"mixup"}
 
@@ -218,13 +219,19 @@ def test_the_prior_takes_all_features(features: str) -> None:
     ("name", "task", "changes", "sentence"),
     [
         ("frozen", "fewshot", {"spec_augment": 0.1}, "spec_augment=0.1 does not fit model=frozen: it has no log-mels"),
-        ("resnet-film", "fewshot", {"mixup": 0.3}, "mixup=0.3 does not fit model=resnet-film: a mixture of two people"),
+        ("frozen-film", "fewshot", {"warp": 0.1}, "warp=0.1 does not fit model=frozen-film: it has no log-mels"),
+        (
+            "cnn14-attention-cnn10-multitask",
+            "fewshot",
+            {"mixup": 0.3},
+            "a mixture of two people's clips has no speaker",
+        ),
         ("cnn14-speaker-invariant", "fewshot", {"mixup": 1.0}, "a mixture of two people's clips has no speaker"),
         ("resnet", "multitask", {"mixup": 1.0}, "task=multitask has classes among its labels, which can't be mixed"),
     ],
 )
 def test_a_recipe_that_does_not_fit(name: str, task: str, changes: dict[str, float], sentence: str) -> None:
-    require_fitting(name, find(name), task)
+    require_fitting(name, replace(find(name), **dict.fromkeys(changes, 0.0)), task)  # type: ignore[arg-type]
     with pytest.raises(InputError) as caught:
         require_fitting(name, replace(find(name), **changes), task)  # type: ignore[arg-type]
     assert sentence in str(caught.value)

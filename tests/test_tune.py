@@ -182,8 +182,8 @@ def test_a_storage_that_goes_away_is_said(
         ),
         ({"model": "cnn14-random-init-continued", "search": "dropout"}, "search=dropout: dropout can't be searched"),
         (
-            {"model": "resnet-relative", "search": "mixup"},
-            "search=mixup: mixup can't be searched for model=resnet-relative: a mixture of two people's clips has no",
+            {"model": "cnn14-attention-cnn10-multitask", "search": "mixup"},
+            "mixup can't be searched for model=cnn14-attention-cnn10-multitask: a mixture of two people's clips has no",
         ),
         (
             {"search": "label_smoothing"},

@@ -48,6 +48,7 @@ from exvo.tasks import Task, make_task, speaker_split
 from exvo.text import listing
 from exvo.tracking import runs
 from exvo.tracking.tags import EPOCH
+from exvo.training.augmentation import Augment
 from exvo.training.config import TrainingConfig
 from exvo.training.loop import Validation, fit
 from exvo.training.states import Epoch, States
@@ -67,6 +68,7 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
     device = resolve_device(settings.device)
     given = {name: getattr(settings, name) for name in systems.RECIPE}
     recipe = {name: getattr(system, name) if value in (None, "auto") else value for name, value in given.items()}
+    recipe |= {name: 0.0 for name in systems.unfit(system, settings.task) if given[name] is None}
     if settings.epochs is None and settings.corpus == "sample" and system.encoder.startswith("cnn"):
         recipe["epochs"] = SAMPLE_EPOCHS
     fill = "zero" if settings.corpus == "hume-vb" else "repeat"
@@ -302,8 +304,7 @@ def training_config(settings: TrainSettings, system: SystemConfig, task: Task, n
         settings.schedule,
         system.weight_decay,
         system.label_smoothing,
-        system.spec_augment,
-        system.mixup,
+        Augment(system.warp, system.mixstyle, system.spec_augment, system.mixup),
         system.clip_gradient,
         system.patience,
         inputs[0] if inputs else round(system.crop_seconds * FeatureConfig.sample_rate / FeatureConfig.hop),

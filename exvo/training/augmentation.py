@@ -1,8 +1,8 @@
-"""What training changes in a batch at random: SpecAugment and mixup."""
+"""What training changes in a batch at random: warps of time and frequency, styles, masks, mixtures."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,37 +13,147 @@ from exvo.batches.clips import Batch
 MASKS = 2
 """Masks of bands, and of frames."""
 
-MASK, MIX = 100, 101
+MASK, MIX, WARP, STYLE = 100, 101, 102, 103
 """What a random generator is for: the last number of its seed, beside those of `exvo.batches.epoch`."""
+
+BANDS_PER_E = 21.0
+"""Bands by which a sound above 1 kHz moves whose frequencies are multiplied by e: 27 / ln 6.4 Slaney mels, 0.69 a band.
+
+Below, where the mel scale is linear, it would be fewer."""
+
+STYLED = 0.7
+"""Share of the batches in which styles are mixed."""
+
+FLAT = 1e-3
+"""dB, added to a deviation by which is divided."""
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How strongly training clips are changed; 0 changes nothing.
+
+    Attributes:
+        warp: largest change of pace and of pitch, as the logarithm of a factor.
+        mixstyle: both parameters of the Beta distribution of Freq-MixStyle.
+        spec_augment: largest share of the bands, and of the frames, that a mask hides.
+        mixup: both parameters of the Beta distribution of mixup.
+    """
+
+    warp: float = 0.0
+    mixstyle: float = 0.0
+    spec_augment: float = 0.0
+    mixup: float = 0.0
 
 
 class Augmentation:
-    """The random changes of an epoch's batches: they depend on nothing but the arguments and the sizes of the batches.
+    """The random changes of an epoch's batches: they depend on nothing but the arguments and the batches.
 
     Args:
-        spec_augment: largest share of the bands, and of the frames, that a mask hides; 0: none.
-        mixup: both parameters of the Beta distribution of mixup; 0: none.
+        strengths: of each change.
         seed: of the run.
         epoch: 1 is the first.
     """
 
-    def __init__(self, spec_augment: float, mixup: float, seed: int, epoch: int) -> None:
-        self.spec_augment, self.mixup = spec_augment, mixup
-        self._mask, self._mix = (np.random.default_rng([seed, epoch, purpose]) for purpose in (MASK, MIX))
+    def __init__(self, strengths: Augment, seed: int, epoch: int) -> None:
+        self.strengths = strengths
+        self._mask, self._mix, self._warp, self._style = (
+            np.random.default_rng([seed, epoch, purpose]) for purpose in (MASK, MIX, WARP, STYLE)
+        )
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch with the next changes; `batch` itself stays as it is."""
-        if self.spec_augment:
-            batch = replace(batch, log_mel=hide(batch.log_mel, self.spec_augment, self._mask))
-        if self.mixup:
-            factor = self._mix.beta(self.mixup, self.mixup)
-            partners = torch.from_numpy(self._mix.permutation(len(batch.index))).to(batch.labels.device)
-            batch = replace(
-                batch,
-                log_mel=mixed(batch.log_mel, partners, factor),
-                labels=mixed(batch.labels, partners, factor),
-            )
-        return batch
+        """The batch with the next changes; `batch` itself stays as it is.
+
+        In a batch of people a person's clips keep one pitch, and are mixed with each other: a mixture of two people's
+        clips has no speaker.
+        """
+        strengths, log_mel, labels = self.strengths, batch.log_mel, batch.labels
+        people = None if batch.enrols is None or batch.speakers is None else batch.speakers.cpu().numpy()
+        if strengths.warp:
+            log_mel = warp(log_mel, strengths.warp, people, self._warp)
+        if strengths.mixstyle and self._style.random() < STYLED:
+            log_mel = mix_styles(log_mel, strengths.mixstyle, self._style)
+        if strengths.spec_augment:
+            log_mel = hide(log_mel, strengths.spec_augment, self._mask)
+        if strengths.mixup:
+            factor = self._mix.beta(strengths.mixup, strengths.mixup)
+            partners = torch.from_numpy(draw_partners(len(labels), people, self._mix)).to(labels.device)
+            log_mel, labels = mixed(log_mel, partners, factor), mixed(labels, partners, factor)
+        return replace(batch, log_mel=log_mel, labels=labels)
+
+
+def warp(log_mel: Tensor, most: float, people: np.ndarray | None, generator: np.random.Generator) -> Tensor:
+    """Each clip from another frame on, at another pace and another pitch.
+
+    The clip is read in a circle: what leaves at its end comes back at its beginning. Pitch moves all bands by the same
+    number, as another length of the vocal tract does above 1 kHz (Jaitly and Hinton, 2013); beyond the lowest and the
+    highest band these are repeated. Drawn on the CPU, so that a GPU changes the same.
+
+    Args:
+        log_mel: (batch, frames, bands), dB.
+        most: largest logarithm of the factors of pace and of pitch.
+        people: (batch,), numbers of the speakers, each of whom has one pitch; None: each clip has its own.
+        generator: of random numbers.
+
+    Returns:
+        (batch, frames, bands), dB.
+    """
+    clips, frames, bands = log_mel.shape
+    start = generator.integers(0, frames, (clips, 1))
+    pace = np.exp(generator.uniform(-most, most, (clips, 1)))
+    pitch = generator.uniform(-most, most, (clips, 1))
+    if people is not None:
+        pitch = pitch[np.unique(people, return_inverse=True)[1]]
+    frame = torch.from_numpy((start + pace * np.arange(frames)) % frames).to(log_mel.device, torch.float32)
+    band = torch.from_numpy((np.arange(bands) + BANDS_PER_E * pitch).clip(0, bands - 1)).to(
+        log_mel.device, torch.float32
+    )
+    first = frame.long() % frames
+    rows = torch.arange(clips, device=log_mel.device)[:, None]
+    log_mel = log_mel[rows, first].lerp(log_mel[rows, (first + 1) % frames], (frame - first)[:, :, None])
+    lower = band.long()
+    below, above = (place[:, None, :].expand(-1, frames, -1) for place in (lower, (lower + 1).clamp(max=bands - 1)))
+    return log_mel.gather(2, below).lerp(log_mel.gather(2, above), (band - lower)[:, None, :])
+
+
+def mix_styles(log_mel: Tensor, parameter: float, generator: np.random.Generator) -> Tensor:
+    """Freq-MixStyle (arXiv 2206.12513): each clip with a mixture of its own and another clip's style.
+
+    A style is the mean and the deviation of each band over time: room and microphone rather than emotion.
+
+    Args:
+        log_mel: (batch, frames, bands), dB.
+        parameter: both parameters of the Beta distribution of the own style's share, which is drawn for each clip.
+        generator: of random numbers.
+
+    Returns:
+        (batch, frames, bands), dB.
+    """
+    clips = len(log_mel)
+    partners = torch.from_numpy(generator.permutation(clips)).to(log_mel.device)
+    share = torch.from_numpy(generator.beta(parameter, parameter, (clips, 1, 1))).to(log_mel)
+    mean, deviation = log_mel.mean(dim=1, keepdim=True), log_mel.std(dim=1, keepdim=True, unbiased=False) + FLAT
+    new_mean, new_deviation = (share * own + (1 - share) * own[partners] for own in (mean, deviation))
+    return (log_mel - mean) / deviation * new_deviation + new_mean
+
+
+def draw_partners(clips: int, people: np.ndarray | None, generator: np.random.Generator) -> np.ndarray:
+    """With which clip each clip of a batch is mixed: all clips are once a partner, if need be their own.
+
+    Args:
+        clips: of the batch.
+        people: (clips,), numbers of the speakers, whose clips are mixed among themselves; None: with any.
+        generator: of random numbers.
+
+    Returns:
+        (clips,), indices.
+    """
+    if people is None:
+        return generator.permutation(clips)
+    partners = np.arange(clips)
+    for person in np.unique(people):
+        own = np.flatnonzero(people == person)
+        partners[own] = generator.permutation(own)
+    return partners
 
 
 def hide(log_mel: Tensor, share: float, generator: np.random.Generator) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from exvo.config import CROP_FRAMES
 from exvo.enrolment import Draw
+from exvo.training.augmentation import Augment
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class TrainingConfig:
         batch_size: clips in a batch.
         learning_rate: the first step size, of one-cycle the largest.
         optimizer: sgd (momentum 0.9), adam or adamw.
-        seed: of order, crops, masks, mixup and dropout.
+        seed: of order, crops, dropout and what changes the clips.
         device: cpu or cuda.
         precision: float32 or bf16 (autocast).
         draw: how enrolment clips are drawn; None: there are none.
@@ -26,8 +27,7 @@ class TrainingConfig:
         schedule: of the step size: constant, plateau, cosine or one-cycle, see `exvo.training.optimizers.Schedule`.
         weight_decay: of adamw.
         label_smoothing: share of cross entropy's target that is spread over all categories.
-        spec_augment: see `exvo.training.augmentation`, as for `mixup`.
-        mixup: parameter of its Beta distribution.
+        augment: how strongly the clips are changed at random.
         clip_gradient: largest norm of the gradient; 0: any.
         patience: epochs without a better score after which training stops; 0: never.
         crop_frames: frames of a training crop; for features of a fixed shape their layers.
@@ -45,8 +45,7 @@ class TrainingConfig:
     schedule: str = "plateau"
     weight_decay: float = 0.0001
     label_smoothing: float = 0.0
-    spec_augment: float = 0.0
-    mixup: float = 0.0
+    augment: Augment = Augment()  # noqa: RUF009 - frozen
     clip_gradient: float = 0.0
     patience: int = 0
     crop_frames: int = CROP_FRAMES

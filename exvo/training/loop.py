@@ -20,7 +20,7 @@ from exvo.errors import TrainingError
 from exvo.networks.inference import clip_names
 from exvo.networks.network import Network
 from exvo.tasks import Task
-from exvo.training.augmentation import Augmentation
+from exvo.training.augmentation import Augment, Augmentation
 from exvo.training.config import TrainingConfig
 from exvo.training.objectives import gradient_factor, objectives, total_objective
 from exvo.training.optimizers import Schedule, is_per_step, make_optimizer
@@ -124,8 +124,8 @@ def train_epoch(
     network.train()
     torch.manual_seed(config.seed * 1_000_003 + epoch)  # dropout
     augment = None
-    if config.spec_augment or config.mixup:
-        augment = Augmentation(config.spec_augment, config.mixup, config.seed, epoch)
+    if config.augment != Augment():
+        augment = Augmentation(config.augment, config.seed, epoch)
     options = (config.batch_size, config.seed, epoch, config.draw, config.crop_frames)
     if isinstance(source, ResidentClips):
         clips, batches = source.clips, source.batches(*options)
