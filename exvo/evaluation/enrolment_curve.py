@@ -99,7 +99,8 @@ def enrolment_curve(
 
     Returns:
         One row a metric, number of clips (`shots`) and `enrolment` (typical, right, wrong): value, std_draws, lo, hi;
-        gain, gain_lo, gain_hi over the typical profile; for right also right_over_wrong with _lo and _hi; n, the clips.
+        gain, gain_lo, gain_hi over the typical profile; for right also right_over_wrong with _lo and _hi; n, the clips,
+        and speakers, how many.
     """
 
     def resamples(drawn: list[np.ndarray]) -> tuple[pd.Series[float], pd.DataFrame]:
@@ -126,7 +127,7 @@ def enrolment_curve(
             others = {"gain": typical, "right_over_wrong": sampled["wrong"]}
             tables.append(_rows("right", shots, sampled["right"], others))
             tables.append(_rows("wrong", shots, sampled["wrong"], {"gain": typical}))
-    return pd.concat(tables, ignore_index=True).assign(n=len(rows))
+    return pd.concat(tables, ignore_index=True).assign(n=len(rows), speakers=len(set(speakers)))
 
 
 class Sampled(NamedTuple):

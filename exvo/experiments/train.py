@@ -42,6 +42,7 @@ from exvo.networks.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from exvo.networks.header import Notes
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
+from exvo.reports.names import score_name
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tasks import Task, make_task, speaker_split
@@ -229,7 +230,7 @@ def log_epoch(epoch: Epoch, epochs: int | None, headline: str) -> None:
     runs.log_metrics({f"{EPOCH}{name}": value for name, value in metrics.items()}, epoch.number)
     best = "   best" if epoch.best else ""
     loss = "" if math.isnan(epoch.loss) else f"loss {epoch.loss:.4f}   "
-    line = f"{loss}val {headline} {epoch.score:.4f}   {epoch.seconds:.1f} s{best}"
+    line = f"{loss}val {score_name(headline)} {epoch.score:.4f}   {epoch.seconds:.1f} s{best}"
     print(f"epoch {epoch.number:3d}/{epochs}   {line}", flush=True)
 
 
