@@ -243,7 +243,9 @@ def test_evaluate_logs_the_report(
     assert run_here("evaluate", {"run_id": trained.info.run_id, "split": "val"}, monkeypatch) == 0
     assert "report of the run: the artifact report/val.html" in capsys.readouterr().out
     uri = MlflowClient().search_runs(["0"])[0].info.artifact_uri
-    html = Reader(mlflow.artifacts.load_text(f"{uri}/report/val.html")).text
+    page = mlflow.artifacts.load_text(f"{uri}/report/val.html")
+    assert page.count('src="data:audio/mpeg;base64,') == 8
+    html = Reader(page).text
     assert "--model=cnn10-relative" in html
     assert "--seed=3" in html
     assert f"exvo evaluate --run_id={trained.info.run_id} --split=val --protocol=strict" in html

@@ -78,7 +78,7 @@ def run(settings: RegisterSettings) -> None:
         print(f"decision    {verdict(version.version, moves, already)}: {why}.")
         uri = registry.CHAMPION_URI if moves or already else f"models:/{registry.MODEL}/{version.version}"
         print(f"load        {uri}")
-        print(f"{registry.version_page(version.version)}\n{runs.where_to_look(run_id)}")
+        print(f"{registry.version_page(version.version)}\n{runs.where_to_look(run_id, to_see=False)}")
 
 
 def verdict(version: str, moves: bool, already: bool) -> str:
