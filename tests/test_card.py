@@ -96,7 +96,7 @@ def test_enrolment_is_said_as_far_as_it_was_measured() -> None:
     assert "Whether it is the speaker that helps has not been measured" in text
     text = card.card(facts(table, encoder="shared", enrolment=("test", ENROLLED)))
     told = (
-        "On the test split: As far as 8 speakers can show it, enrolment helps: CCC is +0.080 [0.020, 0.140] over none. "
+        "On the test split: As far as 8 speakers can tell, enrolment helps: CCC is +0.080 [0.020, 0.140] over none. "
         "It is the speaker that helps: over another speaker's clips it is +0.100 [0.050, 0.150]. The intervals by "
         "speaker resample 8 speakers;"
     )

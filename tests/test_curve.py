@@ -152,7 +152,7 @@ def test_the_verdict_puts_the_gain_first_and_warns_of_few_speakers() -> None:
         "another speaker's clips it is +0.050 [0.040, 0.100]."
     )
     few = curve_conclusion(pd.DataFrame([row | {"speakers": 29}]), "emotion_ccc")
-    assert few.startswith("As far as 29 speakers can show it, enrolment with 2 clips helps: ")
+    assert few.startswith("As far as 29 speakers can tell, enrolment with 2 clips helps: ")
     assert few.endswith(few_speakers_sentence(29))
     early = pd.DataFrame([row]).drop(columns="speakers")
     assert curve_conclusion(early, "emotion_ccc").startswith("Enrolment with 2 clips helps")
@@ -167,7 +167,7 @@ def test_the_entry_point(
     (trained,) = MlflowClient().search_runs(["0"])
     assert run_here("enrolment-curve", {"run_id": "cnn10-relative", "draws": "2"}, monkeypatch) == 0
     told = capsys.readouterr().out
-    assert "speakers can show it, enrolment with 2 clips " in told
+    assert "speakers can tell, enrolment with 2 clips " in told
     assert "| enrolment clips | CCC " in told
     assert "emotion_ccc" not in told.partition("| enrolment clips")[2]
     run = MlflowClient().search_runs(["0"])[0]

@@ -95,7 +95,7 @@ def test_a_personalised_system(
         assert shown.loc[name, "value"] == pytest.approx(score_epoch(table, task_of(table))["category_uar"])
     html = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/report/test.html")
     assert "than a correction of shares that needs no training" in html
-    assert "speakers can show it, enrolment with 2 clips " in html
+    assert "speakers can tell, enrolment with 2 clips " in html
 
     assert run_here("enrolment-curve", {"run_id": "cnn10-people", "draws": "1"}, monkeypatch) == 0
     assert "enrolment with 2 clips " in capsys.readouterr().out

@@ -444,7 +444,7 @@ def test_a_trained_run_is_loaded_by_its_alias(
     version = MlflowClient().get_model_version_by_alias("exvo-fewshot", "champion")
     assert version.run_id == trained.info.run_id
     assert version.source == trained.data.tags["exvo.model_uri"]
-    assert "can show it, enrolment " in version.description
+    assert "can tell, enrolment " in version.description
     assert f"best epoch 1\n- Libraries: mlflow {mlflow.__version__}, torch " in version.description
     loaded = [
         mlflow.pyfunc.load_model(uri).unwrap_python_model().checkpoint.notes["run_id"]

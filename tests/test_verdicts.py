@@ -14,7 +14,9 @@ from exvo.evaluation import scoring
 from exvo.evaluation.groups import Chance
 from exvo.reports.groups import decile_sentence
 from exvo.reports.listening import worst_and_best
+from exvo.reports.names import explained_name, score_name
 from exvo.reports.sentences import few_speakers_sentence
+from exvo.tasks import Task
 
 from helpers.reports import ABOUT, FEWSHOT, made, section, table, text_of
 
@@ -34,6 +36,25 @@ def test_no_identifier_is_shown() -> None:
     ):
         text = text_of(page.html())
         assert not re.findall(r"\b(?:emotion|category|country|speaker|age|awe|fear)_\w+", text)
+
+
+def test_every_score_has_a_name() -> None:
+    predictions = table()
+    predictions["truth.category"], predictions["prediction.category"] = "Awe", "Fear"
+    predictions["truth.age"], predictions["prediction.age"] = 30.0, 40.0
+    predictions["truth.country"] = predictions["prediction.country"] = predictions["country"]
+    predictions["truth.speaker"] = predictions["prediction.speaker"] = predictions["speaker"]
+    shares = predictions["prediction.Awe"] / predictions[["prediction.Awe", "prediction.Fear"]].sum(axis=1)
+    predictions["prediction.Awe"], predictions["prediction.Fear"] = shares, 1 - shares
+    tasks = (
+        replace(FEWSHOT, categories=True),
+        Task("multitask", FEWSHOT.targets, ("Chile", "Kenya")),
+        Task("speaker", (), speakers=("s0",)),
+    )
+    metrics = {metric for task in tasks for metric in scoring.score(predictions, task)["metric"]}
+    assert {"category_ece", "s_mtl", "speaker_uar", "category_uar_speaker_std"} <= metrics
+    assert {metric for metric in metrics if score_name(metric).startswith("CCC of ")} == {"awe_ccc", "fear_ccc"}
+    assert not [metric for metric in metrics if "_" in explained_name(metric).replace("S_MTL", "")]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +180,7 @@ def test_enrolment_shows_every_row_with_its_spread_over_speakers() -> None:
         assert numbers.loc[name, "speaker_std"] == pytest.approx(np.std(of))
         assert numbers.loc[name, "lowest_tenth"] == pytest.approx(np.mean(sorted(of)[: -(-len(of) // 10)]))
     assert "It does more than a correction of shares that needs no training: +0." in shown.text[0]
-    assert shown.text[0].startswith("As far as 12 speakers can show it, enrolment with 2 clips helps: ")
+    assert shown.text[0].startswith("As far as 12 speakers can tell, enrolment with 2 clips helps: ")
     assert shown.text[0].endswith(few_speakers_sentence(12))
     assert [column.title for column in shown.table[-2:]] == ["mean over speakers", "standard deviation"]
 

@@ -113,14 +113,14 @@ def read_corpus(settings: ExtractSettings, device: str = "auto", again: bool = F
 
 
 def print_audit(audited: Audit, output: Path, again: bool = False) -> None:
-    """Prints the audit; where `audits/<digest>.txt` of the output folder holds the same, one line that says so.
+    """Prints the audit; where the output folder holds the same in `audits/<digest>.txt`, one line that says so.
 
     Args:
         audited: the audit.
         output: the output folder.
         again: whether to print the whole in any case.
     """
-    path, text = output / "audits" / f"{audited.digest}.txt", audited.text()
+    path, text = output / "audits" / f"{audited.digest[:12]}.txt", audited.text()
     content = text.encode(errors="surrogateescape")
     if again or not path.exists() or path.read_bytes() != content:
         write_atomically(path, content)

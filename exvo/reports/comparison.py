@@ -35,18 +35,16 @@ def run_columns(runs: pd.DataFrame) -> list[Column]:
 
 
 def difference_columns(table: pd.DataFrame) -> list[Column]:
-    """The table that `paired` gives, as text."""
+    """The table that `paired` gives, as text: the difference first, which a phone has room for."""
     columns = [
         Column("score", table["metric"].map(score_name).tolist()),
-        Column("a", number_texts(table["a"])),
-        Column("b", number_texts(table["b"])),
         Column("b - a", number_texts(table["value"])),
     ]
-    for unit in UNITS:
+    for unit in reversed(UNITS):
         lows, highs, wins = (table[f"{name}{unit.suffix}"] for name in ("lo", "hi", "wins"))
         columns.append(Column(f"95% by {unit.name}", interval_texts(lows, highs)))
         columns.append(Column("b wins", number_texts(wins, digits=3)))
-    return columns
+    return [*columns, Column("a", number_texts(table["a"])), Column("b", number_texts(table["b"]))]
 
 
 def comparison_explanation(clips: pd.DataFrame) -> str:

@@ -92,7 +92,7 @@ def enrolment_verdict(
         more = {1: "does more", 0: "is not shown to do more", -1: "does less"}[over_corrected.sign]
         sentences.append(f"It {more} than a correction of shares that needs no training: {over_corrected} over that.")
     if speakers is not None and few_speakers(speakers):
-        first = f"As far as {speakers} speakers can show it, {sentences[0][0].lower()}{sentences[0][1:]}"
+        first = f"As far as {speakers} speakers can tell, {sentences[0][0].lower()}{sentences[0][1:]}"
         sentences = [first, *sentences[1:], few_speakers_sentence(speakers)]
     return " ".join(sentences)
 
