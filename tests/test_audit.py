@@ -14,6 +14,7 @@ import pytest
 from exvo.corpora import load
 from exvo.corpora.audit import audit
 from exvo.corpora.base import Corpus
+from exvo.experiments.corpus import print_audit
 
 CLIPS = pd.DataFrame(
     {
@@ -192,3 +193,20 @@ def test_categories_are_counted_in_one_line(emogator_mini: Path) -> None:
     assert found.summary["categories"] == dict.fromkeys(sorted(corpus.categories), 72)
     assert "categories 30, of 72 clips each" in found.text()
     assert "Adoration  " not in found.text()
+
+
+def test_it_is_printed_once_a_digest_and_output_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = audit(CORPUS, AUDIO)
+    print_audit(found, tmp_path)
+    assert capsys.readouterr().out == f"{found.text()}\n"
+    print_audit(found, tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    path = tmp_path / "audits" / f"{found.digest[:12]}.txt"
+    assert line.startswith(f"corpus {CORPUS.name}: {len(AUDIO)} clips of ")
+    assert line.endswith(f", 6 warnings, as audited before: the run's artifact audit.json, or {path}")
+    assert path.read_text(encoding="utf-8") == found.text()
+    for folder, again in ((tmp_path, True), (tmp_path / "other", False)):
+        print_audit(found, folder, again)
+        assert capsys.readouterr().out == f"{found.text()}\n"
+    print_audit(audit(replace(CORPUS, synthetic=True), AUDIO), tmp_path)  # the same content, said otherwise
+    assert "SYNTHETIC" in capsys.readouterr().out

@@ -245,8 +245,11 @@ def test_the_report_of_categories_shows_calibration_and_chance() -> None:
     scores = scoring.score(predictions, TASK)
     page = report_page(predictions, scores, TASK, facts)
     row = scores.set_index("metric").loc["category_uar"]
-    bounds = f"[{row['lo_by_speaker']:.3f}, {row['hi_by_speaker']:.3f}]"
-    assert page.about[0] == f"UAR {row['value']:.3f} {bounds} on people it has not heard; chance is 0.333."
+    interval = f"{row['lo_by_speaker']:.1%} to {row['hi_by_speaker']:.1%}"
+    assert page.lead == (
+        f"cnn14 names the right one of 3 categories in {row['value']:.1%} of clips of 40 people that it has not heard "
+        f"(each category counts alike; 95% interval {interval}); chance is 33.3%."
+    )
     shown = next(section for section in page.sections if section.title == "Calibration")
     assert "without the temperature 0.987" in shown.text[0]
     assert "of the prior 1.0" in shown.text[0]

@@ -33,7 +33,7 @@ def facts(
 
 def test_the_figures_are_those_of_the_score_table() -> None:
     """The worst country is scored here from its own clips alone."""
-    table = predictions(0.2)
+    table = predictions(0.2, clips=240, speakers=24)
     kenya = table["country"] == "Kenya"
     table.loc[kenya, "prediction.Loud"] = 0.5 + 0.5 * np.random.default_rng(3).normal(size=int(kenya.sum()))
     text = card.card(facts(table)).replace("\N{NO-BREAK SPACE}", "")
@@ -41,9 +41,13 @@ def test_the_figures_are_those_of_the_score_table() -> None:
     cells = {
         tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines() if line.startswith("|")
     }
-    for metric, title in card.CARD_SCORES.items():
-        if metric.startswith("category"):
-            continue
+    titles = {
+        "emotion_ccc": "CCC, mean over the emotions",
+        "emotion_mae": "mean absolute error",
+        "emotion_ccc_worst_country": "CCC, worst country",
+        "emotion_ccc_lowest_speaker_decile": "CCC, lowest tenth of speakers",
+    }
+    for metric, title in titles.items():
         row = scores.loc[metric]
         by_clip = "" if metric.endswith("_decile") else f"[{row['lo']:.3f}, {row['hi']:.3f}]"
         by_speaker = f"[{row['lo_by_speaker']:.3f}, {row['hi_by_speaker']:.3f}]"
@@ -53,8 +57,10 @@ def test_the_figures_are_those_of_the_score_table() -> None:
     assert f"Worst country on val: Kenya ({worst:.3f})." in text
     low, high = (scores.loc[f"{name}_ccc", "value"] for name in ("loud", "high"))
     assert f"Worst label on val: Loud ({low:.3f}); best: High ({high:.3f})." in text
-    assert "The intervals by speaker resample 8 speakers; over fewer than 30 they are too narrow" in text
+    assert "The intervals by speaker resample 24 speakers; over fewer than 30 they are too narrow" in text
     assert "the test split has not been scored" in text
+    assert "emotion_ccc" not in text
+    assert "lowest tenth" not in card.card(facts(predictions(0.2)))  # one of eight people
 
 
 def test_test_scores_stand_beside_those_of_val() -> None:
@@ -89,8 +95,15 @@ def test_enrolment_is_said_as_far_as_it_was_measured() -> None:
     assert "It adapts to a speaker from 2 unlabelled clips." in text
     assert "Whether it is the speaker that helps has not been measured" in text
     text = card.card(facts(table, encoder="shared", enrolment=("test", ENROLLED)))
-    assert (
-        "On test, emotion_ccc with the speaker's own clips is +0.100 [0.050, 0.150] over another's: the model" in text
+    told = (
+        "On the test split: As far as 8 speakers can tell, enrolment helps: CCC is +0.080 [0.020, 0.140] over none. "
+        "It is the speaker that helps: over another speaker's clips it is +0.100 [0.050, 0.150]. The intervals by "
+        "speaker resample 8 speakers;"
+    )
+    assert told in text
+    early = ENROLLED.drop(columns=["metric", "speakers"])
+    assert "split: Enrolment helps: CCC is +0.080" in card.card(
+        facts(table, encoder="shared", enrolment=("test", early))
     )
 
 

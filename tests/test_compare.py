@@ -172,7 +172,7 @@ def test_two_runs_are_compared_on_the_same_clips(
     first, second = (bootstrap(scoring.statistics(table, TASK), groups=table["speaker"]) for table in (a, b))
     low, high, _ = interval(second - first).loc["emotion_ccc"]
     difference = scoring.score_epoch(b, TASK)["emotion_ccc"] - scoring.score_epoch(a, TASK)["emotion_ccc"]
-    assert f"b beats a by {difference:.4f} emotion_ccc, 95% interval by speaker [{low:.4f}, {high:.4f}]" in told
+    assert f"b beats a by {difference:.4f} CCC, 95% interval by speaker [{low:.4f}, {high:.4f}]" in told
     assert "Paired over 40 clips of 8 speakers" in told
     (about_b,) = [line for line in told.splitlines() if line.startswith("| b ")]
     assert about_b.replace("|", "").split() == ["b", "cnn14-film", "personal", "0.25", "6", "32", "0.001", "0", "2"]
@@ -188,7 +188,7 @@ def test_two_runs_are_compared_on_the_same_clips(
     pd.testing.assert_frame_equal(pd.read_parquet(artifact("results/comparison/scores.parquet")), table)
     assert artifact("results/comparison/emotion_ccc.png").stat().st_size > 1000
     html = artifact("results/comparison.html").read_text(encoding="utf-8")
-    assert f"b beats a by {difference:.4f} emotion_ccc" in html
+    assert f"b beats a by {difference:.4f} CCC" in html
     assert f"--b={identity}" in html
 
 
@@ -254,9 +254,7 @@ def test_listed_systems_are_compared_each_with_each(
     path.unlink()
     assert compare(monkeypatch) == 0
     told = capsys.readouterr().out
-    assert (
-        "1 comparison of emotion_ccc, corrected for by Holm's method; none is marked, because p values over 8" in told
-    )
+    assert "1 comparison of CCC, corrected for by Holm's method; none is marked, because p values over 8" in told
     assert "- The run bare has no predictions of the val split; write them with `" in told
     assert f"exvo evaluate --run_id={bare} --split=val`." in told
     assert "- The runs poor and odd can't be compared: their shots differ, 2 and 4;" in told
@@ -281,7 +279,7 @@ def test_chosen_runs_are_compared_or_all_reasons_are_said(
         make_run(f"seed{seed}", noise=0.3, seed=seed + 5)
     assert compare(monkeypatch, runs="seed2, seed0,seed1") == 0
     told = capsys.readouterr().out
-    assert "3 comparisons of emotion_ccc" in told
+    assert "3 comparisons of CCC" in told
     table = pd.read_csv(artifact("results/sample-a1a1a1a1-fewshot-published-val.csv"))
     assert table["run"].tolist() == ["seed2", "seed0", "seed1"]
     assert table.sort_values("place")["emotion_ccc"].is_monotonic_decreasing
@@ -307,12 +305,12 @@ def test_constant_predictions_are_undefined_everywhere(
     make_run("constant", predictions=table)
     make_run("varied", system="cnn5")
     assert compare(monkeypatch, a="constant", b="varied") == 0
-    assert "The difference of emotion_ccc is undefined: no difference is shown." in capsys.readouterr().out
+    assert "The difference of CCC is undefined: no difference is shown." in capsys.readouterr().out
     assert "difference/loud_ccc_lo" not in newest().data.metrics
     assert artifact("results/comparison.html").read_text(encoding="utf-8").count("undefined") > 4
     assert compare(monkeypatch) == 0
     told = capsys.readouterr().out
-    assert "No difference of emotion_ccc has a 95% interval by speaker: none is shown." in told
+    assert "No difference of CCC has a 95% interval by speaker: none is shown." in told
     assert "constant predicts the same for every clip in Loud" in told
 
 

@@ -89,10 +89,7 @@ def test_an_undefined_score_is_undefined_and_the_others_are_not() -> None:
     table = paired(a, b, Task("fewshot", ("High", "Loud"))).set_index("metric")
     assert table.loc[["loud_ccc", "emotion_ccc"], ["value", "lo", "hi", "wins", "lo_by_speaker"]].isna().all(axis=None)
     assert table.loc["high_ccc"].notna().all()
-    assert (
-        comparison_conclusion(table.reset_index())
-        == "The difference of emotion_ccc is undefined: no difference is shown."
-    )
+    assert comparison_conclusion(table.reset_index()) == "The difference of CCC is undefined: no difference is shown."
 
 
 def test_constant_predictions_have_no_difference() -> None:
@@ -108,11 +105,9 @@ def test_constant_predictions_have_no_difference() -> None:
     assert constant.startswith("b predicts the same for every clip in Loud: the CCC is undefined there")
     runs = pd.DataFrame([dict.fromkeys((*TRAINING, "system", "run"), "x") | {"evaluation": ""}] * 2)
     text = comparison_text(CONDITION, runs, table, a, [few, constant])
-    (line,) = [line for line in text.splitlines() if line.startswith("| emotion_ccc ")]
-    assert re.fullmatch(r"\| emotion_ccc +\| [^|]+(\| undefined +){6}\|", line)
-    assert text.endswith(
-        f"The difference of emotion_ccc is undefined: no difference is shown.\n\n{few}\n\n{constant}\n"
-    )
+    (line,) = [line for line in text.splitlines() if line.startswith("| CCC  ")]
+    assert re.fullmatch(r"\| CCC +(\| undefined +){5}\| [^|]+\| undefined +\|", line)
+    assert text.endswith(f"The difference of CCC is undefined: no difference is shown.\n\n{few}\n\n{constant}\n")
 
 
 def test_enough_speakers_raise_no_doubt() -> None:
@@ -208,7 +203,7 @@ def test_the_conclusion_names_the_better_run() -> None:
     poor, good = predictions(1.0, 2), predictions(0.05, 3)
     task = Task("fewshot", ("High", "Loud"))
     row = paired(poor, good, task).iloc[0]
-    said = f"{row['value']:.4f} emotion_ccc, 95% interval by speaker "
+    said = f"{row['value']:.4f} CCC, 95% interval by speaker "
     assert comparison_conclusion(paired(poor, good, task)) == (
         f"b beats a by {said}[{row['lo_by_speaker']:.4f}, {row['hi_by_speaker']:.4f}], which excludes zero."
     )

@@ -19,6 +19,7 @@ from exvo.evaluation.enrolment_curve import curve_clips, draw_others, enrolment_
 from exvo.networks.inference import make_predictor, predict_clips, predict_enrolments
 from exvo.networks.network import Network
 from exvo.reports.enrolment_curve import curve_conclusion
+from exvo.reports.sentences import few_speakers_sentence
 from exvo.tasks import Task
 from exvo.tracking.tags import EVALUATED_TAG
 
@@ -137,16 +138,24 @@ def test_speakers_with_a_single_clip_and_unknown_ones_are_left_out() -> None:
     changed = Clips(clips.files, clips.contents, clips.features, clips.labels, clips.fill, names)
     curve = curve_of(network, changed, rows.assign(speaker=names))
     assert curve["n"].unique().tolist() == [14]
+    assert curve["speakers"].unique().tolist() == [4]
     lone = Clips(clips.files, clips.contents, clips.features, clips.labels, clips.fill, [f"s{i}" for i in range(16)])
     with pytest.raises(InputError, match="needs two labelled speakers with two clips or more each"):
         curve_of(network, lone, rows)
 
 
-@pytest.mark.parametrize(("low", "told"), [(0.01, "the model uses who is speaking."), (-0.01, "nothing shows that")])
-def test_the_sentence(low: float, told: str) -> None:
-    row = {"metric": "emotion_ccc", "shots": 2, "enrolment": "right", "right_over_wrong": 0.05}
-    curve = pd.DataFrame([row | {"right_over_wrong_lo": low, "right_over_wrong_hi": 0.1}])
-    assert told in curve_conclusion(curve, "emotion_ccc")
+def test_the_verdict_puts_the_gain_first_and_warns_of_few_speakers() -> None:
+    row = {"metric": "emotion_ccc", "shots": 2, "enrolment": "right", "gain": 0.02, "gain_lo": 0.01, "gain_hi": 0.03}
+    row |= {"right_over_wrong": 0.05, "right_over_wrong_lo": 0.04, "right_over_wrong_hi": 0.1, "speakers": 30}
+    assert curve_conclusion(pd.DataFrame([row]), "emotion_ccc") == (
+        "Enrolment with 2 clips helps: CCC is +0.020 [0.010, 0.030] over none. It is the speaker that helps: over "
+        "another speaker's clips it is +0.050 [0.040, 0.100]."
+    )
+    few = curve_conclusion(pd.DataFrame([row | {"speakers": 29}]), "emotion_ccc")
+    assert few.startswith("As far as 29 speakers can tell, enrolment with 2 clips helps: ")
+    assert few.endswith(few_speakers_sentence(29))
+    early = pd.DataFrame([row]).drop(columns="speakers")
+    assert curve_conclusion(early, "emotion_ccc").startswith("Enrolment with 2 clips helps")
 
 
 @pytest.mark.usefixtures("store")
@@ -157,7 +166,10 @@ def test_the_entry_point(
     assert run_here("train", options | {"model": "cnn10-relative"}, monkeypatch) == 0
     (trained,) = MlflowClient().search_runs(["0"])
     assert run_here("enrolment-curve", {"run_id": "cnn10-relative", "draws": "2"}, monkeypatch) == 0
-    assert "emotion_ccc with 2 clips of the right speaker is " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "speakers can tell, enrolment with 2 clips " in told
+    assert "| enrolment clips | CCC " in told
+    assert "emotion_ccc" not in told.partition("| enrolment clips")[2]
     run = MlflowClient().search_runs(["0"])[0]
     assert run.data.tags[EVALUATED_TAG] == trained.info.run_id
     curve = pd.read_csv(mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/enrolment/curve.csv"))
@@ -169,7 +181,7 @@ def test_the_entry_point(
     history = MlflowClient().get_metric_history(run.info.run_id, "enrolment/right_emotion_ccc")
     assert [point.step for point in history] == [1, 2, 4, 8]
     html = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/enrolment.html")
-    assert "emotion_ccc with 2 clips of the right speaker is " in html
+    assert '<p class="lead">As far as ' in html
     assert "8 (wrong)" in html
     assert "emotion_ccc.png" in [
         Path(one.path).name for one in MlflowClient().list_artifacts(run.info.run_id, "enrolment")

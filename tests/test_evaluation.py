@@ -85,7 +85,7 @@ def test_constant_predictions_have_no_ccc_and_no_interval() -> None:
     assert constant_predictions(predictions, FEWSHOT) == ["Awe"]
     assert scores.loc[["awe_ccc", "emotion_ccc"]].isna().all(axis=None)
     pd.testing.assert_series_equal(scores.loc["fear_ccc"], whole.drop(columns="n").loc["fear_ccc"])
-    assert score_sentence(found, "emotion_ccc") == "emotion_ccc is undefined"
+    assert score_sentence(found, "emotion_ccc") == "CCC is undefined"
     assert math.isnan(as_metrics(found, "val")["val/awe_ccc"])
 
 
@@ -117,7 +117,7 @@ def test_metrics_and_sentence() -> None:
     assert metrics["val/s_mtl_hi_by_speaker"] == row["hi_by_speaker"]
     assert "val/emotion_ccc_speaker_mean_lo" not in metrics
     assert not any(math.isnan(value) for value in metrics.values())
-    expected = f"s_mtl {row['value']:.3f}   95% interval by clip [{row['lo']:.3f}, {row['hi']:.3f}], "
+    expected = f"S_MTL {row['value']:.3f}   95% interval by clip [{row['lo']:.3f}, {row['hi']:.3f}], "
     assert score_sentence(scores, "s_mtl").startswith(expected)
 
 

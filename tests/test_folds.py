@@ -139,7 +139,7 @@ def check_what_takes_no_folds(
     words = {"a": run.info.run_id, "b": other.info.run_id, "split": "folds"}
     capsys.readouterr()
     assert run_here("compare", words, monkeypatch) == 0
-    assert "category_uar" in capsys.readouterr().out
+    assert "UAR" in capsys.readouterr().out
     assert run_here("compare", {"split": "folds"}, monkeypatch) == 0
     assert "all folds, each as a test split" in capsys.readouterr().out
 

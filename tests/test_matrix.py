@@ -100,9 +100,7 @@ def test_a_mark_is_a_p_value_below_five_percent_after_holm() -> None:
     assert found.differing == 2
     assert cells["3"][1] == f"{found.values[1, 2]:+.3f}"
     text = matrix_text(found)
-    assert (
-        "3 comparisons of emotion_ccc: after Holm's correction for that number, 2 differ from zero at p < 0.05." in text
-    )
+    assert "3 comparisons of CCC: after Holm's correction for that number, 2 differ from zero at p < 0.05." in text
     assert "60 clips of 30 speakers, 1000 resamples by speaker" in text
 
 
@@ -112,9 +110,7 @@ def test_over_few_speakers_nothing_is_marked() -> None:
     assert not found.marked.any()
     text = matrix_text(found)
     assert "*" not in text.replace("; * where", "")
-    assert (
-        "3 comparisons of emotion_ccc, corrected for by Holm's method; none is marked, because p values over 10" in text
-    )
+    assert "3 comparisons of CCC, corrected for by Holm's method; none is marked, because p values over 10" in text
     assert few_speakers_sentence(10) in text
 
 
@@ -134,7 +130,7 @@ def test_constant_predictions_are_undefined_and_no_comparison() -> None:
     assert found.runs == ["r2", "r0", "r1"]
     assert found.comparisons == 1
     assert found.pairs[["value", "lo", "hi", "p", "p_holm", "wins"]].isna().all(axis=1).sum() == 2
-    assert matrix_conclusion(found).startswith("1 comparison of emotion_ccc")
+    assert matrix_conclusion(found).startswith("1 comparison of CCC")
     assert dict(matrix_columns(found))["3"] == ["undefined", "undefined", ""]
     assert any(one.startswith("r1 predicts the same for every clip in Loud") for one in doubt_sentences(found.doubts))
     alone = found.pairs.dropna()["p"]
@@ -148,7 +144,7 @@ def test_unknown_speakers_leave_differences_without_p_values() -> None:
     found = difference_matrix(given)
     assert found.comparisons == 0
     assert found.values[0, 1] > 0
-    assert matrix_conclusion(found) == "No difference of emotion_ccc has a 95% interval by speaker: none is shown."
+    assert matrix_conclusion(found) == "No difference of CCC has a 95% interval by speaker: none is shown."
     assert not found.marked.any()
 
 
@@ -251,7 +247,7 @@ def test_the_page_of_two_runs_concludes_first_and_keeps_years_apart() -> None:
     table = paired(a, b, Task("multitask", ("High", "Loud")))
     given = about([Scored("ra", CONDITION, 2, a), Scored("rb", CONDITION, 2, b)])
     page = comparison_page(CONDITION, given, table, a, ["be careful"], "mlflow run . -e compare -P a=1 -P b=2")
-    assert page.sections[0].text[0] == "The difference of s_mtl is undefined: no difference is shown."
+    assert page.lead == "The difference of S_MTL is undefined: no difference is shown."
     assert [value for _, value, _ in page.tiles] == [f"{table.loc[0, 'a']:.4f}", "undefined", "undefined"]
     pictures = [picture.name for section in page.sections for picture in section.pictures]
     assert pictures == ["s_mtl", "scores", "emotion_mae", "age_mae"]

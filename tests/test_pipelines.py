@@ -51,7 +51,7 @@ def test_mlflow_run_trains_and_logs_into_its_own_run(
     assert run.data.params["optimizer"] == "auto"
     assert run.data.tags["mlflow.project.entryPoint"] == "train"
     assert {"val/emotion_ccc", "val/emotion_ccc_lo", "val/emotion_ccc_hi_by_speaker"} <= set(run.data.metrics)
-    assert "cnn10 on table, val split, 12 clips\nemotion_ccc " in done.stdout
+    assert "cnn10 on table, val split, 12 clips\nCCC " in done.stdout
     assert f"run    {run.info.run_name} ({run.info.run_id})" in done.stdout
     assert f" ui --backend-store-uri {store}`, then http://127.0.0.1:5000/#/experiments/" in done.stdout
 

@@ -36,6 +36,7 @@ ORDER = (
     "passwords",
     "text",
     "extras",
+    "progress",
     "files",
     "spreadsheets",
     "tables",

@@ -268,11 +268,11 @@ def test_categories_are_chosen_by_uar_and_must_beat_the_prior(
     assert "candidate   hears" in said
     table = tables["hears"]
     value = scoring.score_epoch(table, CATEGORIES)["category_uar"]
-    assert f"val/category_uar {value:.4f}\n" in said
+    assert f"val UAR {value:.4f}\n" in said
     constant = table.assign(**{"prediction.category": "High"})
     samples = [bootstrap(scoring.statistics(one, CATEGORIES), groups=table["speaker"]) for one in (constant, table)]
     low, high = interval(samples[1] - samples[0]).loc["category_uar", ["ci_low", "ci_high"]]
-    told = f"{value - 0.5:+.3f} category_uar over the prior; 95% interval by speaker [{low:.3f}, {high:.3f}]"
+    told = f"{value - 0.5:+.3f} UAR over the prior; 95% interval by speaker [{low:.3f}, {high:.3f}]"
     assert f"prior       {told}\n" in said
     assert champion() == "2"
     assert f"It is better than the prior (the training labels alone) on val: {told}." in description("2")
@@ -295,7 +295,7 @@ def test_intensities_that_are_heard_by_chance_make_no_champion(
         "emotion_ccc", ["ci_low", "ci_high"]
     ]
     assert low < 0 < high
-    assert f"emotion_ccc over the prior; 95% interval by speaker [{low:.3f}, {high:.3f}]" in said
+    assert f"CCC over the prior; 95% interval by speaker [{low:.3f}, {high:.3f}]" in said
     assert MlflowClient().get_registered_model("exvo-fewshot").aliases == {}
 
 
@@ -317,7 +317,7 @@ def test_an_undefined_score_makes_no_first_champion(
 ) -> None:
     make_run("constant", predictions=predictions(0.1).assign(**{"prediction.High": 0.5}))
     said = register(monkeypatch, capsys, run_id="constant")
-    assert "val/emotion_ccc undefined\n" in said
+    assert "val CCC undefined\n" in said
     assert "does not become champion (gate=none would move the alias): its validation score is undefined" in said
     assert MlflowClient().get_registered_model("exvo-fewshot").aliases == {}
     assert versions()[0].tags["exvo.val_emotion_ccc"] == "undefined"
@@ -431,9 +431,7 @@ def test_the_card_takes_what_enrolment_is_worth_from_the_report(
     with run_by_hand(run_id=run):
         runs.log_table(ENROLLED, "report/val/enrolment.parquet")
     register(monkeypatch, capsys)
-    assert "On val, emotion_ccc with the speaker's own clips is +0.100 [0.050, 0.150] over another's" in description(
-        "1"
-    )
+    assert "enrolment helps: CCC is +0.080 [0.020, 0.140] over none." in description("1")
 
 
 def test_a_trained_run_is_loaded_by_its_alias(
@@ -446,7 +444,7 @@ def test_a_trained_run_is_loaded_by_its_alias(
     version = MlflowClient().get_model_version_by_alias("exvo-fewshot", "champion")
     assert version.run_id == trained.info.run_id
     assert version.source == trained.data.tags["exvo.model_uri"]
-    assert "emotion_ccc with the speaker's own clips" in version.description
+    assert "can tell, enrolment " in version.description
     assert f"best epoch 1\n- Libraries: mlflow {mlflow.__version__}, torch " in version.description
     loaded = [
         mlflow.pyfunc.load_model(uri).unwrap_python_model().checkpoint.notes["run_id"]
@@ -512,7 +510,8 @@ def test_a_curve_counts_as_measured_and_so_does_a_test_under_other_options(
 ) -> None:
     run = make_run("best", enrolment="shared", protocol="strict")
     row = {"metric": "emotion_ccc", "enrolment": "right", "shots": 2, "right_over_wrong": 0.1}
-    curve = pd.DataFrame([row | {"right_over_wrong_lo": 0.05, "right_over_wrong_hi": 0.15}])
+    row |= {"right_over_wrong_lo": 0.05, "right_over_wrong_hi": 0.15, "gain": 0.0, "gain_lo": -0.1, "gain_hi": 0.1}
+    curve = pd.DataFrame([row])
     with run_by_hand():
         tags = TAGS | {"entry_point": "enrolment-curve", "evaluated_run": run}
         mlflow.set_tags({f"exvo.{tag}": value for tag, value in tags.items()})
@@ -522,8 +521,8 @@ def test_a_curve_counts_as_measured_and_so_does_a_test_under_other_options(
     register(monkeypatch, capsys)
     text = description("1")
     assert (
-        "On test, with clips drawn at random, emotion_ccc with 2 clips of the right speaker is +0.100 [0.050, 0.150] "
-        "over another's: the model uses who is speaking." in text
+        "On the test split, with clips drawn at random: Enrolment with 2 clips is not shown to help: CCC is +0.000 "
+        "[-0.100, 0.100] over none. The model does hear who speaks: over another speaker's clips it is +0.100" in text
     )
     assert "not been measured" not in text
     assert "the test split has been scored only under another protocol or number of enrolment clips." in text

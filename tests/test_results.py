@@ -128,7 +128,8 @@ def test_a_few_shot_table() -> None:
     assert text.startswith(f"## hume-vb, digest {'a' * 12}, val split, task fewshot, published protocol\n")
     (titles, first, second), (targets, *per_target) = tables(text)
     shown = ["system", "CCC", "95% by clip", "95% by speaker", "published"]
-    spread = ["country mean", "country std", "speaker mean", "speaker std"]
+    figures = ("mean", "standard deviation")
+    spread = [f"CCC, {figure} over {groups}" for groups in ("countries", "speakers") for figure in figures]
     assert titles == [*shown, *(cell for one in spread for cell in (one, "published")), "run", *TRAINING]
     ours = ["cnn14-random-init", "0.6123", "[0.6000, 0.6200]", "[0.5500, 0.6700]", "0.6393 [0.6339, 0.6438]"]
     trained = ["0.25", "3", "32", "0.001", "0", "2"]
@@ -137,7 +138,7 @@ def test_a_few_shot_table() -> None:
     nothing = ["undefined"] * 3
     assert second == ["cnn14-bs8", *nothing, "0.6454", *["undefined", ""] * 4, "run1", *trained]
     assert "\nCCC of each target\n" in text
-    assert targets == ["system", *(emotion.lower() for emotion in EMOTIONS)]
+    assert targets == ["system", *EMOTIONS]
     assert per_target[0][:3] == ["cnn14-random-init", "0.510", "0.540"]
     assert per_target[1][:2] == ["cnn14-bs8", "undefined"]
     assert per_target[2][:3] == ["published", "0.759", "0.621"]
@@ -151,7 +152,9 @@ def test_a_multitask_table() -> None:
         scores |= {score: value, f"{score}_lo": value - 0.1, f"{score}_hi": value + 0.1}
     text = results_text(condition, results_table(condition, rows(("cnn14-audioset", scores))))
     ((titles, row),) = tables(text)
-    each = [cell for title in ("CCC", "UAR", "MAE", "S_MTL") for cell in (title, "95% by clip", "published")]
+    each = [
+        cell for title in ("CCC", "country UAR", "age error", "S_MTL") for cell in (title, "95% by clip", "published")
+    ]
     assert titles == ["system", *each, "run", *TRAINING]
     assert row[1:4] == ["0.5000", "[0.4000, 0.6000]", "0.4028"]
     assert row[7:13] == ["4.0000", "[3.9000, 4.1000]", "4.0206", "undefined", "undefined", "0.3418"]
@@ -176,5 +179,5 @@ def test_targets_of_other_corpora_are_listed_by_name() -> None:
         condition, rows(("cnn5", {"emotion_ccc": 0.1, "loud_ccc": 0.2, "awe_ccc": 0.4, "high_ccc": 0.3}))
     )
     _, (targets, *_) = tables(results_text(condition, table))
-    assert targets == ["system", "awe", "high", "loud"]
+    assert targets == ["system", "Awe", "high", "loud"]
     assert condition.name == "table-dddddddd-fewshot-strict-val"

@@ -315,10 +315,14 @@ def test_the_page_shows_the_best_finished_trial_and_why_others_ended() -> None:
         "Continue or watch the study",
     ]
     assert page.tiles == [
-        ("best val emotion_ccc", "0.3000", "trial 3"),
+        ("best val CCC", "0.3000", "trial 3"),
         ("trials", "3 of 20", "2 finished, 1 pruned, 1 failed, 1 running"),
     ]
+    assert page.lead.startswith(
+        "The best of 2 finished trials, number 3, reaches a CCC of 0.3000 on the validation split"
+    )
     html = page.html()
+    assert "emotion_ccc" not in html
     assert "&lt;b&gt;diverged" in html
     assert "SYNTHETIC" in html
     assert all(text in html for text in ("TRAIN COMMAND", "TUNE COMMAND", "optuna-dashboard studies.journal"))
@@ -342,8 +346,9 @@ def test_the_history_holds_every_score_and_the_best_so_far() -> None:
 def test_few_trials_make_a_page_too(states: list[str]) -> None:
     rows = TRIALS.head(len(states)).assign(state=states)
     rows.loc[~rows["state"].isin(["finished", "pruned"]), "score"] = math.nan
-    html = study_page(rows, StudyFacts(**{**ABOUT.__dict__, "importances": {}})).html()
-    assert "be computed from the finished trials yet: it takes four" in html
+    page = study_page(rows, StudyFacts(**{**ABOUT.__dict__, "importances": {}}))
+    assert "Importances" not in [section.title for section in page.sections]
+    html = page.html()
     assert ("No trial has finished yet." in html) == ("finished" not in states)
 
 

@@ -37,12 +37,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
-from tqdm import tqdm
 
 from exvo.config import EMOTIONS
 from exvo.corpora import table
 from exvo.corpora.base import Corpus
 from exvo.errors import InputError
+from exvo.progress import followed
 from exvo.text import listing
 
 RATE = 16_000  # Hz, of the files; part of the corpus, whatever the sampling rate of the features
@@ -250,7 +250,7 @@ def _write_clips(folder: Path) -> list[dict[str, object]]:
     splits = [split for split, count in SPEAKERS.items() for _ in range(count)]
     voices = draw_voices(generator)
     rows: list[dict[str, object]] = []
-    for number, (split, voice) in enumerate(zip(tqdm(splits, "synthesising", disable=None), voices, strict=True), 1):
+    for number, (split, voice) in enumerate(zip(followed(splits, "synthesising", "voice"), voices, strict=True), 1):
         for clip in range(1, CLIPS + 1):
             file = f"wav/s{number:02}-{clip:02}.wav"
             intensities = draw_intensities(generator)

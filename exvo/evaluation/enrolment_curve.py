@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from exvo.enrolment import category_shares, clips_by_speaker, draw_by_category
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import bootstrap, interval
+from exvo.progress import counting
 from exvo.tasks import Task
 
 SHOTS = (1, 2, 4, 8)
@@ -99,7 +99,8 @@ def enrolment_curve(
 
     Returns:
         One row a metric, number of clips (`shots`) and `enrolment` (typical, right, wrong): value, std_draws, lo, hi;
-        gain, gain_lo, gain_hi over the typical profile; for right also right_over_wrong with _lo and _hi; n, the clips.
+        gain, gain_lo, gain_hi over the typical profile; for right also right_over_wrong with _lo and _hi; n, the clips,
+        and speakers, how many.
     """
 
     def resamples(drawn: list[np.ndarray]) -> tuple[pd.Series[float], pd.DataFrame]:
@@ -110,7 +111,7 @@ def enrolment_curve(
     scores, samples = resamples([none] * len(rows))
     typical = Sampled(pd.DataFrame([scores]), samples)
     tables = [_rows("typical", 0, typical, {})]
-    with tqdm(total=2 * len(SHOTS) * draws, desc="draws", unit="draw", leave=False, disable=None) as bar:
+    with counting("enrolment curve", 2 * len(SHOTS) * draws, "draw") as done:
         for shots in SHOTS:
             sampled = {}
             for enrolment in ("right", "wrong"):
@@ -121,12 +122,12 @@ def enrolment_curve(
                     scores, samples = resamples(drawn)
                     values.append(scores)
                     total = total + samples
-                    bar.update()
+                    done(1)
                 sampled[enrolment] = Sampled(pd.DataFrame(values), total / draws)
             others = {"gain": typical, "right_over_wrong": sampled["wrong"]}
             tables.append(_rows("right", shots, sampled["right"], others))
             tables.append(_rows("wrong", shots, sampled["wrong"], {"gain": typical}))
-    return pd.concat(tables, ignore_index=True).assign(n=len(rows))
+    return pd.concat(tables, ignore_index=True).assign(n=len(rows), speakers=len(set(speakers)))
 
 
 class Sampled(NamedTuple):

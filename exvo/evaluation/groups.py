@@ -14,6 +14,9 @@ from exvo.evaluation.bootstrap import Statistics, bootstrap, draws, grouped, int
 MIN_CLIPS = 5
 """Smaller groups are named, not scored: of four clips, 1.6% of the resamples are one clip four times, without a CCC."""
 
+FEWEST_LOWEST = 3
+"""A lowest tenth of fewer speakers is not shown: it would be about one or two people."""
+
 DEALS = 100
 """How often clips are dealt to speakers at random, to see what chance does."""
 

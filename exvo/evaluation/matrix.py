@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from tqdm import tqdm
 
 from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.evaluation.groups import CLIP, SPEAKER
 from exvo.evaluation.metrics import FloatArray
 from exvo.evaluation.pairwise import Doubts, Scored, comparable, doubts, resampled_unit, why_incomparable
 from exvo.evaluation.scoring import few_speakers, headline, speakers_are_units, statistics
+from exvo.progress import followed
 
 LEVEL = 0.05
 """A difference whose adjusted p value is lower is marked, unless there are too few speakers for p values."""
@@ -110,7 +110,7 @@ def difference_matrix(runs: Sequence[Scored]) -> Matrix:
     """
     resamples = max(1000, 100 * math.comb(len(runs), 2))
     values, samples, rows = [], [], []
-    for run in tqdm(runs, desc="compare", unit="run", leave=False, disable=None):
+    for run in followed(runs, "comparing", "run"):
         clips, table, task = comparable(runs[0], run)
         metric, sums = headline(task), statistics(table, task)
         unit = resampled_unit(metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,3 +157,10 @@ def published(condition: Condition) -> pd.DataFrame:
         rows.pivot(index="system", columns="metric", values=column).add_suffix(end) for column, end in ends.items()
     ]
     return pd.concat(parts, axis=1).add_prefix("published_")
+
+
+def published_figure(condition: Condition, system: str, metric: str) -> float:
+    """The published figure of one system under a condition; NaN where there is none."""
+    figures = published(condition)
+    name = f"published_{metric}"
+    return float(figures[name].loc[system]) if system in figures.index and name in figures else math.nan

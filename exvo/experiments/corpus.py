@@ -21,6 +21,7 @@ from exvo.experiments.features import open_extractor, record
 from exvo.features import extraction
 from exvo.features.extractors import Extractor
 from exvo.features.store import Store
+from exvo.files import write_atomically
 from exvo.settings import ExtractSettings, RunSettings, SubmitSettings, TrainSettings
 from exvo.tasks import Task
 from exvo.text import listing
@@ -90,12 +91,13 @@ class Ready:
         )
 
 
-def read_corpus(settings: ExtractSettings, device: str = "auto") -> Ready:
-    """Reads a corpus, extracts the features that the store lacks, and prints the audit.
+def read_corpus(settings: ExtractSettings, device: str = "auto", again: bool = False) -> Ready:
+    """Reads a corpus, extracts the features that the store lacks, and prints the audit, see `print_audit`.
 
     Args:
         settings: of the command.
         device: where an encoder computes them, where the command's settings have none.
+        again: whether to print the whole audit even if the output folder's commands have printed it before.
 
     Raises:
         InputError: the corpus can't be read, or the features can't be computed.
@@ -106,8 +108,31 @@ def read_corpus(settings: ExtractSettings, device: str = "auto") -> Ready:
     files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
     store, audio = extraction.extract(corpus.folder, files, features, extractor, settings.workers or 0)
     audited = audit(corpus, audio)
-    print(audited.text())
+    print_audit(audited, Path(settings.output), again)
     return Ready(corpus, store, extractor, audio, audited)
+
+
+def print_audit(audited: Audit, output: Path, again: bool = False) -> None:
+    """Prints the audit; where the output folder holds the same in `audits/<digest>.txt`, one line that says so.
+
+    Args:
+        audited: the audit.
+        output: the output folder.
+        again: whether to print the whole in any case.
+    """
+    path, text = output / "audits" / f"{audited.digest[:12]}.txt", audited.text()
+    content = text.encode(errors="surrogateescape")
+    if again or not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)
+        print(text)
+        return
+    count = len(audited.warnings)
+    warnings = f"{count or 'no'} warning{'s' * (count != 1)}"
+    clips, speakers = (f"{audited.summary[name]:,}" for name in ("clips", "speakers"))
+    print(
+        f"corpus {audited.summary['corpus']}: {clips} clips of {speakers} speakers, {warnings}, as audited before: the "
+        f"run's artifact audit.json, or {path}"
+    )
 
 
 def require_usable_clips(ready: Ready, skip_unreadable: bool, parts: Sequence[str] = ("train", "val")) -> None:

@@ -16,7 +16,8 @@ from exvo.evaluation import scoring
 from exvo.evaluation.enrolment_curve import curve_clips, enrolment_curve
 from exvo.experiments.corpus import reopen
 from exvo.networks.inference import make_predictor
-from exvo.reports.enrolment_curve import curve_conclusion, curve_page
+from exvo.reports.enrolment_curve import curve_columns, curve_conclusion, curve_page
+from exvo.reports.tables import markdown
 from exvo.settings import CurveSettings
 from exvo.tracking import artifacts, lookup, models, runs
 
@@ -55,8 +56,7 @@ def run(settings: CurveSettings) -> None:
             rows_of_metric = table[table["metric"] == metric]
             for row in rows_of_metric.to_dict("records"):
                 runs.log_metrics({f"enrolment/{row['enrolment']}_{metric}": row["value"]}, row["shots"])
-            print(f"\n{rows_of_metric.drop(columns=['metric', 'n']).round(3).to_string(index=False, na_rep='')}")
-            print(curve_conclusion(table, metric))
+            print(f"\n{markdown(curve_columns(table, metric))}\n\n{curve_conclusion(table, metric)}")
         subtitle = f"run {source.info.run_name} ({source.info.run_id}); {clip_count:,} clips, {settings.draws} draws"
         runs.log_page("enrolment", curve_page(table, metrics, f"Enrolment: {title}", subtitle))
         print(runs.where_to_look(run_id))

@@ -5,6 +5,7 @@ It is the only place where the test split is ever scored.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,14 +18,18 @@ from exvo.config import POOLED
 from exvo.devices import resolve_device
 from exvo.enrolment import Enrolment, EnrolmentSettings, enrol_wrong_speakers, permute_enrolment
 from exvo.errors import InputError
-from exvo.evaluation import scoring
+from exvo.evaluation import results, scoring
 from exvo.evaluation.correction import correct_shares, correction_power
 from exvo.evaluation.prior import prior_of
 from exvo.experiments.calibration import log_loss_metric, log_loss_of
 from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reopen
+from exvo.features.containers import AudioError
+from exvo.features.playback import playable
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import predict_enrolments
 from exvo.options import command_line
+from exvo.reports import listening
+from exvo.reports.lead import OTHER_CLIPS, TRAINED_ON, UNHEARD
 from exvo.reports.page import Section
 from exvo.reports.run import RunFacts, report_page
 from exvo.reports.sentences import score_sentence
@@ -33,7 +38,7 @@ from exvo.settings import EvaluateSettings, TrainSettings
 from exvo.tasks import Task
 from exvo.tracking import artifacts, lookup, models, runs
 from exvo.tracking.artifacts import Trained
-from exvo.tracking.tags import ENTRY_TAG
+from exvo.tracking.tags import ENTRY_TAG, SYSTEM_TAG
 
 UNCALIBRATED = "uncalibrated"
 """The name of the predictions table at temperature 1."""
@@ -181,6 +186,8 @@ def log_report(
     for name, table in others.items():
         runs.log_table(table, f"enrolment/{split}-{name}.parquet")
     learnt_from = ready.corpus.clips if split == POOLED else ready.rows("train")
+    condition = results.Condition(ready.corpus.name, ready.audit.digest, task.name, settings.protocol, split)
+    published = results.published_figure(condition, trained.tags.get(SYSTEM_TAG, ""), scoring.headline(task))
     about = RunFacts(
         model=settings.model,
         corpus=ready.corpus.name,
@@ -197,6 +204,8 @@ def log_report(
         prior=prior_of(learnt_from, task),
         temperature=temperature,
         uncalibrated=uncalibrated,
+        published=published,
+        sounds=sounds(scored.predictions, task, ready),
     )
     page = report_page(scored.predictions, scored.scores, task, about)
     page = replace(page, sections=[*page.sections[:1], *sections, *page.sections[1:]])
@@ -244,14 +253,27 @@ def corrects(task: Task, enrolment: Enrolment) -> bool:
     return task.objective == "cross-entropy" and any(map(len, enrolment.clips))
 
 
+def sounds(predictions: pd.DataFrame, task: Task, ready: Ready) -> dict[str, bytes]:
+    """The worst and the best clips of a split to play, by file; none of a corpus whose licence forbids it."""
+    if ready.corpus.name in listening.NOT_TO_BE_PASSED_ON:
+        return {}
+    rows = scoring.scorable(predictions)
+    worst, best = listening.worst_and_best(rows, task)
+    found = {}
+    for file in rows["file"].iloc[[*worst, *best]]:
+        with contextlib.suppress(AudioError):  # it has gone since
+            found[file] = playable(ready.corpus.folder, file)
+    return found
+
+
 def people(ready: Ready, split: str) -> str:
     """Whose clips a split holds, as seen from training, for a sentence."""
     if split == "train":
-        return "its own training clips"
+        return TRAINED_ON
     if split == POOLED:
-        return "people it has not heard"
+        return UNHEARD
     speakers, trained = (set(ready.rows(name)["speaker"]) for name in (split, "train"))
-    return "clips it has not heard" if "" in speakers or speakers & trained else "people it has not heard"
+    return OTHER_CLIPS if "" in speakers or speakers & trained else UNHEARD
 
 
 def commands(trained: Trained, split: str, settings: TrainSettings) -> str:

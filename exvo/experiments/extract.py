@@ -16,7 +16,7 @@ def run(settings: ExtractSettings) -> None:
     """Extracts in a run of its own."""
     with runs.start_run("extract", output=settings.output) as run_id:
         runs.log_settings(asdict(settings), {})
-        ready = read_corpus(settings)
+        ready = read_corpus(settings, again=True)
         log_corpus(ready)
         require_usable_clips(ready, settings.skip_unreadable)
-        print(runs.where_to_look(run_id))
+        print(runs.where_to_look(run_id, to_see=False))

@@ -25,6 +25,7 @@ from exvo.experiments.train import start, train, training_task
 from exvo.files import write_atomically
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
 from exvo.networks.run_encoder import RunEncoder
+from exvo.reports.names import score_name
 from exvo.reports.page import Section
 from exvo.reports.tables import columns_of, number_texts
 from exvo.settings import TrainSettings
@@ -221,10 +222,12 @@ def log_pooled(settings: TrainSettings, task: Task, ready: Ready, tested: Sequen
     table = fold_table(pooled["right"], task, tested)
     runs.log_table(table, "folds.csv")
     print()
-    print(table.to_string(index=False, float_format=lambda number: f"{number:.4f}"))
+    headline = scoring.headline(task)
+    shown = table.rename(columns={headline: score_name(headline), "best_epoch": "best epoch"})
+    print(shown.to_string(index=False, float_format=lambda number: f"{number:.4f}"))
     scored = log_scores(pooled.pop("right"), task, POOLED, settings.model, ready)
     if scored is not None:
-        section = folds_section(table, scoring.headline(task))
+        section = folds_section(table, headline)
         log_report(scored, pooled, task, POOLED, ready, settings, runs.trained(settings), sections=[section])
 
 
@@ -251,5 +254,5 @@ def folds_section(table: pd.DataFrame, headline: str) -> Section:
         (str(row["fold"]), f"{row['speakers']:,}", f"{row['clips']:,}", score, str(row["best_epoch"]), str(row["run"]))
         for row, score in zip(table.to_dict("records"), scores, strict=True)
     ]
-    columns = columns_of(["fold", "speakers", "clips", headline, "best epoch", "run"], cells)
+    columns = columns_of(["fold", "speakers", "clips", score_name(headline), "best epoch", "run"], cells)
     return Section("Folds", text, table=columns, numbers=table)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from exvo.config import MAX_SHOTS
 from exvo.devices import resolve_device
@@ -23,6 +22,7 @@ from exvo.evaluation.scoring import headline
 from exvo.features.containers import AudioError
 from exvo.files import NAME_BYTES, require_writable, write_atomically
 from exvo.networks.checkpoint import Checkpoint
+from exvo.progress import followed
 from exvo.reports.prediction import chart, for_spreadsheets, reached_line
 from exvo.serving.prediction import enrol_recordings, predict_recordings, read_features
 from exvo.serving.recordings import AudioFiles, find_audio
@@ -54,7 +54,7 @@ def run(settings: PredictSettings) -> None:
             except InputError as error:
                 unsaved = f"{error} The table is the run's artifact predictions/audio.csv."
             print(f"\n{chart(answers, checkpoint.task.targets, settings.top)}\n")
-        print(runs.where_to_look(run_id))
+        print(runs.where_to_look(run_id, to_see=False))
         if problems:
             lines = "".join(f"\n  {problem}" for problem in problems)
             others = "" if answers is None else ", the others are predicted"
@@ -112,7 +112,7 @@ def predict(
         (profile,) = enrol_recordings(checkpoint, shots, [np.arange(len(shots))], device)
     features: dict[Path, np.ndarray] = {}
     problems = []
-    for file in tqdm(files, desc="reading", unit="clip", leave=False, disable=None):
+    for file in followed(files, "reading", "clip"):
         try:
             features[file] = read(file)
         except AudioError as error:

@@ -23,6 +23,7 @@ from exvo.evaluation.results import Condition
 from exvo.options import command_line
 from exvo.reports import card
 from exvo.reports.card import CardFacts
+from exvo.reports.names import score_name
 from exvo.reports.sentences import doubt_sentences, prior_text
 from exvo.reports.tables import interval_texts, number_texts
 from exvo.settings import RegisterSettings
@@ -41,7 +42,7 @@ def run(settings: RegisterSettings) -> None:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, challenger.condition.protocol)
         (score,) = number_texts([registry.score(source)])
-        name = f"{scored.SPLIT}/{registry.headline_of(source)}"
+        name = f"{scored.SPLIT} {score_name(registry.headline_of(source))}"
         print(f"candidate   {source.info.run_name} ({source.info.run_id}), {name} {score}")
         over = over_prior_of(source, challenger)
         print(f"prior       {prior_text(over)}")
@@ -77,7 +78,7 @@ def run(settings: RegisterSettings) -> None:
         print(f"decision    {verdict(version.version, moves, already)}: {why}.")
         uri = registry.CHAMPION_URI if moves or already else f"models:/{registry.MODEL}/{version.version}"
         print(f"load        {uri}")
-        print(f"{registry.version_page(version.version)}\n{runs.where_to_look(run_id)}")
+        print(f"{registry.version_page(version.version)}\n{runs.where_to_look(run_id, to_see=False)}")
 
 
 def verdict(version: str, moves: bool, already: bool) -> str:

@@ -46,7 +46,7 @@ def run(settings: SubmitSettings) -> None:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, training.protocol)
         write(folder / name, corpus, test_predictions(source, settings, training), task)
-        print(runs.where_to_look(run_id))
+        print(runs.where_to_look(run_id, to_see=False))
 
 
 def test_files(corpus: Corpus) -> list[str]:

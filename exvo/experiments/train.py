@@ -42,6 +42,7 @@ from exvo.networks.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from exvo.networks.header import Notes
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
+from exvo.reports.names import score_name
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tasks import Task, make_task, speaker_split
@@ -231,7 +232,7 @@ def log_epoch(epoch: Epoch, epochs: int | None, headline: str) -> None:
     runs.log_metrics({f"{EPOCH}{name}": value for name, value in metrics.items()}, epoch.number)
     best = "   best" if epoch.best else ""
     loss = "" if math.isnan(epoch.loss) else f"loss {epoch.loss:.4f}   "
-    line = f"{loss}val {headline} {epoch.score:.4f}   {epoch.seconds:.1f} s{best}"
+    line = f"{loss}val {score_name(headline)} {epoch.score:.4f}   {epoch.seconds:.1f} s{best}"
     print(f"epoch {epoch.number:3d}/{epochs}   {line}", flush=True)
 
 
@@ -311,11 +312,22 @@ def training_config(settings: TrainSettings, system: SystemConfig, task: Task, n
     )
 
 
+def weights_text(count: int) -> str:
+    """A number of weights, as people say it.
+
+    >>> weights_text(4_690_000), weights_text(412_345), weights_text(999_999), weights_text(31)
+    ('4.7 million weights', '412 thousand weights', '1.0 million weights', '31 weights')
+    """
+    if count >= 999_500:
+        return f"{count / 1e6:.1f} million weights"
+    return f"{count / 1000:.0f} thousand weights" if count >= 1000 else f"{count} weights"
+
+
 def training_text(settings: TrainSettings, network: Network, clips: int, synthetic: bool) -> str:
     """What is about to be trained, in one line, with a second one about a synthetic corpus."""
     weights = sum(parameter.numel() for parameter in network.parameters())
     line = (
-        f"training {settings.model} ({weights / 1e6:.1f} million weights) on {clips} clips: {settings.epochs} epochs, "
+        f"training {settings.model} ({weights_text(weights)}) on {clips} clips: {settings.epochs} epochs, "
         f"batch {settings.batch_size}, {settings.precision} on {settings.device}"
     )
     if synthetic:

@@ -27,6 +27,7 @@ from exvo.experiments.trials import POLL, WORKER, Work, Worker, do_trials
 from exvo.experiments.workers import run_trials
 from exvo.options import command_line
 from exvo.passwords import has_password
+from exvo.reports.names import score_name
 from exvo.reports.study import StudyFacts, states_text, study_page
 from exvo.settings import TrainSettings, TuneSettings
 from exvo.systems import SystemConfig
@@ -229,4 +230,5 @@ def conclude(work: Work, settings: TrainSettings, system: SystemConfig, shown: s
         return
     runs.log_metrics({f"study/best_{about.metric}": top["score"]})
     runs.set_tags({"exvo.best_trial": top["number"], "exvo.best_run": top["run_id"], "exvo.best_command": repeat})
-    print(f"best   val {about.metric} {top['score']:.4f}, trial {top['number']}, run {top['run_id']}\nagain  {repeat}")
+    best_score = f"{score_name(about.metric)} {top['score']:.4f}"
+    print(f"best   val {best_score}, trial {top['number']}, run {top['run_id']}\nagain  {repeat}")

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
@@ -32,6 +31,7 @@ from exvo.features.shards import Clip
 from exvo.features.store import Store
 from exvo.features.workers import FileResult, Report, Workers
 from exvo.files import on_disk
+from exvo.progress import counting
 
 TASK_FILES = 16  # files that a process takes at a time
 SHARD_FILES = 256  # files after which a worker writes a shard: about 12 MB of vocal bursts
@@ -75,16 +75,16 @@ def extract(
     tasks = _Tasks(Path(folder), files, store, extractor)
     encoded = EncodedShards(store, extractor) if isinstance(extractor, Encoder) else None
     results: dict[int, list[FileResult]] = {}
-    bar = tqdm(total=len(files), desc="features", unit="clip", disable=None)
     failure: str | None = None
-    with bar, Workers(tasks, workers or _cores(), computes=encoded is not None) as processes:
+    computes = encoded is not None
+    with counting("features", len(files), "clip") as done, Workers(tasks, workers or _cores(), computes) as processes:
         for report in processes.reports():
             store.refresh()
             failure = report.failure or (encoded.add(report.decoded) if encoded else None)
             if failure is not None:
                 break
             results |= report.results
-            bar.update(sum(map(len, report.results.values())))
+            done(sum(map(len, report.results.values())))
         else:
             failure = encoded.write() if encoded else None
     if failure is None:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from exvo.batches.clips import Clips, evaluation_batches
 from exvo.enrolment import plan_encodings
 from exvo.errors import InputError, TrainingError
 from exvo.networks.network import Network
+from exvo.progress import counting
 
 
 def clip_names(clips: Clips, index: Sequence[int] | np.ndarray) -> str:
@@ -55,7 +55,7 @@ def apply_to_clips(
     """
     batch_size = batch_size or (64 if device == "cuda" else 4)
     results: np.ndarray | None = None
-    with tqdm(total=len(clips), desc=progress, unit="clip", leave=False, disable=None if progress else True) as bar:
+    with counting(progress, len(clips), "clip") as done:
         for batch in evaluation_batches(clips, batch_size, min_frames, frames, step):
             numbers = function(batch.log_mel.to(device), batch.index).float().cpu().numpy()
             if not np.isfinite(numbers).all():
@@ -65,7 +65,7 @@ def apply_to_clips(
                 )
             results = np.empty((len(clips), numbers.shape[1]), np.float32) if results is None else results
             results[batch.index] = numbers
-            bar.update(len(batch.index))
+            done(len(batch.index))
     assert results is not None
     return results
 

@@ -11,6 +11,7 @@ import pandas as pd
 from exvo.evaluation.bootstrap import bootstrap, interval, mae_statistics
 from exvo.evaluation.calibration import BINS, ECE, LOG_LOSS, bins_of, has_shares, reliability, shares_of
 from exvo.evaluation.groups import CLIP, SPEAKER
+from exvo.evaluation.scoring import UAR, headline
 from exvo.reports.page import BLUE, INK, WIDE, Picture, Section, axes, make_picture
 from exvo.reports.tables import columns_of, interval_texts, number_texts
 from exvo.tasks import Task
@@ -26,8 +27,10 @@ def calibration_section(
     temperature: float | None,
     uncalibrated: float,
     speakers: npt.NDArray[np.str_] | None,
-) -> Section:
+) -> Section | None:
     """The reliability diagram of exclusive categories, with expected calibration error and log loss.
+
+    None: there are no categories, or the predictions are no shares that sum to 1.
 
     Args:
         rows: the scored rows of a predictions table.
@@ -38,9 +41,8 @@ def calibration_section(
         uncalibrated: log loss at temperature 1; NaN where it is not known.
         speakers: (clips,), to resample; None resamples clips.
     """
-    if not has_shares(rows, task.targets):
-        text = "The predictions are no shares that sum to 1: only objective=cross-entropy gives these."
-        return Section(TITLE, [text])
+    if headline(task) != UAR or not has_shares(rows, task.targets):
+        return None
     curve = reliability(rows, task.targets).reset_index()
     table, unit = shares_of(rows, task.targets), CLIP if speakers is None else SPEAKER
     bins = bins_of(table["confidence"].to_numpy(np.float64), BINS)

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from exvo.config import SPLITS
+from exvo.evaluation.calibration import ECE
 from exvo.evaluation.enrolment_curve import SHOTS
-from exvo.evaluation.groups import group_scores
+from exvo.evaluation.groups import FEWEST_LOWEST, group_scores
 from exvo.evaluation.pairwise import Scored
 from exvo.evaluation.prior import OverPrior
 from exvo.evaluation.results import TRAINING
@@ -25,8 +26,9 @@ from exvo.evaluation.scoring import (
     statistics,
     worst_country,
 )
-from exvo.reports.enrolment import enrolment_conclusion
+from exvo.reports.enrolment import verdict_of
 from exvo.reports.enrolment_curve import curve_conclusion
+from exvo.reports.names import explained_name
 from exvo.reports.sentences import few_speakers_sentence, prior_text
 from exvo.reports.tables import Column, interval_texts, markdown, number_texts
 from exvo.text import SYNTHETIC, default_text, listing, slug
@@ -49,18 +51,17 @@ LABELS = {
     "table": "the labels of your own corpus",
 }
 
-CARD_SCORES = {
-    UAR: "UAR (unweighted average recall)",
-    "category_accuracy": "accuracy",
-    "category_ece": "expected calibration error",
-    MEAN_CCC: "CCC, mean over the emotions",
-    "emotion_mae": "mean absolute error",
-} | {
-    name(metric): f"{title} of the {group}"
-    for metric, title in ((UAR, "UAR"), (MEAN_CCC, "CCC"))
-    for name, group in ((worst_country, "worst country"), (lowest_speakers, "lowest tenth of speakers"))
-}
-"""The scores that a card shows, and what it calls them."""
+LOWEST = (lowest_speakers(UAR), lowest_speakers(MEAN_CCC))
+
+CARD_SCORES = (
+    UAR,
+    "category_accuracy",
+    ECE,
+    MEAN_CCC,
+    "emotion_mae",
+    *(name(metric) for metric in (UAR, MEAN_CCC) for name in (worst_country, lowest_speakers)),
+)
+"""The scores that a card shows."""
 
 _PLAIN = str.maketrans("<>[]`|", "()()'/")
 
@@ -181,12 +182,13 @@ def scores(facts: CardFacts) -> list[str]:
     """The scores with their intervals, and whom and what it serves worst."""
     rows = scorable(facts.validation.predictions)
     table = pd.concat([table.assign(split=split) for split, table in facts.scores.items()])
-    table = table[table["metric"].isin(list(CARD_SCORES))]
-    deciles = table["metric"].isin([lowest_speakers(MEAN_CCC), lowest_speakers(UAR)])
+    table = table[table["metric"].isin(CARD_SCORES)]
+    table = table[~(table["metric"].isin(LOWEST) & (table["n"] < FEWEST_LOWEST))]
+    deciles = table["metric"].isin(LOWEST)
     by_clip = interval_texts(table["lo"], table["hi"], 3)
     columns = [
         Column("split", table["split"].tolist()),
-        Column("score", table["metric"].map(CARD_SCORES).tolist()),
+        Column("score", table["metric"].map(explained_name).tolist()),
         Column("value", number_texts(table["value"], 3)),
         Column("95% by clip", ["" if decile else cell for decile, cell in zip(deciles, by_clip, strict=True)]),
         Column("95% by speaker", interval_texts(table["lo_by_speaker"], table["hi_by_speaker"], 3)),
@@ -254,16 +256,12 @@ def enrolment(facts: CardFacts) -> list[str]:
         split, table = facts.curve
         metric = headline(facts.validation.task)
         measured = shots if shots in set(table["shots"]) else SHOTS[1]
-        sentences += f" On {split}, with clips drawn at random, {curve_conclusion(table, metric, measured)}"
+        sentences += f" On the {split} split, with clips drawn at random: {curve_conclusion(table, metric, measured)}"
     elif facts.enrolment is None:
         sentences += " Whether it is the speaker that helps has not been measured: run `evaluate`, then `register`."
     else:
         split, table = facts.enrolment
-        (wrong,) = table[table["enrolment"] == "wrong"].to_dict("records")
-        difference = (wrong[name] for name in ("right_over_it", "lo_difference", "hi_difference"))
-        known = table["metric"].iloc[0] if "metric" in table else MEAN_CCC  # tables of early versions don't say
-        score = f"{known} with the speaker's own clips"
-        sentences += f" On {split}, {enrolment_conclusion(score, *difference)}"
+        sentences += f" On the {split} split: {verdict_of(table)}"
     return ["## Enrolment", sentences]
 
 

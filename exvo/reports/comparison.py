@@ -12,7 +12,8 @@ from exvo.evaluation.groups import UNITS
 from exvo.evaluation.pairwise import resampled_unit
 from exvo.evaluation.results import Condition
 from exvo.evaluation.scoring import LESS_IS_BETTER
-from exvo.reports.page import INK, WIDE, Page, Picture, Section, Tile, axes, make_picture
+from exvo.reports.names import score_name
+from exvo.reports.page import INK, WIDE, Page, Picture, Section, Tile, axes, legend, make_picture
 from exvo.reports.pictures import UNIT_COLOURS
 from exvo.reports.sentences import OTHER_SEEDS
 from exvo.reports.tables import Column, condition_text, interval_texts, markdown, number_texts, training_columns
@@ -34,18 +35,16 @@ def run_columns(runs: pd.DataFrame) -> list[Column]:
 
 
 def difference_columns(table: pd.DataFrame) -> list[Column]:
-    """The table that `paired` gives, as text."""
+    """The table that `paired` gives, as text: the difference first, which a phone has room for."""
     columns = [
-        Column("score", table["metric"].tolist()),
-        Column("a", number_texts(table["a"])),
-        Column("b", number_texts(table["b"])),
+        Column("score", table["metric"].map(score_name).tolist()),
         Column("b - a", number_texts(table["value"])),
     ]
-    for unit in UNITS:
+    for unit in reversed(UNITS):
         lows, highs, wins = (table[f"{name}{unit.suffix}"] for name in ("lo", "hi", "wins"))
         columns.append(Column(f"95% by {unit.name}", interval_texts(lows, highs)))
         columns.append(Column("b wins", number_texts(wins, digits=3)))
-    return columns
+    return [*columns, Column("a", number_texts(table["a"])), Column("b", number_texts(table["b"]))]
 
 
 def comparison_explanation(clips: pd.DataFrame) -> str:
@@ -87,8 +86,8 @@ def comparison_conclusion(table: pd.DataFrame) -> str:
         table: as `paired` gives it.
     """
     row = table.iloc[0]
-    metric, difference = row["metric"], row["value"]
-    by, suffix = resampled_unit(metric)
+    metric, difference = score_name(row["metric"]), row["value"]
+    by, suffix = resampled_unit(row["metric"])
     low, high = row[f"lo{suffix}"], row[f"hi{suffix}"]
     if math.isnan(difference):
         return f"The difference of {metric} is undefined: no difference is shown."
@@ -125,7 +124,7 @@ def comparison_page(
         Tile(f"{side}: {system}", number_texts([head[side]])[0], run)
         for side, system, run in zip("ab", runs["system"], runs["run"], strict=True)
     ]
-    tiles.append(Tile(f"b - a, {metric}", number_texts([head["value"]])[0], f"95% by {by} {bounds}"))
+    tiles.append(Tile(f"b - a, {score_name(metric)}", number_texts([head["value"]])[0], f"95% by {by} {bounds}"))
     errors = table["metric"].isin(LESS_IS_BETTER)
     others = table[~errors].iloc[1:]
     pictures = [forest("scores", others)] if len(others) else []
@@ -133,7 +132,7 @@ def comparison_page(
     sections = [
         Section(
             "Difference",
-            [comparison_conclusion(table), comparison_explanation(clips)],
+            [comparison_explanation(clips)],
             warnings,
             [forest(metric, table.iloc[:1])],
         ),
@@ -142,7 +141,7 @@ def comparison_page(
         Section("Runs", table=run_columns(runs)),
         Section("Repeat this comparison", code=command),
     ]
-    return Page("Comparison of two runs", [condition_text(condition)], tiles, sections)
+    return Page("Comparison of two runs", [condition_text(condition)], tiles, sections, comparison_conclusion(table))
 
 
 def forest(name: str, table: pd.DataFrame) -> Picture:
@@ -162,14 +161,13 @@ def forest(name: str, table: pd.DataFrame) -> Picture:
                 ax.plot(table["value"].where(low.notna()), places + shift, "o", color=colour, ms=4)
         for place in places[table["value"].isna()].tolist():
             ax.text(0, place, " undefined", va="center")
-        ax.set_yticks(places, table["metric"].tolist())
+        ax.set_yticks(places, table["metric"].map(score_name).tolist())
         ax.set_ylim(len(table) - 0.4, -0.6)
         side = "left" if name in LESS_IS_BETTER else "right"
         ax.set_xlabel(f"b - a{' in years' if name == 'age_mae' else ''}, {side} of 0: b is better")
         ax.grid(axis="x")
         ax.locator_params(axis="x", nbins=5)
         ax.tick_params(axis="y", length=0)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderpad=0, borderaxespad=0.2)
-    what = name if len(table) == 1 else "each other score"
+        legend(ax)
+    what = score_name(name) if len(table) == 1 else "each other score"
     return make_picture(name, f"The paired difference b - a of {what}, with its 95% intervals.", ax)

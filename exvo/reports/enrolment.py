@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from exvo.evaluation import scoring
 from exvo.evaluation.bootstrap import Statistics, bootstrap, interval
-from exvo.evaluation.groups import CLIP, SPEAKER, group_scores, lowest_decile
+from exvo.evaluation.groups import CLIP, FEWEST_LOWEST, SPEAKER, group_scores, lowest_decile
+from exvo.evaluation.scoring import few_speakers
+from exvo.reports.names import score_name
 from exvo.reports.page import Section
+from exvo.reports.sentences import few_speakers_sentence
 from exvo.reports.tables import Column, interval_texts, number_texts
 from exvo.tasks import Task
 
@@ -24,46 +28,90 @@ MEANINGS = {
 }
 """The rows of the table, in its order."""
 
-SPREAD = {"speaker_mean": "mean over speakers", "speaker_std": "std over speakers", "lowest_tenth": "lowest tenth"}
+SPREAD = {
+    "speaker_mean": "mean over speakers",
+    "speaker_std": "standard deviation",
+    "lowest_tenth": "lowest tenth of speakers",
+}
 """The columns on how the score differs from speaker to speaker."""
 
 
-def enrolment_conclusion(score: str, difference: float, low: float, high: float) -> str:
-    """Whether a score is better with the right speaker's clips than with another's, in a sentence.
+class Effect(NamedTuple):
+    """A difference of scores with its 95% interval; NaN where it is undefined."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if math.isnan(self.low):
+            return "undefined"
+        return f"{self.value:+.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    @property
+    def sign(self) -> int:
+        """1 where the interval lies above zero, -1 where it lies below, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+UNDEFINED = Effect(math.nan, math.nan, math.nan)
+
+
+def enrolment_verdict(
+    score: str,
+    gain: Effect,
+    over_another: Effect,
+    over_corrected: Effect | None = None,
+    speakers: int | None = None,
+    clips: int | None = None,
+) -> str:
+    """Whether enrolment helps, in a few sentences; of fewer speakers than `FEW_SPEAKERS` it says so first and last.
 
     Args:
         score: what to call it.
-        difference: right - another's.
-        low, high: its 95% interval.
+        gain: the speaker's own clips - none.
+        over_another: the speaker's own clips - another speaker's.
+        over_corrected: the speaker's own clips - shares corrected without training; None: there are none.
+        speakers: that are resampled; None: not known.
+        clips: that enrol; None: not said.
+
+    >>> verdict = enrolment_verdict("UAR", Effect(0.012, 0.01, 0.014), Effect(0.009, 0.008, 0.011), clips=2)
+    >>> print(verdict.replace(". It", ".\\nIt"))
+    Enrolment with 2 clips helps: UAR is +0.012 [0.010, 0.014] over none.
+    It is the speaker that helps: over another speaker's clips it is +0.009 [0.008, 0.011].
     """
-    if math.isnan(low):
-        return f"{score} has no defined difference to another's: nothing is shown about speakers."
-    begin = f"{score} is {difference:+.3f} [{low:.3f}, {high:.3f}] over another's"
-    if low > 0:
-        return f"{begin}: the model uses who is speaking."
-    return f"{begin}: nothing shows that the model has learnt anything about speakers."
+    subject = "Enrolment" if clips is None else f"Enrolment with {clips} clip{'s' * (clips != 1)}"
+    verb = {1: "helps", 0: "is not shown to help", -1: "harms"}[gain.sign]
+    sentences = [f"{subject} {verb}: {score} is {gain} over none."]
+    if math.isnan(gain.low):
+        sentences = [f"{subject} is not shown to help: the difference of {score} to none is undefined."]
+    if not math.isnan(over_another.low):
+        meaning = _SPEAKER[gain.sign > 0, over_another.sign]
+        sentences.append(f"{meaning}: over another speaker's clips it is {over_another}.")
+    if over_corrected is not None and not math.isnan(over_corrected.low):
+        more = {1: "does more", 0: "is not shown to do more", -1: "does less"}[over_corrected.sign]
+        sentences.append(f"It {more} than a correction of shares that needs no training: {over_corrected} over that.")
+    if speakers is not None and few_speakers(speakers):
+        first = f"As far as {speakers} speakers can tell, {sentences[0][0].lower()}{sentences[0][1:]}"
+        sentences = [first, *sentences[1:], few_speakers_sentence(speakers)]
+    return " ".join(sentences)
 
 
-def correction_conclusion(score: str, difference: float, low: float, high: float) -> str:
-    """Whether a personalised system does more than the correction of shares, which needs no training, in a sentence.
-
-    Args:
-        score: what to call it.
-        difference: right - corrected.
-        low, high: its 95% interval.
-    """
-    if math.isnan(low):
-        return f"{score} has no defined difference to that of the corrected shares."
-    begin = f"It is {difference:+.3f} [{low:.3f}, {high:.3f}] over shares corrected without training"
-    if low > 0:
-        return f"{begin}: the fusion does more than that correction."
-    return f"{begin}: nothing shows that the fusion does more than that correction."
+_SPEAKER = {
+    (True, 1): "It is the speaker that helps",
+    (True, 0): "Nothing shows that it is the speaker",
+    (True, -1): "It is not the speaker that helps",
+    (False, 1): "The model does hear who speaks",
+    (False, 0): "Nothing shows that the model hears who speaks",
+    (False, -1): "Another speaker's clips do better",
+}
+"""What the difference to another speaker's clips means, by whether enrolment helps and by its sign."""
 
 
-def enrolment_section(
+def enrolment_table(
     right: pd.DataFrame, others: Mapping[str, pd.DataFrame], task: Task, speakers: np.ndarray | None
-) -> Section:
-    """What enrolment clips are worth on one split: the speaker's own against none and against another speaker's.
+) -> pd.DataFrame:
+    """What enrolment clips are worth on one split, as numbers: the speaker's own, none, another speaker's.
 
     Args:
         right: the scored rows of a predictions table; of a plain system those without enrolment.
@@ -72,32 +120,80 @@ def enrolment_section(
             random; where there are shares `corrected`, see `exvo.evaluation.correction`.
         task: of all of them.
         speakers: (rows,), to resample; None resamples clips.
+
+    Returns:
+        A row for `right` and for each of the others: enrolment, metric, value, lo, hi, right_over_it, lo_difference,
+        hi_difference, speakers (0: not known), and where there are two or more the columns `SPREAD`.
     """
-    plain = "typical" not in others
-    meanings = MEANINGS | ({"right": "none (the system takes no enrolment)"} if plain else {})
     tables = {"right": right} | {
         name: right[["file"]].merge(others[name], on="file") for name in MEANINGS if name in others
     }
-    metric, unit = scoring.headline(task), CLIP if speakers is None else SPEAKER
-    table = _compare({name: scoring.statistics(each, task) for name, each in tables.items()}, metric, speakers)
-    other = table.iloc[1:]
+    statistics = {name: scoring.statistics(each, task) for name, each in tables.items()}
+    table = _compare(statistics, scoring.headline(task), speakers)
+    return table.assign(speakers=0 if speakers is None else len(set(speakers)))
+
+
+def effects(table: pd.DataFrame) -> dict[str, Effect]:
+    """What the first row of `enrolment_table` has over each of its others, by their names."""
+    rows = table.set_index("enrolment")[["right_over_it", "lo_difference", "hi_difference"]]
+    return {str(name): Effect(*map(float, row)) for name, row in zip(rows.index, rows.to_numpy(), strict=True)}
+
+
+def verdict_of(table: pd.DataFrame, clips: int | None = None) -> str:
+    """The verdict on a personalised system; empty where it was not measured.
+
+    Args:
+        table: as `enrolment_table` gives it; those of early versions lack metric and speakers.
+        clips: that enrol; None: not said.
+    """
+    over = effects(table)
+    if "wrong" not in over:
+        return ""
+    metric = table["metric"].iloc[0] if "metric" in table else scoring.MEAN_CCC
+    speakers = int(table["speakers"].iloc[0]) or None if "speakers" in table else None
+    gain, corrected = over.get("typical", UNDEFINED), over.get("corrected")
+    return enrolment_verdict(score_name(metric), gain, over["wrong"], corrected, speakers, clips)
+
+
+def enrolment_section(table: pd.DataFrame, clips: int) -> Section:
+    """What enrolment clips are worth on one split.
+
+    Args:
+        table: as `enrolment_table` gives it.
+        clips: that enrol.
+    """
+    over, speakers = effects(table), int(table["speakers"].iloc[0])
+    plain, unit = "typical" not in over, SPEAKER if speakers else CLIP
+    meanings = MEANINGS | ({"right": "none (the system takes no enrolment)"} if plain else {})
+    score = score_name(table["metric"].iloc[0])
+    values = zip(number_texts(table["value"], 3), interval_texts(table["lo"], table["hi"], 3), strict=True)
+    differences = [f"{effect}" if name != "right" else "" for name, effect in over.items()]
     columns = [
         Column("enrolment", table["enrolment"].map(meanings).tolist()),
-        Column(metric, number_texts(table["value"], 3)),
-        Column(f"95% by {unit.name}", interval_texts(table["lo"], table["hi"], 3)),
-        Column(
-            "first row better by" if plain else "own clips better by", ["", *number_texts(other["right_over_it"], 3)]
-        ),
-        Column(f"95% by {unit.name}", ["", *interval_texts(other["lo_difference"], other["hi_difference"], 3)]),
+        Column(f"{score}, 95% by {unit.name}", [f"{value} {bounds}" for value, bounds in values]),
+        Column("first row better by" if plain else "own clips better by", differences),
     ]
-    columns += [Column(title, number_texts(table[name], 3)) for name, title in SPREAD.items() if name in table]
-    differences = table.set_index("enrolment")[["right_over_it", "lo_difference", "hi_difference"]]
-    text = []
-    if "wrong" in differences.index:
-        text.append(enrolment_conclusion(f"{metric} with the right speaker's clips", *differences.loc["wrong"]))
-    if "corrected" in differences.index and not plain:
-        text.append(correction_conclusion(metric, *differences.loc["corrected"]))
+    titles = dict(SPREAD)
+    tenth = math.ceil(speakers / 10) >= FEWEST_LOWEST
+    if not tenth:
+        del titles["lowest_tenth"]
+    columns += [Column(title, number_texts(table[name], 3)) for name, title in titles.items() if name in table]
+    text = [verdict_of(table, clips)] if not plain else [plain_sentence(score, over["corrected"], clips)]
+    if "lowest_tenth" in table and tenth and not plain:
+        lowest = table.set_index("enrolment")["lowest_tenth"]
+        right, none = (f"{lowest[name]:.3f}" for name in ("right", "typical"))
+        text.append(f"The lowest tenth of the speakers has a {score} of {right}, without enrolment {none}.")
     return Section("Enrolment", text, table=columns, numbers=table)
+
+
+def plain_sentence(score: str, over_corrected: Effect, clips: int) -> str:
+    """What correcting its shares by clips of the speaker does to a plain system."""
+    value, low, high = over_corrected
+    change = "is undefined" if math.isnan(low) else f"is {Effect(0.0 - value, 0.0 - high, 0.0 - low)}"
+    return (
+        f"The system takes no enrolment. What correcting its shares by {clips} clips of the speaker, without training, "
+        f"adds to {score} {change}."
+    )
 
 
 def _compare(statistics: Mapping[str, Statistics], metric: str, speakers: np.ndarray | None) -> pd.DataFrame:

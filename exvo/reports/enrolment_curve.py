@@ -7,26 +7,30 @@ from collections.abc import Sequence
 import pandas as pd
 
 from exvo.evaluation.enrolment_curve import SHOTS
-from exvo.reports.enrolment import enrolment_conclusion
-from exvo.reports.page import BLUE, ORANGE, WIDE, Page, Picture, Section, axes, make_picture
+from exvo.reports.enrolment import Effect, enrolment_verdict
+from exvo.reports.names import score_name
+from exvo.reports.page import BLUE, ORANGE, WIDE, Page, Picture, Section, axes, legend, make_picture
 from exvo.reports.tables import Column, interval_texts, number_texts
 
 
 def curve_conclusion(curve: pd.DataFrame, metric: str, shots: int = 2) -> str:
-    """What the curve shows, in a sentence: whether the right speaker's clips help more than another's.
+    """Whether enrolment helps, see `enrolment_verdict`.
 
     Args:
-        curve: as `evaluation.enrolment_curve` gives it.
+        curve: as `evaluation.enrolment_curve` gives it; those of early versions lack `speakers`.
         metric: one of its scores.
         shots: enrolment clips of the point that the sentence is about.
     """
     row = curve[(curve["metric"] == metric) & (curve["shots"] == shots) & (curve["enrolment"] == "right")].iloc[0]
-    difference = (row[f"right_over_wrong{end}"] for end in ("", "_lo", "_hi"))
-    return enrolment_conclusion(f"{metric} with {shots} clips of the right speaker", *difference)
+    gain, over_wrong = (
+        Effect(*(float(row[f"{name}{end}"]) for end in ("", "_lo", "_hi"))) for name in ("gain", "right_over_wrong")
+    )
+    speakers = int(row["speakers"]) if "speakers" in curve else None
+    return enrolment_verdict(score_name(metric), gain, over_wrong, None, speakers, shots)
 
 
 def curve_page(curve: pd.DataFrame, metrics: Sequence[str], title: str, about: str) -> Page:
-    """The page of an enrolment curve: for each metric a sentence, a picture and a table.
+    """The page of an enrolment curve: the verdict, then for each metric a picture and a table.
 
     Args:
         curve: as `evaluation.enrolment_curve` gives it.
@@ -36,22 +40,29 @@ def curve_page(curve: pd.DataFrame, metrics: Sequence[str], title: str, about: s
     """
     sections = []
     for metric in metrics:
-        table = curve[curve["metric"] == metric].drop(columns=["metric", "n"]).reset_index(drop=True)
-        columns = [
-            Column("enrolment clips", [f"{shots} ({who})" for shots, who in table[["shots", "enrolment"]].to_numpy()])
-        ]
-        for name, title_of_column, prefix in (
-            ("value", metric, ""),
-            ("gain", "over none", "gain_"),
-            ("right_over_wrong", "right over wrong", "right_over_wrong_"),
-        ):
-            intervals = interval_texts(table[f"{prefix}lo"], table[f"{prefix}hi"], 3)
-            cells = zip(number_texts(table[name], 3), intervals, strict=True)
-            texts = ["" if value == "undefined" else f"{value} {interval_text}" for value, interval_text in cells]
-            columns.append(Column(title_of_column, texts))
-        text, pictures = [curve_conclusion(curve, metric)], [curve_picture(curve, metric)]
-        sections.append(Section(metric, text, pictures=pictures, table=columns, numbers=table))
-    return Page(title, [about, "Brackets and shades are 95% intervals over resampled speakers."], [], sections)
+        text = [] if metric == metrics[0] else [curve_conclusion(curve, metric)]
+        numbers = curve[curve["metric"] == metric].drop(columns="metric").reset_index(drop=True)
+        table, name = curve_columns(curve, metric), score_name(metric)
+        sections.append(Section(name, text, pictures=[curve_picture(curve, metric)], table=table, numbers=numbers))
+    about_it = [about, "Brackets and shades are 95% intervals over resampled speakers."]
+    return Page(title, about_it, [], sections, curve_conclusion(curve, metrics[0]))
+
+
+def curve_columns(curve: pd.DataFrame, metric: str) -> list[Column]:
+    """The curve of one metric as a table of text: scores, gains and right over wrong, each with its interval."""
+    table = curve[curve["metric"] == metric]
+    columns = [
+        Column("enrolment clips", [f"{shots} ({who})" for shots, who in table[["shots", "enrolment"]].to_numpy()])
+    ]
+    for name, title, prefix in (
+        ("value", score_name(metric), ""),
+        ("gain", "over none", "gain_"),
+        ("right_over_wrong", "right over wrong", "right_over_wrong_"),
+    ):
+        intervals = interval_texts(table[f"{prefix}lo"], table[f"{prefix}hi"], 3)
+        cells = zip(number_texts(table[name], 3), intervals, strict=True)
+        columns.append(Column(title, ["" if value == "undefined" else f"{value} {bounds}" for value, bounds in cells]))
+    return columns
 
 
 def curve_picture(curve: pd.DataFrame, metric: str) -> Picture:
@@ -65,7 +76,7 @@ def curve_picture(curve: pd.DataFrame, metric: str) -> Picture:
             ax.fill_between(places, line["lo"], line["hi"], color=colour, alpha=0.15, linewidth=0)
             ax.plot(places, line["value"], "o-", color=colour, ms=4, label=f"{enrolment} speaker's clips")
         ax.set_xticks(range(len(SHOTS) + 1), ["0", *map(str, SHOTS)])
-        ax.set(xlabel="enrolment clips (0: the typical profile)", ylabel=metric)
+        ax.set(xlabel="enrolment clips (0: the typical profile)", ylabel=score_name(metric))
         ax.grid()
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0, borderaxespad=0.3)
-    return make_picture(metric, f"{metric} by the number of enrolment clips", ax)
+        legend(ax)
+    return make_picture(metric, f"{score_name(metric)} by the number of enrolment clips", ax)

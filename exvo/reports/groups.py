@@ -10,11 +10,19 @@ import numpy.typing as npt
 import pandas as pd
 
 from exvo.evaluation.bootstrap import Statistics
-from exvo.evaluation.groups import MIN_CLIPS, Chance, group_scores, lowest_decile_by_chance, with_intervals
+from exvo.evaluation.groups import (
+    FEWEST_LOWEST,
+    MIN_CLIPS,
+    Chance,
+    group_scores,
+    lowest_decile_by_chance,
+    with_intervals,
+)
 from exvo.evaluation.scoring import lowest_speakers
 from exvo.reports import pictures
+from exvo.reports.names import score_name
 from exvo.reports.page import Section
-from exvo.reports.tables import SCORE_TITLES, Column, score_columns
+from exvo.reports.tables import Column, score_columns
 from exvo.text import listing
 
 WORST = 10
@@ -23,11 +31,11 @@ WORST = 10
 
 def countries_section(
     rows: pd.DataFrame, clips: Statistics, metric: str, speakers: npt.NDArray[np.str_] | None
-) -> Section:
-    """The CCC, or the UAR of exclusive categories (`scoring.group_metric`), within each country."""
-    title = SCORE_TITLES[metric]
+) -> Section | None:
+    """The CCC, or the UAR of categories (`scoring.group_metric`), within each country; None: no country is known."""
+    title = score_name(metric)
     if "country" not in rows or (rows["country"] == "").all():
-        return Section("Countries", ["The corpus does not say which countries its speakers come from."])
+        return None
     groups = rows["country"].replace("", "unknown")
     table = with_intervals(group_scores(clips, groups, metric), clips, groups, metric, speakers)
     table = table.rename_axis("country").reset_index()
@@ -57,11 +65,15 @@ def too_small(table: pd.DataFrame, group: str) -> list[str]:
 
 def speakers_section(
     clips: Statistics, scores: pd.DataFrame, metric: str, speakers: npt.NDArray[np.str_] | None
-) -> Section:
-    """The distribution of the CCC, or the UAR (`scoring.group_metric`), over speakers, and the worst of them."""
-    title = SCORE_TITLES[metric]
+) -> Section | None:
+    """The distribution of the CCC, or the UAR (`scoring.group_metric`), over speakers, and the worst of them.
+
+    Where the lowest tenth would be one or two people (`FEWEST_LOWEST`) there is no distribution; None: fewer than two
+    speakers can be scored, or some are not known.
+    """
+    title = score_name(metric)
     if speakers is None:
-        return Section("Speakers", ["Not every clip says who its speaker is, so there are no scores by speaker."])
+        return None
     table = group_scores(clips, speakers, metric).rename_axis("speaker")
     small = table["n"] < MIN_CLIPS
     scored = table[~small & table["value"].notna()]
@@ -70,19 +82,20 @@ def speakers_section(
     if len(undefined):
         text.append(f"With enough clips, but an undefined {title}: {listing(undefined)}.")
     if len(scored) < 2:
-        return Section(
-            "Speakers", [*text, "A distribution needs two scored speakers or more."], numbers=table.reset_index()
-        )
+        return None
+    histograms = []
     decile = scores[scores["metric"] == lowest_speakers(metric)].iloc[0]
-    chance = lowest_decile_by_chance(clips, speakers, metric)
-    text.insert(0, decile_sentence(decile, title, len(scored), chance))
+    if decile["n"] >= FEWEST_LOWEST:
+        chance = lowest_decile_by_chance(clips, speakers, metric)
+        text.insert(0, decile_sentence(decile, title, len(scored), chance))
+        caption = f"{title} of {len(scored):,} speakers; the line is the mean of the lowest tenth"
+        histograms = [pictures.histogram("speakers", caption, scored["value"], decile["value"], title)]
     worst = with_intervals(scored.head(WORST), clips, speakers, metric).reset_index()
-    caption = f"{title} of {len(scored):,} speakers; the line is the mean of the lowest tenth"
-    histogram = pictures.histogram("speakers", caption, scored["value"], decile["value"], title)
+    which = f"The {len(worst)} with the lowest {title}" if len(worst) < len(scored) else f"All {len(scored)} speakers"
     return Section(
         "Speakers",
-        [*text, f"The {len(worst)} with the lowest {title}, each with an interval over the speaker's own clips:"],
-        pictures=[histogram],
+        [*text, f"{which}, each with an interval over the speaker's own clips:"],
+        pictures=histograms,
         table=score_columns(worst, "speaker", "speaker"),
         numbers=table.reset_index(),
     )

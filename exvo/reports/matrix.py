@@ -11,6 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 
 from exvo.evaluation.matrix import LEVEL, Matrix
 from exvo.evaluation.results import Condition, target_metrics
+from exvo.reports.names import score_name
 from exvo.reports.page import INK, WIDE, Page, Picture, Section, Tile, axes, make_picture
 from exvo.reports.sentences import OTHER_SEEDS, doubt_sentences
 from exvo.reports.tables import Column, condition_text, markdown, number_texts, results_columns, target_columns
@@ -44,7 +45,7 @@ def results_page(
         value = table.loc[table["place"] == 1, compared.metric].tolist()
         marked = f"p < {LEVEL} after Holm's correction"
         tiles = [
-            Tile(f"best {compared.metric}", number_texts(value)[0], best),
+            Tile(f"best {score_name(compared.metric)}", number_texts(value)[0], best),
             Tile(
                 "differences shown",
                 f"{compared.differing} of {compared.comparisons}",
@@ -54,7 +55,7 @@ def results_page(
         sections.append(
             Section(
                 "Differences",
-                [matrix_conclusion(compared), matrix_explanation(compared)],
+                [matrix_explanation(compared)],
                 doubt_sentences(compared.doubts),
                 [heat_map(compared, row_labels(table, compared))],
                 matrix_columns(compared),
@@ -66,7 +67,8 @@ def results_page(
     if target_metrics(table.columns):
         sections.append(Section("CCC of each target", table=target_columns(table)))
     sections.append(Section("Repeat this comparison", code=command))
-    return Page("Results side by side", [condition_text(condition)], tiles, sections)
+    lead = "" if compared is None else matrix_conclusion(compared)
+    return Page("Results side by side", [condition_text(condition)], tiles, sections, lead)
 
 
 def row_labels(table: pd.DataFrame, compared: Matrix) -> list[str]:
@@ -106,7 +108,7 @@ def heat_map(compared: Matrix, labels: Sequence[str]) -> Picture:
         ax.invert_yaxis()
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-    return make_picture("matrix", f"Differences of {compared.metric}, row - column.", ax)
+    return make_picture("matrix", f"Differences of {score_name(compared.metric)}, row - column.", ax)
 
 
 def _readable(colour: tuple[float, float, float, float]) -> str:
@@ -135,18 +137,18 @@ def cell_text(compared: Matrix, row: int, column: int) -> str:
 
 def matrix_conclusion(compared: Matrix) -> str:
     """How many comparisons there are and how many are marked, in a sentence."""
-    count = compared.comparisons
+    count, metric = compared.comparisons, score_name(compared.metric)
     if not count:
-        return f"No difference of {compared.metric} has a 95% interval by {compared.by}: none is shown."
+        return f"No difference of {metric} has a 95% interval by {compared.by}: none is shown."
     marked = compared.differing
     comparisons = "1 comparison" if count == 1 else f"{count} comparisons"
     if compared.few_speakers:
         return (
-            f"{comparisons} of {compared.metric}, corrected for by Holm's method; none is marked, because p values "
+            f"{comparisons} of {metric}, corrected for by Holm's method; none is marked, because p values "
             f"over {compared.speakers} speakers are too low."
         )
     return (
-        f"{comparisons} of {compared.metric}: after Holm's correction for that number, {marked or 'none'} "
+        f"{comparisons} of {metric}: after Holm's correction for that number, {marked or 'none'} "
         f"{'differ' if marked > 1 else 'differs'} from zero at p < {LEVEL}."
     )
 
@@ -154,8 +156,8 @@ def matrix_conclusion(compared: Matrix) -> str:
 def matrix_explanation(compared: Matrix) -> str:
     """How to read the matrix."""
     return (
-        f"Differences of {compared.metric}, row - column, the best run first; * where p < {LEVEL} after Holm's "
-        f"correction. Paired over {compared.clips} clips of {compared.speakers} speakers, {compared.resamples} "
+        f"Differences of {score_name(compared.metric)}, row - column, the best run first; * where p < {LEVEL} after "
+        f"Holm's correction. Paired over {compared.clips} clips of {compared.speakers} speakers, {compared.resamples} "
         f"resamples by {compared.by}. {OTHER_SEEDS}"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import re
@@ -54,6 +55,20 @@ class Picture:
     figure: Figure
 
 
+class Sound(NamedTuple):
+    """A clip to play: its heading, what is said of it, where it comes from, and its MP3 file."""
+
+    heading: str
+    said: str
+    source: str
+    mp3: bytes
+
+    @property
+    def address(self) -> str:
+        """The file as an address within the page."""
+        return f"data:audio/mpeg;base64,{base64.b64encode(self.mp3).decode()}"
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of a page.
@@ -65,6 +80,7 @@ class Section:
         pictures: in the order to show.
         table: its columns; the first names the rows.
         code: commands.
+        sounds: clips to play.
         numbers: what pictures and table show, one row for each point, bar or row.
     """
 
@@ -74,6 +90,7 @@ class Section:
     pictures: Sequence[Picture] = ()
     table: Sequence[Column] = ()
     code: str = ""
+    sounds: Sequence[Sound] = ()
     numbers: pd.DataFrame | None = None
 
     @property
@@ -99,12 +116,14 @@ class Page:
         about: lines under the title.
         tiles: the main figures.
         sections: in the order to show.
+        lead: what the page says, in a sentence or two; the first text under the title.
     """
 
     title: str
     about: Sequence[str]
     tiles: Sequence[Tile]
     sections: Sequence[Section]
+    lead: str = ""
 
     def html(self) -> str:
         """The page as HTML. It loads nothing from elsewhere, and text from data is escaped."""
@@ -121,6 +140,16 @@ def axes(width: float, height: float) -> Iterator[Axes]:
     """Axes of a new figure of width by height inches, to draw on in the style of the page."""
     with mpl.rc_context(_STYLE):
         yield Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+def legend(ax: Axes) -> None:
+    """The legend of some axes, above them and from the picture's left edge on: browsers' letters may be wider."""
+    handles, labels = ax.get_legend_handles_labels()
+    figure = ax.get_figure(root=True)
+    if handles and figure is not None:
+        place: dict[str, Any] = {"loc": "outside upper left", "borderpad": 0.0, "borderaxespad": 0.2}
+        spaces: dict[str, Any] = {"handletextpad": 0.4, "columnspacing": 1.0, "handlelength": 1.2}
+        figure.legend(handles, labels, ncols=min(len(handles), 4), **place, **spaces)
 
 
 def make_picture(name: str, caption: str, ax: Axes) -> Picture:

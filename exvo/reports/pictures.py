@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from exvo.evaluation.groups import UNITS, Unit
 from exvo.evaluation.metrics import FloatArray
-from exvo.reports.page import BLUE, INK, ORANGE, SMALL, WIDE, Picture, axes, make_picture
+from exvo.reports.page import BLUE, INK, ORANGE, SMALL, WIDE, Picture, axes, legend, make_picture
 
 BAR_INCHES = 0.3
 """Height of a bar with the space around it."""
@@ -46,8 +46,7 @@ def bars(name: str, caption: str, labels: pd.Series[str], table: pd.DataFrame, m
         ax.set_xlabel(metric)
         ax.grid(axis="x")
         ax.tick_params(axis="y", length=0)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderpad=0, borderaxespad=0.2)
+        legend(ax)
     return make_picture(name, caption, ax)
 
 
@@ -117,11 +116,11 @@ def line(name: str, caption: str, label: str, table: pd.DataFrame) -> Picture:
     return make_picture(name, caption, ax)
 
 
-def curve(name: str, caption: str, values: pd.Series[float]) -> Picture:
+def curve(name: str, caption: str, label: str, values: pd.Series[float]) -> Picture:
     """A metric of each epoch, (epochs,)."""
     with axes(WIDE, 2.4) as ax:
         ax.plot(values.index, values, "o-" if len(values) < 30 else "-", color=BLUE, ms=3, lw=1.5)
-        ax.set(xlabel="epoch", ylabel=str(values.name))
+        ax.set(xlabel="epoch", ylabel=label)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid()
     return make_picture(name, caption, ax)

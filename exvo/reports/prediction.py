@@ -13,7 +13,7 @@ import pandas as pd
 from exvo import text
 from exvo.evaluation.prior import chance
 from exvo.evaluation.scoring import headline
-from exvo.reports.tables import SCORE_TITLES
+from exvo.reports.names import score_name
 from exvo.tasks import Task
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -62,7 +62,7 @@ def reached_line(task: Task, notes: Mapping[str, object], split: str = "val") ->
         return ""
     end = f" on {people} ({split}); chance is"
     if math.isnan(score):
-        return f"its {SCORE_TITLES[headline(task)]} is undefined: it has learnt nothing{end} {chance(task):.2g}"
+        return f"its {score_name(headline(task))} is undefined: it has learnt nothing{end} {chance(task):.2g}"
     if not task.categories:
         return f"it reaches a CCC of {score:.2f} (1 is perfect){end} 0"
     begin = f"it names the right one of {len(task.targets)} categories in {accuracy:.0%} of clips"

@@ -13,33 +13,33 @@ import pandas as pd
 
 from exvo.evaluation.bootstrap import bootstrap, interval, mae_statistics
 from exvo.evaluation.calibration import bins_of
-from exvo.evaluation.groups import CLIP, SPEAKER, UNITS
+from exvo.evaluation.groups import CLIP, FEWEST_LOWEST, SPEAKER
 from exvo.evaluation.metrics import FloatArray
-from exvo.evaluation.prior import Prior, chance, prior_predictions
+from exvo.evaluation.prior import Prior, prior_predictions
 from exvo.evaluation.results import shown_scores
 from exvo.evaluation.scoring import (
+    MEAN_CCC,
     UAR,
     constant_predictions,
     few_speakers,
     group_metric,
-    headline,
     lowest_speakers,
     scorable,
     speakers_are_units,
     statistics,
-    worst_country,
 )
 from exvo.reports import pictures
 from exvo.reports.calibration import calibration_section
-from exvo.reports.enrolment import enrolment_section
+from exvo.reports.enrolment import enrolment_section, enrolment_table
 from exvo.reports.groups import countries_section, speakers_section
-from exvo.reports.page import Page, Section, Tile
-from exvo.reports.sentences import few_speakers_sentence, reached_sentence
+from exvo.reports.lead import UNHEARD, lead_sentence, tiles
+from exvo.reports.listening import listening_section
+from exvo.reports.names import explained_name, score_name
+from exvo.reports.page import Page, Section
+from exvo.reports.sentences import few_speakers_sentence
 from exvo.reports.tables import (
-    SCORE_TITLES,
     Column,
     columns_of,
-    interval_texts,
     number_texts,
     score_columns,
     split_text,
@@ -73,10 +73,12 @@ class RunFacts:
         commands: what repeats the run.
         epochs: the metrics logged in each epoch, (epochs, metrics).
         enrolled: further predictions tables by who enrols, see `enrolment_section`.
-        people: whose clips these are, for a sentence.
+        people: whose clips these are, see `lead.lead_sentence`.
         prior: of the training labels, see `evaluation.prior`; empty where it is not known.
         temperature: of the shares of categories; None: not fitted.
         uncalibrated: their log loss at temperature 1; NaN where there is none.
+        published: the published headline score under the same conditions; NaN where there is none.
+        sounds: clips to play, by file, see `listening.listening_section`.
     """
 
     model: str
@@ -90,10 +92,12 @@ class RunFacts:
     commands: str
     epochs: pd.DataFrame
     enrolled: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    people: str = "people it has not heard"
+    people: str = UNHEARD
     prior: Prior = field(default_factory=dict)
     temperature: float | None = None
     uncalibrated: float = math.nan
+    published: float = math.nan
+    sounds: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def report_page(predictions: pd.DataFrame, scores: pd.DataFrame, task: Task, facts: RunFacts) -> Page:
@@ -111,67 +115,37 @@ def report_page(predictions: pd.DataFrame, scores: pd.DataFrame, task: Task, fac
     speakers = rows["speaker"].to_numpy(str) if speakers_are_units(rows, task) else None
     metric = group_metric(task)
     priors = statistics(prior_predictions(rows, facts.prior), task).scores() if facts.prior else pd.Series(dtype=float)
+    values = scores.set_index("metric")["value"]
+    enrolled = enrolment_table(rows, facts.enrolled, task, speakers) if facts.enrolled else None
     sections = [
         scores_section(rows, scores, task, facts, priors),
         emotions_section(scores, task),
         truth_section(rows, task),
+        listening_section(rows, task, facts.sounds),
+        calibration_section(rows, task, values, priors, facts.temperature, facts.uncalibrated, speakers),
         countries_section(rows, clips, metric, speakers),
         speakers_section(clips, scores, metric, speakers),
         audio_section(rows, task, speakers),
+        None if enrolled is None else enrolment_section(enrolled, facts.options["shots"]),
+        training_section(task, facts),
+        corpus_section(facts),
+        settings_section(facts),
     ]
-    if headline(task) == UAR:
-        values, temperature = scores.set_index("metric")["value"], facts.temperature
-        section = calibration_section(rows, task, values, priors, temperature, facts.uncalibrated, speakers)
-        sections.insert(3, section)
-    if facts.enrolled:
-        sections.append(enrolment_section(rows, facts.enrolled, task, speakers))
-    sections += [training_section(task, facts), corpus_section(facts), settings_section(facts)]
     scored = (
         f"{len(rows):,} of {len(predictions):,} clips scored"
         if len(rows) < len(predictions)
         else f"{len(rows):,} clips"
     )
-    people = f" of {rows['speaker'].nunique():,} speakers" if speakers is not None else ""
-    where = f"{facts.corpus}{' (synthetic)' if facts.synthetic else ''}, {split_text(facts.split)}, {scored}{people}"
+    of_speakers = f" of {rows['speaker'].nunique():,} speakers" if speakers is not None else ""
+    where = f"{facts.corpus}{' (synthetic)' if facts.synthetic else ''}, {split_text(facts.split)}, {scored}"
     kind = f"task {task.name}, {facts.options['protocol']} protocol"
     return Page(
         f"{facts.model} on {facts.corpus}, {split_text(facts.split)}",
-        [*reached(rows, scores, task, facts.people), f"{where}; {kind}", f"run {facts.run}"],
-        tiles(scores, task),
-        sections,
+        [f"{where}{of_speakers}; {kind}", f"run {facts.run}"],
+        tiles(scores, task, enrolled),
+        [section for section in sections if section is not None],
+        lead_sentence(rows, scores, task, facts.model, facts.people, facts.synthetic, facts.published),
     )
-
-
-def reached(rows: pd.DataFrame, scores: pd.DataFrame, task: Task, people: str) -> list[str]:
-    """What the model reaches and what chance is, in a sentence; none of multitask, whose score has no chance."""
-    if task.name != "fewshot":
-        return []
-    row = scores[scores["metric"] == headline(task)].iloc[0].to_dict()
-    bounds = (row["lo_by_speaker"], row["hi_by_speaker"])
-    guessed = chance(task, rows["truth.category"].nunique() if task.categories else None)
-    return [f"{reached_sentence(SCORE_TITLES[headline(task)], row['value'], guessed, people, bounds)}."]
-
-
-def tiles(scores: pd.DataFrame, task: Task) -> list[Tile]:
-    """The headline score, the worst country and the lowest decile of speakers, each with an interval."""
-    metric = group_metric(task)
-    titles = {
-        headline(task): headline(task),
-        worst_country(metric): f"worst country, {SCORE_TITLES[metric]}",
-        lowest_speakers(metric): f"lowest tenth of speakers, {SCORE_TITLES[metric]}",
-    }
-    chosen = []
-    for name, title in titles.items():
-        for row in scores[scores["metric"] == name].to_dict("records"):
-            bounds = [
-                f"by {unit.name} {text}"
-                for unit in UNITS
-                if (text := interval_texts([row[f"lo{unit.suffix}"]], [row[f"hi{unit.suffix}"]], 3)[0]) != "undefined"
-            ]
-            (value,) = number_texts([row["value"]], 3)
-            detail = f"95% interval {', '.join(bounds) or 'undefined'}; n = {row['n']:,}"
-            chosen.append(Tile(title, value, detail))
-    return chosen
 
 
 def scores_section(
@@ -195,11 +169,13 @@ def scores_section(
         "by speaker resample whole speakers, so use them for what new people may expect. n is the number of clips, or "
         "of the countries or speakers that the score is over."
     ]
-    columns = score_columns(table, "score", "metric")
+    small = table["metric"].isin([lowest_speakers(name) for name in (MEAN_CCC, UAR)]) & (table["n"] < FEWEST_LOWEST)
+    shown = table[~small].assign(score=table["metric"].map(explained_name)).reset_index(drop=True)
+    columns = score_columns(shown, "score", "score")
     if len(priors):
         text.append("The prior says of each clip what the training labels say without hearing anything.")
-        known = [name in priors for name in table["metric"]]
-        cells = number_texts(priors.reindex(table["metric"]), 3)
+        known = [name in priors for name in shown["metric"]]
+        cells = number_texts(priors.reindex(shown["metric"]), 3)
         columns.append(Column("prior", [cell if is_known else "" for cell, is_known in zip(cells, known, strict=True)]))
     return Section("Scores", text, warnings, table=columns, numbers=table)
 
@@ -265,11 +241,10 @@ def categories_section(rows: pd.DataFrame) -> Section:
     return Section("Prediction against truth", text, pictures=[confusion], table=columns, numbers=long)
 
 
-def audio_section(rows: pd.DataFrame, task: Task, speakers: npt.NDArray[np.str_] | None) -> Section:
-    """The error against length and loudness."""
-    title = "Length and loudness"
+def audio_section(rows: pd.DataFrame, task: Task, speakers: npt.NDArray[np.str_] | None) -> Section | None:
+    """The error against length and loudness; None: the predictions table does not hold these."""
     if "seconds" not in rows:
-        return Section(title, ["The predictions table does not hold the clips' length and loudness."])
+        return None
     truth, prediction = (
         rows[[f"{side}.{target}" for target in task.targets]].to_numpy() for side in ("truth", "prediction")
     )
@@ -290,18 +265,20 @@ def audio_section(rows: pd.DataFrame, task: Task, speakers: npt.NDArray[np.str_]
         "The absolute error of a clip, mean over its emotions, in bins of equal numbers of clips, with its 95% "
         f"interval by {(CLIP if speakers is None else SPEAKER).name}."
     ]
-    return Section(title, text, pictures=lines, numbers=pd.concat(tables, ignore_index=True))
+    return Section("Length and loudness", text, pictures=lines, numbers=pd.concat(tables, ignore_index=True))
 
 
-def training_section(task: Task, facts: RunFacts) -> Section:
-    """The learning curves."""
+def training_section(task: Task, facts: RunFacts) -> Section | None:
+    """The learning curves; None: there are not two epochs."""
     epochs = facts.epochs
-    if epochs.empty:
-        return Section("Training", ["The run has logged no epochs."])
+    if len(epochs) < 2:
+        return None
     shown = shown_scores(task.name, epochs.columns)
-    captions = {"loss": "Loss on the training clips"} | {name: f"{name} on val" for name in shown}
-    logged = {name: caption for name, caption in captions.items() if name in epochs}
-    curves = [pictures.curve(f"epochs-{name}", caption, epochs[name]) for name, caption in logged.items()]
+    names = {"loss": "loss"} | {name: score_name(name) for name in shown}
+    captions = {name: f"{label}, validation clips" for name, label in names.items()} | {"loss": "loss, training clips"}
+    curves = [
+        pictures.curve(f"epochs-{name}", captions[name], names[name], epochs[name]) for name in names if name in epochs
+    ]
     return Section("Training", pictures=curves, numbers=epochs.reset_index())
 
 

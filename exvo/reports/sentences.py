@@ -10,7 +10,8 @@ from exvo.evaluation.groups import UNITS
 from exvo.evaluation.pairwise import Doubts
 from exvo.evaluation.prior import OverPrior
 from exvo.evaluation.scoring import FEW_SPEAKERS
-from exvo.reports.tables import interval_texts, number_texts
+from exvo.reports.names import score_name
+from exvo.reports.tables import interval_texts
 from exvo.text import listing
 
 OTHER_SEEDS = "What differs are these trained networks; another seed of the same system may differ as much."
@@ -26,44 +27,22 @@ def score_sentence(scores: pd.DataFrame, metric: str) -> str:
     """
     row = scores[scores["metric"] == metric].iloc[0].to_dict()
     if math.isnan(row["value"]):
-        return f"{metric} is undefined"
+        return f"{score_name(metric)} is undefined"
     ends = [(row[f"lo{unit.suffix}"], row[f"hi{unit.suffix}"]) for unit in UNITS]
     by_clip, by_speaker = ("undefined" if math.isnan(low) else f"[{low:.3f}, {high:.3f}]" for low, high in ends)
-    return f"{metric} {row['value']:.3f}   95% interval by clip {by_clip}, by speaker {by_speaker}"
-
-
-def reached_sentence(
-    title: str, value: float, chance: float, people: str, bounds: tuple[float, float] = (math.nan, math.nan)
-) -> str:
-    """What a model reaches and what chance is, without the full stop.
-
-    Args:
-        title: of the score.
-        value: of the model; NaN where it is undefined.
-        chance: the score of who guesses.
-        people: whose clips it was scored on.
-        bounds: a 95% interval; left out where it is undefined.
-
-    >>> reached_sentence("UAR", 0.312, 1 / 30, "people it has not heard", (0.29, 0.335))
-    'UAR 0.312 [0.290, 0.335] on people it has not heard; chance is 0.033'
-    >>> reached_sentence("CCC", 0.4, 0.0, "people it has not heard")
-    'CCC 0.400 on people it has not heard; chance is 0'
-    """
-    (number,) = number_texts([value], 3)
-    interval = "" if math.isnan(bounds[0]) else f" [{bounds[0]:.3f}, {bounds[1]:.3f}]"
-    return f"{title} {number}{interval} on {people}; chance is {f'{chance:.3f}' if chance else 0}"
+    return f"{score_name(metric)} {row['value']:.3f}   95% interval by clip {by_clip}, by speaker {by_speaker}"
 
 
 def prior_text(over: OverPrior) -> str:
     """How much better than the prior a model is, with its interval.
 
     >>> prior_text(OverPrior("category_uar", 0.2, 0.15, 0.25))
-    '+0.200 category_uar over the prior; 95% interval by speaker [0.150, 0.250]'
+    '+0.200 UAR over the prior; 95% interval by speaker [0.150, 0.250]'
     """
     if math.isnan(over.value):
-        return f"{over.metric} over the prior is undefined"
+        return f"{score_name(over.metric)} over the prior is undefined"
     (bounds,) = interval_texts([over.low], [over.high], 3)
-    return f"{over.value:+.3f} {over.metric} over the prior; 95% interval by speaker {bounds}"
+    return f"{over.value:+.3f} {score_name(over.metric)} over the prior; 95% interval by speaker {bounds}"
 
 
 def few_speakers_sentence(count: int) -> str:

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from exvo.config import OPTIMIZERS, SCHEDULES, SEARCHED
-from exvo.reports.page import BLUE, GRID, INK, ORANGE, WIDE, Page, Picture, Section, Tile, axes, make_picture
+from exvo.reports.names import score_name
+from exvo.reports.page import BLUE, GRID, INK, ORANGE, WIDE, Page, Picture, Section, Tile, axes, legend, make_picture
 from exvo.reports.tables import Column, number_texts
 from exvo.text import SYNTHETIC, default_text
 from exvo.tuning.study import best, counts
@@ -73,25 +74,32 @@ def study_page(trials: pd.DataFrame, facts: StudyFacts) -> Page:
     done = trials[trials["state"].isin(["finished", "pruned"])].astype({"score": float})
     tiles = [Tile("trials", f"{len(done)} of {facts.total}", states_text(number_of))]
     if top is not None:
-        tiles.insert(0, Tile(f"best val {facts.metric}", f"{top['score']:.4f}", f"trial {top['number']}"))
+        tiles.insert(0, Tile(f"best val {score_name(facts.metric)}", f"{top['score']:.4f}", f"trial {top['number']}"))
     sections = [best_section(top, searched, facts)]
     if len(done):
         sections.append(Section("History", pictures=[history(trials, facts.metric)]))
         sections.append(
             Section("Options one by one", [DOTS], pictures=[slice_of(done, name, facts) for name in searched])
         )
-    sections.append(importance_section(facts.importances, number_of["finished"], len(searched)))
+    importance = importance_section(facts.importances, number_of["finished"], len(searched))
+    sections += [] if importance is None else [importance]
     if number_of["finished"] > 1 and len(searched) > 1:
         sections.append(Section("All options at once", [LINES], pictures=[parallel(done, searched, facts.metric)]))
     sections.append(trials_section(trials, searched, facts.metric))
     sections.append(Section("Continue or watch the study", [CONTINUE], code=f"{facts.tune}\n{facts.dashboard}"))
+    lead = "No trial has finished yet."
+    if top is not None:
+        lead = (
+            f"The best of {number_of['finished']} finished trials, number {top['number']}, reaches a "
+            f"{score_name(facts.metric)} of {top['score']:.4f} on the validation split, by which it was chosen."
+        )
     lines = [
         f"{facts.model} on {facts.corpus}, val split, {facts.epochs} epochs a trial",
         f"study {facts.study} in {facts.storage}",
     ]
     if facts.synthetic:
         lines.append(SYNTHETIC)
-    return Page(f"Study of {facts.model}", lines, tiles, sections)
+    return Page(f"Study of {facts.model}", lines, tiles, sections, lead)
 
 
 DOTS = (
@@ -127,7 +135,6 @@ def best_section(top: pd.Series | None, searched: Sequence[str], facts: StudyFac
     if top is None:
         return Section(
             "Best trial",
-            ["No trial has finished yet."],
             table=[Column("option", [*searched]), Column("searched", space)],
         )
     table = [
@@ -152,9 +159,9 @@ def history(trials: pd.DataFrame, metric: str) -> Picture:
             foot = ax.get_xaxis_transform()
             ax.plot(ended["number"], [0.02] * len(ended), "|", color=INK, ms=8, transform=foot, label="no score")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set(xlabel="trial", ylabel=f"val {metric}")
+        ax.set(xlabel="trial", ylabel=f"val {score_name(metric)}")
         ax.grid(axis="y")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=4, handletextpad=0.1, columnspacing=0.8)
+        legend(ax)
     return make_picture("history", "Score of each trial; the line is the best so far.", ax)
 
 
@@ -206,25 +213,22 @@ def slice_of(rows: pd.DataFrame, name: str, facts: StudyFacts) -> Picture:
         ax.xaxis.set_major_locator(FixedLocator([at for at, _ in labelled]))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks([at for at, _ in labelled], [text for _, text in labelled])
-        ax.set(xlabel=name, ylabel=f"val {facts.metric}")
+        ax.set(xlabel=name, ylabel=f"val {score_name(facts.metric)}")
         ax.margins(x=0.08)
         ax.grid(axis="y")
     return make_picture(f"slice-{name}", f"Score against {name}; searched: {facts.space[name]}.", ax)
 
 
-def importance_section(importances: Mapping[str, float], finished: int, searched: int) -> Section:
-    """The importance of each option as bars, or why there is none.
+def importance_section(importances: Mapping[str, float], finished: int, searched: int) -> Section | None:
+    """The importance of each option as bars; None: one option alone was searched, or too few trials have finished.
 
     Args:
         importances: share of the scores' variance by option, the largest first.
         finished: trials.
         searched: options.
     """
-    if searched < 2:
-        return Section("Importances", ["Only one option was searched, so there are none to compare."])
-    if not importances:
-        reason = "all their scores are equal" if finished >= 4 else f"it takes four, and {finished} have finished"
-        return Section("Importances", [f"They can't be computed from the finished trials yet: {reason}."])
+    if searched < 2 or not importances:
+        return None
     names, shares = list(importances)[::-1], list(importances.values())[::-1]
     with axes(WIDE, 0.8 + 0.35 * len(importances)) as ax:
         ax.barh(names, shares, color=BLUE, height=0.6)
@@ -260,7 +264,7 @@ def parallel(done: pd.DataFrame, searched: Sequence[str], metric: str) -> Pictur
             ax.axvline(column, color=GRID, lw=0.8, zorder=0)
             for at, text in marked:
                 ax.annotate(text, (column, at), xytext=(4, 1), textcoords="offset points", fontsize=8)
-        ax.set_xticks(range(len(heights)), [*searched, f"val {metric}"])
+        ax.set_xticks(range(len(heights)), [*searched, f"val {score_name(metric)}"])
         ax.set_xlim(-0.1, len(heights) - 0.6)
         ax.set_yticks([])
         ax.spines[["left", "bottom"]].set_visible(False)
@@ -274,7 +278,10 @@ def trials_section(trials: pd.DataFrame, searched: Sequence[str], metric: str) -
     table = [
         Column("trial", [str(number) for number in rows["number"]]),
         Column("state", [str(state) for state in rows["state"]]),
-        Column(f"val {metric}", ["" if np.isnan(score) else number_texts([score])[0] for score in rows["score"]]),
+        Column(
+            f"val {score_name(metric)}",
+            ["" if np.isnan(score) else number_texts([score])[0] for score in rows["score"]],
+        ),
         *(Column(name, ["" if pd.isna(value) else default_text(value) for value in rows[name]]) for name in searched),
         Column("epochs", [str(number) for number in rows["epochs"]]),
         Column("seconds", [f"{seconds:.0f}" for seconds in rows["seconds"]]),

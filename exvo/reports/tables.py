@@ -12,22 +12,8 @@ from exvo.config import POOLED
 from exvo.evaluation.groups import UNITS
 from exvo.evaluation.prior import PRIOR
 from exvo.evaluation.results import CATEGORY_SCORES, SPREAD, TRAINING, Condition, shown_scores, target_metrics
+from exvo.reports.names import score_name, target_name
 from exvo.text import default_text
-
-SCORE_TITLES = {
-    "emotion_ccc": "CCC",
-    "country_uar": "UAR",
-    "age_mae": "MAE",
-    "s_mtl": "S_MTL",
-    "speaker_uar": "UAR",
-    "speaker_accuracy": "accuracy",
-    "category_uar": "UAR",
-    "category_accuracy": "accuracy",
-    "category_macro_f1": "macro F1",
-    "category_log_loss": "log loss",
-    "category_ece": "ECE",
-} | {name: " ".join(name.split("_")[2:]) for name in SPREAD}
-"""How a table of results calls the scores."""
 
 
 class Column(NamedTuple):
@@ -68,7 +54,7 @@ def results_columns(condition: Condition, table: pd.DataFrame) -> list[Column]:
     columns = [Column("#", place_texts(table))] if "place" in table else []
     columns.append(Column("system", table["system"].tolist()))
     for score in shown_scores(condition.task, table.columns):
-        columns.append(Column(SCORE_TITLES[score], number_texts(table[score])))
+        columns.append(Column(score_name(score), number_texts(table[score])))
         if score in CATEGORY_SCORES[1:] and CATEGORY_SCORES[0] in table:
             continue  # without intervals: a table of all would be too wide
         for unit in UNITS if condition.task == "fewshot" else UNITS[:1]:
@@ -78,7 +64,7 @@ def results_columns(condition: Condition, table: pd.DataFrame) -> list[Column]:
             columns.append(Column("published", published_texts(table, score)))
     for score in SPREAD:
         if score in table:
-            columns.append(Column(SCORE_TITLES[score], number_texts(table[score])))
+            columns.append(Column(score_name(score), number_texts(table[score])))
         if f"published_{score}" in table:
             columns.append(Column("published", published_texts(table, score)))
     columns.append(Column("run", table["run"].tolist()))
@@ -109,7 +95,7 @@ def target_columns(table: pd.DataFrame) -> list[Column]:
         rows.append([system, *number_texts(ours, digits=3)])
         if not all(map(math.isnan, theirs)):
             rows.append(["published", *("" if math.isnan(value) else f"{value:.3f}" for value in theirs)])
-    return columns_of(["system", *(name.removesuffix("_ccc") for name in names)], rows)
+    return columns_of(["system", *map(target_name, names)], rows)
 
 
 def columns_of(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[Column]:

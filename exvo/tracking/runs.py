@@ -334,14 +334,14 @@ def log_parent(parent: Run) -> None:
     set_tags({PARENT_TAG: parent.info.run_id})
 
 
-def where_to_look(run_id: str) -> str:
-    """The run's name, and how to open it in the UI."""
+def where_to_look(run_id: str, to_see: bool = True) -> str:
+    """The run's name, and how to open it in the UI where it has curves or a page `to_see`."""
     try:
         source = MlflowClient().get_run(run_id)
     except MlflowException:
         return f"run    {run_id}"
     place = f"#/experiments/{source.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
-    return f"run    {source.info.run_name} ({run_id})\nopen   {server.page(place)}"
+    return f"run    {source.info.run_name} ({run_id})" + (f"\nopen   {server.page(place)}" if to_see else "")
 
 
 def log_page(name: str, page: Page) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from exvo.batches.clips import Batch, Clips
 from exvo.batches.epoch import draw_epoch, training_batches
@@ -19,6 +18,7 @@ from exvo.devices import keep_freed_memory
 from exvo.errors import TrainingError
 from exvo.networks.inference import clip_names
 from exvo.networks.network import Network
+from exvo.progress import counting
 from exvo.tasks import Task
 from exvo.training.augmentation import Augment, Augmentation
 from exvo.training.config import TrainingConfig
@@ -133,18 +133,17 @@ def train_epoch(
         clips, batches = source, training_batches(source, *options)
     total, seen = 0.0, 0
     unchecked: list[StepLoss] = []
-    bar = tqdm(total=len(clips), desc=f"epoch {epoch}/{config.epochs}", unit="clip", leave=False, disable=None)
-    for batch in batches:
-        unchecked.append(StepLoss(train_step(network, task, optimizer, batch, config, epoch, augment), batch.index))
-        if schedule is not None:
-            schedule.after_step()
-        if len(unchecked) == CHECK_EVERY[config.device]:
-            total = add_losses(total, unchecked, clips, epoch)
-            unchecked = []
-        seen += len(batch.index)
-        bar.update(len(batch.index))
+    with counting(f"epoch {epoch}/{config.epochs}", len(clips), "clip") as done:
+        for batch in batches:
+            unchecked.append(StepLoss(train_step(network, task, optimizer, batch, config, epoch, augment), batch.index))
+            if schedule is not None:
+                schedule.after_step()
+            if len(unchecked) == CHECK_EVERY[config.device]:
+                total = add_losses(total, unchecked, clips, epoch)
+                unchecked = []
+            seen += len(batch.index)
+            done(len(batch.index))
     total = add_losses(total, unchecked, clips, epoch)
-    bar.close()
     return total / seen
 
 

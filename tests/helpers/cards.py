@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,12 @@ OPTIONS: dict[str, Any] = {
 }
 ENROLLED = pd.DataFrame(
     {
-        "enrolment": ["right", "wrong"],
-        "right_over_it": [math.nan, 0.1],
-        "lo_difference": [math.nan, 0.05],
-        "hi_difference": [math.nan, 0.15],
+        "enrolment": ["right", "typical", "wrong"],
+        "metric": "emotion_ccc",
+        "right_over_it": [0.0, 0.08, 0.1],
+        "lo_difference": [0.0, 0.02, 0.05],
+        "hi_difference": [0.0, 0.14, 0.15],
+        "speakers": 8,
     }
 )
 
