@@ -54,6 +54,7 @@ ORDER = (
     "reports",
     "serving",
     "tracking",
+    "demo",
     "experiments",
     "api",
     "__main__",
