@@ -142,7 +142,7 @@ class Guard:
             await self.app(scope, replay(await self.read_call(receive)), send_with_headers)
         elif path.startswith(f"{API}/heartbeat/"):
             session = path.rpartition("/")[2]
-            self.visits.of(session)
+            self.visits.of(session).connected = True
             try:
                 await self.app(scope, receive, send_with_headers)
             finally:  # the page is closed, or loaded anew

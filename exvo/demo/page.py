@@ -103,7 +103,7 @@ def blocks(page: Page, model: str, reaches: str, card: str) -> gr.Blocks:
     with gr.Blocks(title="exvo: vocal bursts", analytics_enabled=False) as layout:
         gr.HTML(words.header(model, reaches))
         if page.listener.personalised:
-            gr.Markdown("## 1. Your voice\nOne or two clips of you, any sounds. You can skip this.")
+            gr.Markdown("## Your voice\nOne or two clips of you, any sounds. You can skip this.")
             with gr.Row():
                 one, two = recorder("one"), recorder("two")
             with gr.Row():
@@ -115,7 +115,7 @@ def blocks(page: Page, model: str, reaches: str, card: str) -> gr.Blocks:
                 audio.change(lambda *files: gr.Button(interactive=any(files)), [one, two], enrol, **quiet)
             enrol.click(page.enrol, [one, two], [one, two, status], **work)
             forget.click(page.forget, None, status, **quiet)
-            gr.Markdown("## 2. Your burst\nA laugh, a gasp, a sigh, a cry.")
+        gr.Markdown("## Your burst\nA laugh, a gasp, a sigh, a cry. Cut silence around it away with the scissors.")
         burst = recorder("burst")
         hear = gr.Button("Recognise", variant="primary", interactive=False, elem_id="hear")
         answer = gr.HTML(elem_id="answer")
@@ -167,7 +167,9 @@ def app(listener: Listener, visits: Visits, model: str, reaches: str, card: str,
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+            body_text_color_subdued="#5f6368", body_text_color_subdued_dark="#a0a4ab"
+        ),
         css=css,
         head=f"<script>{script}</script>",
     )

@@ -23,7 +23,7 @@ UNCLAIMED = 60.0
 """Seconds after which a file that no visit holds is deleted: an upload that was broken off, or never used."""
 
 LONGEST = 3600.0
-"""Seconds without a sign of life after which a visit is taken to have ended."""
+"""Seconds after which a visit ends that has lost its connection and gives no sign of life."""
 
 
 @dataclass
@@ -33,11 +33,13 @@ class Visit:
     Attributes:
         recordings: the files, by their place on the page.
         profile: (profile,), once the visitor is enrolled.
+        connected: whether the browser holds a connection open, whose end is the visit's.
         last: when the visitor last did something, on the clock of `time.monotonic`, seconds.
     """
 
     recordings: dict[str, Path] = field(default_factory=dict)
     profile: np.ndarray | None = None
+    connected: bool = False
     last: float = field(default_factory=time.monotonic)
 
 
@@ -104,9 +106,9 @@ class Visits:
                 self._delete(visit.recordings.values())
 
     def sweep(self) -> None:
-        """Ends visits without a sign of life, and deletes files that no visit holds."""
+        """Ends visits without a connection or a sign of life, and deletes files that no visit holds."""
         for session, visit in list(self._visits.items()):
-            if time.monotonic() - visit.last > LONGEST:
+            if not visit.connected and time.monotonic() - visit.last > LONGEST:
                 self.end(session)
         with self._lock:
             held = self._held()
