@@ -25,7 +25,7 @@ from exvo.text import nearest
 USES = {
     "Train": ("main", "extract", "train", "tune", "reproduce"),
     "Look at runs": ("evaluate", "compare", "enrolment-curve", "embed"),
-    "Use a model": ("register", "predict", "submit"),
+    "Use a model": ("register", "predict", "demo", "submit"),
     "After the tracking server was away": ("sync",),
 }
 """The entry points, by what they are used for."""

@@ -325,6 +325,23 @@ class PredictSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Options of `demo`."""
+
+    model_uri: str = option(
+        "models:/exvo-fewshot@champion",
+        "the model: models:/<name>@<alias> or models:/<name>/<version> of the registry, or a training run's id or name",
+    )
+    host: str = option(
+        "127.0.0.1",
+        "the address to answer on; 127.0.0.1: to this machine alone. Over another one browsers open no microphone "
+        "unless a proxy in front speaks https",
+    )
+    port: int = option(7860, "the port to answer on", low=1, high=65_535)
+    device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SyncSettings:
     """Options of `sync`."""
 
@@ -343,6 +360,7 @@ ENTRY_POINTS: dict[str, type[Any]] = {
     "compare": CompareSettings,
     "register": RegisterSettings,
     "predict": PredictSettings,
+    "demo": DemoSettings,
     "submit": SubmitSettings,
     "sync": SyncSettings,
 }

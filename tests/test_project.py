@@ -55,6 +55,7 @@ ORDER = (
     "reports",
     "serving",
     "tracking",
+    "demo",
     "experiments",
     "api",
     "__main__",

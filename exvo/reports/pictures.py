@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
+from exvo.config import FeatureConfig
 from exvo.evaluation.groups import UNITS, Unit
 from exvo.evaluation.metrics import FloatArray
 from exvo.reports.page import BLUE, INK, ORANGE, SMALL, WIDE, Picture, axes, legend, make_picture
@@ -123,6 +124,18 @@ def curve(name: str, caption: str, label: str, values: pd.Series[float]) -> Pict
         ax.set(xlabel="epoch", ylabel=label)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid()
+    return make_picture(name, caption, ax)
+
+
+def spectrogram(name: str, caption: str, log_mel: FloatArray) -> Picture:
+    """A log-mel, (frames, bands) in dB with a frame each 10 ms, over a range of 80 dB below its loudest."""
+    loudest = float(log_mel.max())
+    with axes(WIDE, 2.0) as ax:
+        extent = (0.0, len(log_mel) * FeatureConfig.hop / FeatureConfig.sample_rate, 0.0, float(log_mel.shape[1]))
+        ax.imshow(
+            log_mel.T, origin="lower", aspect="auto", cmap="magma", vmin=loudest - 80, vmax=loudest, extent=extent
+        )
+        ax.set(xlabel="time (s)", ylabel="mel band")
     return make_picture(name, caption, ax)
 
 
