@@ -133,6 +133,19 @@ def test_text_names_everything() -> None:
     assert "SYNTHETIC" in audit(replace(CORPUS, synthetic=True), AUDIO).text()
 
 
+def test_what_becomes_of_short_clips_depends_on_the_features() -> None:
+    found = audit(CORPUS, AUDIO)
+    begins = "short      1 clip under 0.32 s, "
+    assert f"{begins}which CNN14 fills (CNN10 those under 0.16 s, resnet under 0.08 s): e.wav\n" in found.text()
+    for kind, name in (("functionals", "openSMILE"), ("states", "the encoder"), ("embeddings", "the run's network")):
+        (line,) = [line for line in found.text(kind).splitlines() if line.startswith("short ")]
+        assert line.startswith(f"{begins}which {name} ")
+        assert line.endswith(": e.wav")
+        assert ("CNN14" in line) == (kind == "embeddings")
+    none = audit(CORPUS, AUDIO.assign(seconds=1.0))
+    assert "short      0 clips under 0.32 s\n" in none.text()
+
+
 def test_digest_follows_the_content() -> None:
     digest = audit(CORPUS, AUDIO).digest
     assert len(digest) == 64

@@ -17,7 +17,7 @@ from exvo.corpora.options import corpus_settings, load_corpus
 from exvo.devices import resolve_device
 from exvo.enrolment import Enrolment, choose_enrolment
 from exvo.errors import InputError
-from exvo.experiments.features import open_extractor, record
+from exvo.experiments.features import extractor_of_run, open_extractor, record
 from exvo.features import extraction
 from exvo.features.extractors import Extractor
 from exvo.features.store import Store
@@ -90,23 +90,24 @@ class Ready:
         )
 
 
-def read_corpus(settings: ExtractSettings, device: str = "auto") -> Ready:
+def read_corpus(settings: ExtractSettings, extractor: Extractor | None = None) -> Ready:
     """Reads a corpus, extracts the features that the store lacks, and prints the audit.
 
     Args:
         settings: of the command.
-        device: where an encoder computes them, where the command's settings have none.
+        extractor: computes the features; None: what the settings name.
 
     Raises:
         InputError: the corpus can't be read, or the features can't be computed.
     """
-    device = settings.device if isinstance(settings, TrainSettings) else device
-    extractor = open_extractor(settings.features, resolve_device(device))
+    if extractor is None:
+        device = settings.device if isinstance(settings, TrainSettings) else "auto"
+        extractor = open_extractor(settings.features, resolve_device(device))
     corpus = load_corpus(settings)
     files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
     store, audio = extraction.extract(corpus.folder, files, features, extractor, settings.workers or 0)
     audited = audit(corpus, audio)
-    print(audited.text())
+    print(audited.text(extractor.features.kind))
     return Ready(corpus, store, extractor, audio, audited)
 
 
@@ -187,7 +188,8 @@ def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainS
     Raises:
         InputError: the corpus has changed or can't be read.
     """
-    ready = as_trained(read_corpus(corpus_settings(settings, training), settings.device), source, training)
+    extractor = extractor_of_run(source, training.features, resolve_device(settings.device))
+    ready = as_trained(read_corpus(corpus_settings(settings, training), extractor), source, training)
     log_corpus(ready)
     require_same(ready, source)
     require_usable_clips(ready, training.skip_unreadable)
