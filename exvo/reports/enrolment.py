@@ -79,7 +79,9 @@ def enrolment_section(
         name: right[["file"]].merge(others[name], on="file") for name in MEANINGS if name in others
     }
     metric, unit = scoring.headline(task), CLIP if speakers is None else SPEAKER
-    table = _compare({name: scoring.statistics(each, task) for name, each in tables.items()}, metric, speakers)
+    table = _compare(
+        {name: scoring.statistics_of(each, task, metric) for name, each in tables.items()}, metric, speakers
+    )
     other = table.iloc[1:]
     columns = [
         Column("enrolment", table["enrolment"].map(meanings).tolist()),
