@@ -17,6 +17,7 @@ __all__ = ["InputError", "Recogniser", "__version__", "compare", "load", "scores
 __version__ = "0.1.0"
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 __path__.append(str(Path(__file__).with_name("former")))
 
 if TYPE_CHECKING:

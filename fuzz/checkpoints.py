@@ -28,9 +28,10 @@ from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
 from exvo.networks.cnn import PANN
 from exvo.networks.header import Notes
 from exvo.networks.panns import load_panns
-from exvo.serving.model import LOGGED_MODEL, answer_body, signature
+from exvo.serving.model import answer_body, signature
 from exvo.serving.service import Service
 from exvo.tasks import Task
+from exvo.tracking.models import LOGGED_MODEL
 from fuzz.material import HUGE, damage, value
 from fuzz.tables import damage_ends
 

@@ -134,6 +134,19 @@ def test_text_names_everything() -> None:
     assert "SYNTHETIC" in audit(replace(CORPUS, synthetic=True), AUDIO).text()
 
 
+def test_what_becomes_of_short_clips_depends_on_the_features() -> None:
+    found = audit(CORPUS, AUDIO)
+    begins = "short      1 clip under 0.32 s, "
+    assert f"{begins}which CNN14 fills (CNN10 those under 0.16 s, resnet under 0.08 s): e.wav\n" in found.text()
+    for kind, name in (("functionals", "openSMILE"), ("states", "the encoder"), ("embeddings", "the run's network")):
+        (line,) = [line for line in found.text(kind).splitlines() if line.startswith("short ")]
+        assert line.startswith(f"{begins}which {name} ")
+        assert line.endswith(": e.wav")
+        assert ("CNN14" in line) == (kind == "embeddings")
+    none = audit(CORPUS, AUDIO.assign(seconds=1.0))
+    assert "short      0 clips under 0.32 s\n" in none.text()
+
+
 def test_digest_follows_the_content() -> None:
     digest = audit(CORPUS, AUDIO).digest
     assert len(digest) == 64
@@ -197,16 +210,16 @@ def test_categories_are_counted_in_one_line(emogator_mini: Path) -> None:
 
 def test_it_is_printed_once_a_digest_and_output_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = audit(CORPUS, AUDIO)
-    print_audit(found, tmp_path)
+    print_audit(found, "log-mel", tmp_path)
     assert capsys.readouterr().out == f"{found.text()}\n"
-    print_audit(found, tmp_path)
+    print_audit(found, "log-mel", tmp_path)
     (line,) = capsys.readouterr().out.splitlines()
     path = tmp_path / "audits" / f"{found.digest[:12]}.txt"
     assert line.startswith(f"corpus {CORPUS.name}: {len(AUDIO)} clips of ")
     assert line.endswith(f", 6 warnings, as audited before: the run's artifact audit.json, or {path}")
     assert path.read_text(encoding="utf-8") == found.text()
     for folder, again in ((tmp_path, True), (tmp_path / "other", False)):
-        print_audit(found, folder, again)
+        print_audit(found, "log-mel", folder, again)
         assert capsys.readouterr().out == f"{found.text()}\n"
-    print_audit(audit(replace(CORPUS, synthetic=True), AUDIO), tmp_path)  # the same content, said otherwise
+    print_audit(audit(replace(CORPUS, synthetic=True), AUDIO), "log-mel", tmp_path)  # the same content, said otherwise
     assert "SYNTHETIC" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from exvo.features.functionals import features_of_set
 from exvo.features.log_mel import log_mel
 from exvo.features.shards import Features
 from exvo.networks.carried import ENCODER, carry, with_encoder
-from exvo.networks.checkpoint import Checkpoint
+from exvo.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from exvo.networks.header import features_section, read_keyed_features
 from exvo.networks.inference import embed_clips
 from exvo.networks.run_encoder import RunEncoder
@@ -66,6 +66,17 @@ def test_nothing_that_a_model_file_says_of_features_is_trusted(name: str, value:
     del section[name]
     with pytest.raises(InputError, match=rf"features\.{name} is (missing|None)"):
         read_keyed_features(section)
+
+
+def test_a_model_for_features_of_another_size_is_refused(tmp_path: Path) -> None:
+    network = make_network(encoder="frozen", inputs=(1, 99))
+    save_checkpoint(tmp_path / "a.safetensors", network, network.state_dict(), TASK, EGEMAPS, "repeat", {})
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(tmp_path / "a.safetensors")
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.safetensors'} has a network for features of 1 x 99 numbers, but was trained on "
+        f"functionals {EGEMAPS.key} (1 x 88)."
+    )
 
 
 @pytest.mark.parametrize("fusion", ["none", "conditioning"])

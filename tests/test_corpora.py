@@ -129,9 +129,6 @@ def test_missing_column(tmp_path: Path, column: str) -> None:
          ("relative path", "line 2 ('/etc/x.wav')", "line 3 ('../y.wav')", "line 4", "line 5", "line 6", "line 7")),
         ({"split": ["train", "train", "val", "val", "dev", "Train"]},
          ("unknown split", "line 6 ('dev')", "line 7 ('Train')", "train, val, test")),
-        ({"split": ["train"] * 2 + ["test"] * 4}, ("split val has 0 clips", "at least 2")),
-        ({"split": ["val"] * 3 + ["test"] * 3}, ("split train has 0 clips",)),
-        ({"split": ["train"] * 5 + ["val"]}, ("split val has 1 clips",)),
         ({"speaker": ["a", "", "c", " ", "", ""]}, ("without a speaker", "line 3, line 5;")),
         ({"calm": [0.1, "loud", 0.2, "inf", "0,5", 0.3]},
          ("calm is not a number", "line 3 ('loud')", "line 5 ('inf')", "line 6 ('0,5')")),
@@ -160,6 +157,18 @@ def test_many_bad_rows_are_counted(tmp_path: Path) -> None:
     frame["split"] = "dev"
     message = refused(table(tmp_path, frame), "and 20 more")
     assert len(re.findall(r"line \d+", message)) == 10
+
+
+@pytest.mark.parametrize(
+    ("split", "missing"),
+    [
+        (["train"] * 2 + ["test"] * 4, "split val has 0 clips; give it at least 2"),
+        (["val"] * 3 + ["test"] * 3, "split train has 0 clips"),
+        (["train"] * 3 + ["val", "test", "test"], "split val has 1 clips"),
+    ],
+)
+def test_a_split_without_clips_to_train_or_validate_is_named(tmp_path: Path, split: list[str], missing: str) -> None:
+    refused(table(tmp_path, clips(split=split)), f"{tmp_path}: {missing}")
 
 
 def test_single_clip_and_empty_table(tmp_path: Path) -> None:

@@ -24,10 +24,12 @@ from exvo.settings import ENTRY_POINTS
 
 from helpers.commands import ROOT
 from helpers.corpora import write_table_corpus
+from helpers.encoders import save_encoder
 from helpers.servers import free_port
 
 CI = ("CI", "CIRCLECI", "CLOUD_RUN_EXECUTION", "CODEBUILD_BUILD_ARN", "JENKINS_URL", "TEAMCITY_VERSION", "TF_BUILD")
 PREFIXES = ("PYTEST", "GITHUB", "GITLAB", "TRAVIS", "BITBUCKET", "BUILDKITE", "RUNBOT", "MLFLOW", "_MLFLOW", "EXVO")
+PREFIXES += ("HF_",)
 
 SPY = """
 import os, socket, sys
@@ -147,11 +149,42 @@ def test_no_entry_point_looks_a_name_up(tmp_path: Path) -> None:
     assert results == expected, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("chosen", "value"), [({}, "true"), ({"MLFLOW_DISABLE_TELEMETRY": "false"}, "false")])
-def test_telemetry_is_off_unless_the_user_has_chosen(chosen: dict[str, str], value: str, tmp_path: Path) -> None:
-    program = "import os, exvo; assert os.environ['MLFLOW_DISABLE_TELEMETRY'] == os.environ['EXPECTED']"
-    variables = environment(tmp_path, EXPECTED=value, **chosen)
-    subprocess.run([sys.executable, "-c", program], env=variables, check=True)
+@pytest.mark.slow
+def test_an_encoder_in_a_folder_looks_nothing_up_and_a_name_only_the_hub(tmp_path: Path) -> None:
+    save_encoder("wavlm", tmp_path / "encoder")
+    write_table_corpus(tmp_path / "corpus", speakers=8)
+    train = {"model": "frozen", "features": "./encoder", "corpus": "table", "data": "corpus", "epochs": "1"}
+    steps = [("train", train, {}), ("evaluate", {"run_id": "frozen"}, {})]
+    steps.append(("predict", {"audio": "corpus/s0-0.wav", "model_uri": "frozen"}, {}))
+    steps.append(("train", train | {"features": "microsoft/wavlm-base"}, {}))
+    done = subprocess.run(
+        [sys.executable, "-c", IN_TURN, json.dumps(steps)],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    results = [json.loads(line.removeprefix("RESULT ")) for line in done.stdout.splitlines() if "RESULT " in line]
+    assert results[:3] == [[name, 0, []] for name, *_ in steps[:3]], done.stdout + done.stderr
+    assert results[3][:2] == ["train", 2]
+    assert set(results[3][2]) == {"huggingface.co"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("MLFLOW_DISABLE_TELEMETRY", "true"), ("HF_HUB_DISABLE_TELEMETRY", "1")]
+)
+def test_telemetry_is_off_unless_the_user_has_chosen(variable: str, value: str, tmp_path: Path) -> None:
+    program = "import os, exvo; assert os.environ[os.environ['VARIABLE']] == os.environ['EXPECTED']"
+    for variables in ({"EXPECTED": value}, {"EXPECTED": "false", variable: "false"}):
+        chosen = environment(tmp_path, VARIABLE=variable, **variables)
+        subprocess.run([sys.executable, "-c", program], env=chosen, check=True)
+
+
+def test_the_hubs_client_sends_no_telemetry(tmp_path: Path) -> None:
+    program = "import exvo; from huggingface_hub import constants; assert constants.HF_HUB_DISABLE_TELEMETRY"
+    subprocess.run([sys.executable, "-c", program], env=environment(tmp_path), check=True)
 
 
 def own_process(folder: Path, name: str, options: Mapping[str, str]) -> str:

@@ -20,8 +20,9 @@ from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
 from exvo.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from exvo.networks.network import Network
-from exvo.serving.model import LOGGED_MODEL, signature
+from exvo.serving.model import signature
 from exvo.tasks import Task
+from exvo.tracking.models import LOGGED_MODEL
 
 from helpers.requests import TONES, evaluated
 
@@ -254,5 +255,6 @@ def test_the_logged_code_only_names_the_class() -> None:
     assert [line for line in lines if line and not line.startswith('"""')] == [
         "import mlflow",
         "from exvo.serving import VocalBurstModel",
-        "mlflow.models.set_model(VocalBurstModel())",
+        "from exvo.tracking.encoders import load_kept",
+        "mlflow.models.set_model(VocalBurstModel(load_kept))",
     ]

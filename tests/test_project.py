@@ -158,7 +158,7 @@ def test_modules_import_only_whom_they_may(path: Path) -> None:
         before = set(ORDER[: ORDER.index(own) + 1])
         assert {home(used) for used in imports(path, "exvo")} - {"", "__version__"} <= before
     assert not imports(path, "pipelines")
-    if not name.startswith("exvo/tracking/") and name not in ("exvo/serving/model.py", "exvo/serving/logged_model.py"):
+    if not name.startswith("exvo/tracking/") and name != "exvo/serving/model.py":
         assert not imports(path, "mlflow")
     if not name.startswith("exvo/tuning/"):
         assert not imports(path, "optuna")

@@ -204,6 +204,27 @@ def test_exclusive_categories_are_shown_as_what_is_taken_for_what() -> None:
     assert share["Awe", "Fear"] == pytest.approx(of_awe)
 
 
+@pytest.mark.filterwarnings("ignore::pandas.errors.PerformanceWarning")
+def test_hundreds_of_categories_make_a_page_of_moderate_size() -> None:
+    rng = np.random.default_rng(1)
+    names = tuple(f"kind {number:03d}" for number in range(200))
+    predictions = table(800, targets=names)
+    predictions["truth.category"] = [names[number % 200] for number in range(800)]
+    predictions["prediction.category"] = rng.choice(names, 800)
+    task = Task("fewshot", names, categories=True)
+    page = made(predictions, task)
+    shown = section(page, "Prediction against truth")
+    assert "(the 60 categories of 200 with the most clips)" in shown.pictures[0].caption
+    assert [len(column.cells) for column in shown.table] == [200] * 4
+    for name, taken in list(zip(shown.table[0].cells, shown.table[2].cells, strict=True))[:20]:
+        given = predictions["prediction.category"][predictions["truth.category"] == name]
+        wrong = given[given != name].value_counts()
+        assert taken in [f"{other} {wrong.max() / 4:.0%}" for other in wrong.index[wrong == wrong.max()]]
+    assert len(page.html()) < 1_000_000
+    whole, one = scoring.statistics(predictions, task), scoring.statistics_of(predictions, task, scoring.UAR)
+    assert whole.scores()[scoring.UAR] == one.scores()[scoring.UAR]
+
+
 def test_names_from_data_are_text_in_page_and_picture() -> None:
     evil = '--><b>$x^2$</b> & "é" {{ 7 * 7 }}'
     with axes(WIDE, 1) as shown:

@@ -232,6 +232,14 @@ def test_folds_that_are_refused(tmp_path: Path, speakers: int, folds: int, parts
     refused(tmp_path, clips(speakers), *parts, folds=folds)
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_table_with_one_split_alone_takes_folds(tmp_path: Path, split: str) -> None:
+    frame = clips(split=split)
+    assert len(people(read(tmp_path, frame, folds=5))) == 5
+    missing = "val" if split == "train" else "train"
+    refused(tmp_path, frame, f"{tmp_path}: split {missing} has 0 clips; give it at least 2, or train with folds=5")
+
+
 def test_folds_over_two_speakers_are_refused(tmp_path: Path) -> None:
     frame = clips(speaker=["a", "b"] * 20, split=SPLIT)
     refused(tmp_path, frame, "has 2 speakers with labelled clips; cross-validation takes 3 or more", folds=5)

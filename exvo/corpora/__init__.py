@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exvo.corpora import emogator, hume_vb, sample, table
 from exvo.corpora.base import Corpus
-from exvo.corpora.splits import with_folds
+from exvo.corpora.splits import require_both, with_folds
 from exvo.errors import InputError
 from exvo.text import LONGEST_NAME, nearest, printable
 
@@ -25,8 +25,8 @@ def load(name: str, folder: Path, folds: int = 0) -> Corpus:
         folds: of a cross-validation, see `splits.with_folds`; 0: the clips are in the splits of the corpus.
 
     Raises:
-        InputError: the name is unknown, the folder is missing, something breaks a rule of `Corpus`, or there are fewer
-            speakers than folds.
+        InputError: the name is unknown, the folder is missing, something breaks a rule of `Corpus`, there are fewer
+            speakers than folds, or without folds too few clips in train or val.
     """
     if name not in _READERS:
         raise InputError(f"corpus={name} is not known{nearest(name, list(_READERS))}")
@@ -38,6 +38,7 @@ def load(name: str, folder: Path, folds: int = 0) -> Corpus:
     corpus = _READERS[name](folder)
     if folds:
         return with_folds(corpus, folds)
+    require_both(corpus)
     if name == "table":
         table.require_trained_categories(corpus)
     return corpus

@@ -17,6 +17,16 @@ from exvo.text import listing, look_alikes
 FILL_SECONDS = FeatureConfig().seconds(CNN14_FRAMES)
 """The length below which CNN14 fills a clip: 0.32 s."""
 
+SHORT = {
+    "log-mel": "which CNN14 fills (CNN10 those under 0.16 s, resnet under 0.08 s)",
+    "functionals": "which openSMILE takes as they are; those under 0.06 s are repeated up to there",
+    "states": "which the encoder takes as they are; those shorter than its first frame (25 ms, of w2v-BERT 35 ms) are "
+    "repeated up to there",
+    "embeddings": "which the run's network fills as in its training, where it is CNN14 (CNN10 those under 0.16 s, "
+    "resnet under 0.08 s)",
+}
+"""What becomes of clips under `FILL_SECONDS`, by the kind of the features."""
+
 _TEXT = ("file", "split", "speaker", "country", "category")
 
 
@@ -35,11 +45,10 @@ class Audit:
     warnings: list[str]
     digest: str
 
-    def text(self) -> str:
-        """The audit for a terminal."""
-        return "\n".join(
-            [*_overview(self.summary), f"digest     {self.digest}", *_tables(self.summary), *self._notes()]
-        )
+    def text(self, kind: str = "log-mel") -> str:
+        """The audit for a terminal; `kind` is that of the features, by which short clips are treated."""
+        overview = _overview(self.summary, SHORT[kind])
+        return "\n".join([*overview, f"digest     {self.digest}", *_tables(self.summary), *self._notes()])
 
     def _notes(self) -> list[str]:
         return ["", *(f"warning: {sentence}" for sentence in self.warnings)] if self.warnings else []
@@ -230,7 +239,7 @@ def _numbers(column: pd.Series) -> list[float | None]:
     return listed
 
 
-def _overview(summary: dict[str, Any]) -> list[str]:
+def _overview(summary: dict[str, Any], treated: str) -> list[str]:
     kind = "SYNTHETIC, made by a program" if summary["synthetic"] else "recorded"
     rates = ", ".join(f"{rate} Hz ({count})" for rate, count in summary["sample_rates"].items())
     lines = [f"corpus     {summary['corpus']} ({kind})", f"rates      {rates or 'none'}"]
@@ -246,9 +255,8 @@ def _overview(summary: dict[str, Any]) -> list[str]:
         spread = str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
         lines.append(f"categories {len(counts)}, of {spread} clips each")
     short, groups = summary["filled"], summary["duplicates"]
-    lines.append(
-        f"short      {_count(short['count'], 'clip')} under {FILL_SECONDS} s, which CNN14 fills{_list(short['files'])}"
-    )
+    fate = f", {treated}{_list(short['files'])}" if short["count"] else ""
+    lines.append(f"short      {_count(short['count'], 'clip')} under {FILL_SECONDS} s{fate}")
     lines.append(f"duplicates {_count(len(groups), 'group')} of clips with equal audio")
     lines.append(f"unusable   {_count(len(summary['unreadable']), 'clip')}")
     return lines

@@ -14,7 +14,6 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from exvo.config import SPLITS
-from exvo.errors import InputError
 from exvo.files import on_disk
 from exvo.spreadsheets import decimal_points, number_advice
 from exvo.tables import refuse_items, require_columns
@@ -164,14 +163,10 @@ def _is_inside(text: str) -> bool:
 
 
 def _check_splits(source: Path, clips: pd.DataFrame) -> None:
-    """Refuses unknown splits, too few clips to train or to validate, and clips of those splits without a speaker."""
+    """Refuses unknown splits, and clips of train or val without a speaker."""
     unknown = clips["split"][~clips["split"].isin(SPLITS)]
     if len(unknown):
         refuse_items(source, "unknown split", _quoted(unknown), f"the splits are {listing(SPLITS)}")
-    for split in ("train", "val"):
-        count = int((clips["split"] == split).sum())
-        if count < 2:
-            raise InputError(f"{source}: split {split} has {count} clips; give it at least 2.")
     speakerless = clips["speaker"][(clips["speaker"] == "") & (clips["split"] != "test")]
     if len(speakerless):
         refuse_items(source, "clips of train or val without a speaker", speakerless.index, "name their speakers")

@@ -20,6 +20,9 @@ SEED = "exvo splits 1"
 QUOTAS = {"train": 0.6, "val": 0.2, "test": 0.2}
 """The shares of the clips."""
 
+FEWEST_CLIPS = 2
+"""Without which a split can be neither trained on nor scored."""
+
 BY_SPEAKER = "by speaker"
 """What `Corpus.assigned` says of `split_by_speaker`."""
 
@@ -55,6 +58,21 @@ def split_by_speaker(speakers: pd.Series) -> np.ndarray:
     """
     splits: np.ndarray = np.array(list(QUOTAS), dtype=object)[deal(speakers, list(QUOTAS.values()))]
     return splits
+
+
+def require_both(corpus: Corpus) -> None:
+    """Refuses a corpus with too few clips to train or to validate.
+
+    Raises:
+        InputError: names the split.
+    """
+    for split in ("train", "val"):
+        count = int((corpus.clips["split"] == split).sum())
+        if count < FEWEST_CLIPS:
+            raise InputError(
+                f"{corpus.folder}: split {split} has {count} clips; give it at least {FEWEST_CLIPS}, or train with "
+                "folds=5, which sets the corpus' own splits aside."
+            )
 
 
 def with_folds(corpus: Corpus, count: int) -> Corpus:

@@ -265,7 +265,7 @@ def _sums_within(statistics: Statistics, groups: npt.ArrayLike) -> pd.DataFrame:
     if labels.shape != (len(statistics.values),):
         raise ValueError(f"expected one group a clip, ({len(statistics.values)},), not {labels.shape}")
     refuse_missing("group", pd.isna(labels))
-    return pd.DataFrame(statistics.values).groupby(labels).sum()
+    return pd.DataFrame(statistics.values, copy=False).groupby(labels).sum()
 
 
 def _whole_numbers(x: FloatArray, y: FloatArray) -> FloatArray:

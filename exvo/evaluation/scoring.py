@@ -109,6 +109,19 @@ def statistics(predictions: pd.DataFrame, task: Task) -> Statistics:
     return join(*pieces)
 
 
+def statistics_of(predictions: pd.DataFrame, task: Task, metric: str) -> Statistics:
+    """As `statistics`, with that score among the names; of a thousand categories the UAR alone takes a third as long.
+
+    Args:
+        predictions: the predictions table, all rows labelled.
+        task: which columns it has.
+        metric: a score of the task.
+    """
+    if metric == UAR:
+        return label_statistics(predictions["truth.category"], predictions["prediction.category"], "category")
+    return statistics(predictions, task)
+
+
 def score_epoch(predictions: pd.DataFrame, task: Task) -> pd.Series[float]:
     """The scores over the whole split, without intervals: what an epoch needs."""
     return statistics(scorable(predictions), task).scores()

@@ -17,7 +17,7 @@ from exvo.corpora.options import corpus_settings, load_corpus
 from exvo.devices import resolve_device
 from exvo.enrolment import Enrolment, choose_enrolment
 from exvo.errors import InputError
-from exvo.experiments.features import open_extractor, record
+from exvo.experiments.features import extractor_of_run, open_extractor, record
 from exvo.features import extraction
 from exvo.features.extractors import Extractor
 from exvo.features.store import Store
@@ -91,36 +91,38 @@ class Ready:
         )
 
 
-def read_corpus(settings: ExtractSettings, device: str = "auto", again: bool = False) -> Ready:
+def read_corpus(settings: ExtractSettings, extractor: Extractor | None = None, again: bool = False) -> Ready:
     """Reads a corpus, extracts the features that the store lacks, and prints the audit, see `print_audit`.
 
     Args:
         settings: of the command.
-        device: where an encoder computes them, where the command's settings have none.
+        extractor: computes the features; None: what the settings name.
         again: whether to print the whole audit even if the output folder's commands have printed it before.
 
     Raises:
         InputError: the corpus can't be read, or the features can't be computed.
     """
-    device = settings.device if isinstance(settings, TrainSettings) else device
-    extractor = open_extractor(settings.features, resolve_device(device))
+    if extractor is None:
+        device = settings.device if isinstance(settings, TrainSettings) else "auto"
+        extractor = open_extractor(settings.features, resolve_device(device))
     corpus = load_corpus(settings)
     files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
     store, audio = extraction.extract(corpus.folder, files, features, extractor, settings.workers or 0)
     audited = audit(corpus, audio)
-    print_audit(audited, Path(settings.output), again)
+    print_audit(audited, extractor.features.kind, Path(settings.output), again)
     return Ready(corpus, store, extractor, audio, audited)
 
 
-def print_audit(audited: Audit, output: Path, again: bool = False) -> None:
+def print_audit(audited: Audit, kind: str, output: Path, again: bool = False) -> None:
     """Prints the audit; where the output folder holds the same in `audits/<digest>.txt`, one line that says so.
 
     Args:
         audited: the audit.
+        kind: of the features.
         output: the output folder.
         again: whether to print the whole in any case.
     """
-    path, text = output / "audits" / f"{audited.digest[:12]}.txt", audited.text()
+    path, text = output / "audits" / f"{audited.digest[:12]}.txt", audited.text(kind)
     content = text.encode(errors="surrogateescape")
     if again or not path.exists() or path.read_bytes() != content:
         write_atomically(path, content)
@@ -212,7 +214,8 @@ def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainS
     Raises:
         InputError: the corpus has changed or can't be read.
     """
-    ready = as_trained(read_corpus(corpus_settings(settings, training), settings.device), source, training)
+    extractor = extractor_of_run(source, training.features, resolve_device(settings.device))
+    ready = as_trained(read_corpus(corpus_settings(settings, training), extractor), source, training)
     log_corpus(ready)
     require_same(ready, source)
     require_usable_clips(ready, training.skip_unreadable)

@@ -134,14 +134,14 @@ def run_to_register(settings: RegisterSettings) -> Run:
 
 
 def require_model_that_loads(run: Run) -> None:
-    """Refuses a run whose model this version of exvo can't compute.
+    """Refuses a run whose model, or the encoder of its features, this version of exvo can't compute.
 
     Raises:
         InputError: it can't.
     """
     from exvo.tracking import models  # and with it PyTorch, which a command that is refused before does not need
 
-    models.checkpoint_of(run)
+    models.checkpoint_of(run, "cpu")
 
 
 def matches(condition: Condition, settings: RegisterSettings) -> bool:

@@ -162,6 +162,10 @@ def check_weights(header: Header, shapes: Mapping[str, tuple[int, ...]], types: 
     Raises:
         InputError: names or shapes differ, or a type is wrong; without the file's name and the full stop.
     """
+    inputs = header.network["inputs"]
+    if inputs is not None and isinstance(header.features, Features) and list(header.features.shape) != inputs:
+        sizes = " x ".join(f"{size:,}" for size in inputs)
+        raise InputError(f"has a network for features of {sizes} numbers, but was trained on {header.features.text}")
     try:
         with torch.device("meta"):
             network = Network(**header.network).eval()

@@ -128,8 +128,9 @@ def enrolment_table(
     tables = {"right": right} | {
         name: right[["file"]].merge(others[name], on="file") for name in MEANINGS if name in others
     }
-    statistics = {name: scoring.statistics(each, task) for name, each in tables.items()}
-    table = _compare(statistics, scoring.headline(task), speakers)
+    metric = scoring.headline(task)
+    statistics = {name: scoring.statistics_of(each, task, metric) for name, each in tables.items()}
+    table = _compare(statistics, metric, speakers)
     return table.assign(speakers=0 if speakers is None else len(set(speakers)))
 
 

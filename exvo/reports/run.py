@@ -27,6 +27,7 @@ from exvo.evaluation.scoring import (
     scorable,
     speakers_are_units,
     statistics,
+    statistics_of,
 )
 from exvo.reports import pictures
 from exvo.reports.calibration import calibration_section
@@ -111,9 +112,9 @@ def report_page(predictions: pd.DataFrame, scores: pd.DataFrame, task: Task, fac
         facts: everything else.
     """
     rows = scorable(predictions).reset_index(drop=True)
-    clips = statistics(rows, task)
     speakers = rows["speaker"].to_numpy(str) if speakers_are_units(rows, task) else None
     metric = group_metric(task)
+    clips = statistics_of(rows, task, metric)
     priors = statistics(prior_predictions(rows, facts.prior), task).scores() if facts.prior else pd.Series(dtype=float)
     values = scores.set_index("metric")["value"]
     enrolled = enrolment_table(rows, facts.enrolled, task, speakers) if facts.enrolled else None
@@ -225,11 +226,14 @@ def categories_section(rows: pd.DataFrame) -> Section:
     names = sorted(set(shares.index) | set(shares.columns))
     counts = rows["truth.category"].value_counts()
     shares = shares.reindex(index=names, columns=names, fill_value=0.0)
+    recognised = pd.Series(np.diag(shares), names)
+    others = shares.to_numpy(copy=True)
+    np.fill_diagonal(others, 0.0)
+    most = pd.DataFrame({"name": np.array(names)[others.argmax(axis=1)], "share": others.max(axis=1)}, names)
     cells = []
-    for name in sorted(counts.index, key=lambda name: -shares.loc[name, name]):
-        other, share = max(shares.loc[name].drop(name).items(), key=lambda pair: pair[1])
-        taken = f"{other} {share:.0%}" if share else ""
-        cells.append((name, f"{shares.loc[name, name]:.0%}", taken, f"{counts[name]:,}"))
+    for name in sorted(counts.index, key=lambda name: -recognised[name]):
+        taken = f"{most.loc[name, 'name']} {most.loc[name, 'share']:.0%}" if most.loc[name, "share"] else ""
+        cells.append((name, f"{recognised[name]:.0%}", taken, f"{counts[name]:,}"))
     columns = columns_of(["category", "recognised", "most often taken for", "n"], cells)
     text = [f"Chance would recognise {1 / len(counts):.1%} of each category. Rows of the picture are the truth."]
     caption, shown = "What each category (row) is taken for (column), in % of the row", shares

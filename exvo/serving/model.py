@@ -1,4 +1,4 @@
-"""The served model: audio in, emotions out. A logged model holds `logged_model.py`, which imports it from here.
+"""The served model: audio in, emotions out. A logged model holds `exvo/tracking/logged_model.py`, which imports it.
 
 A request is a table with one row a clip and up to three columns:
 
@@ -36,7 +36,7 @@ from mlflow.pyfunc import PythonModel, scoring_server
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from exvo.errors import InputError, TrainingError
-from exvo.networks.carried import ENCODER, with_encoder
+from exvo.networks.carried import ENCODER, Kept, with_encoder
 from exvo.networks.checkpoint import Checkpoint, load_checkpoint
 from exvo.serving import installation
 from exvo.serving.decoding import decode_clips
@@ -55,7 +55,6 @@ from exvo.serving.waveforms import audio_config, features_of
 from exvo.tasks import Task
 from exvo.text import reason
 
-LOGGED_MODEL = Path(__file__).with_name("logged_model.py")
 MAX_PROFILE_RATIO = 1_000.0
 """A profile's largest number over `profile_extent`: clips differ by a factor of ten at most, mistakes by many powers of
 ten."""
@@ -208,12 +207,19 @@ def answer_body(checkpoint: Checkpoint, body: bytearray) -> str:
 
 
 class VocalBurstModel(PythonModel):  # type: ignore[misc]
-    """The model that `mlflow.pyfunc.load_model` and `mlflow models serve` run."""
+    """The model that `mlflow.pyfunc.load_model` and `mlflow models serve` run.
+
+    Args:
+        kept: gives the encoder of a model that does not carry it.
+    """
+
+    def __init__(self, kept: Kept | None = None) -> None:
+        self._kept = kept
 
     def load_context(self, context: Any) -> None:
         """Reads the weights beside the model, and in MLflow's scoring server installs the service."""
         weights = Path(context.artifacts["weights"])
-        self.checkpoint = with_encoder(load_checkpoint(weights), weights.parent / ENCODER, "cpu")
+        self.checkpoint = with_encoder(load_checkpoint(weights), weights.parent / ENCODER, "cpu", self._kept)
         network = self.checkpoint.network
         for encoder in filter(None, (network.encoder, network.enrolment_encoder)):
             encoder.register_forward_pre_hook(lambda *_: raise_if_given_up())

@@ -22,14 +22,15 @@ from exvo.networks.carried import ENCODER, needs_encoder, with_encoder
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from exvo.options import command_line
 from exvo.reports.prediction import reached_line
-from exvo.serving.model import LOGGED_MODEL, example_request, signature
+from exvo.serving.model import example_request, signature
 from exvo.text import writable
-from exvo.tracking import names, server
+from exvo.tracking import encoders, names, server
 from exvo.tracking.artifacts import require_model
 from exvo.tracking.lookup import find_run
 from exvo.tracking.provenance import PROJECT
 from exvo.tracking.tags import FOLDS_TAG, LOGGED_URI, MODEL_TAG
 
+LOGGED_MODEL = Path(__file__).with_name("logged_model.py")
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "soundfile", "soxr", "safetensors", "tqdm")
 """The packages of a logged model."""
 
@@ -38,24 +39,55 @@ KIND_REQUIREMENTS = {"functionals": ["opensmile"], "states": ["transformers"]}
 
 
 def log_model(run_id: str, weights: Path) -> None:
-    """Logs the served model around a checkpoint, in place of those that the run may have, and tags the run with it."""
+    """Logs the served model around a checkpoint, in place of those that the run may have, and tags the run with it.
+
+    An encoder of its features, which lies beside it, is not in the model: the artifact store keeps it once for all.
+    """
     client = MlflowClient()
     experiment = client.get_run(run_id).info.experiment_id
     for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
         client.delete_logged_model(model.model_id)
     checkpoint = load_checkpoint(weights)
-    with files.plain_path(weights) as plain, plain_encoder(weights, checkpoint) as encoder:
+    if needs_encoder(checkpoint.features):
+        with plain_folder(weights.parent / ENCODER) as folder:
+            encoders.keep(checkpoint.features, folder)
+    client.set_tag(run_id, MODEL_TAG, _log(checkpoint, weights))
+
+
+def whole_model(source: Run) -> str:
+    """The address of a run's model with all that it needs; one that lacks its encoder is logged anew with it.
+
+    Raises:
+        InputError: the encoder is not there, or can't be read.
+    """
+    uri = str(source.data.tags[MODEL_TAG])
+    if not needs_encoder(checkpoint_of(source).features):
+        return uri
+    with tempfile.TemporaryDirectory() as folder:
+        weights = _download(uri, folder) / WEIGHTS
+        encoder = weights.parent / ENCODER
+        if encoder.is_dir():
+            return uri
+        checkpoint = load_checkpoint(weights)
+        assert isinstance(checkpoint.features, Features)
+        encoders.fetch(checkpoint.features, weights.parent, "cpu")
+        return _log(checkpoint, weights, encoder)
+
+
+def _log(checkpoint: Checkpoint, weights: Path, encoder: Path | None = None) -> str:
+    """Logs the served model in the active run, with the encoder that is given; its address."""
+    with files.plain_path(weights) as plain:
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(LOGGED_MODEL),
-            artifacts={"weights": str(plain)} | encoder,
+            artifacts={"weights": str(plain)} | ({ENCODER: str(encoder)} if encoder else {}),
             code_paths=[str(PROJECT / "exvo")],
             signature=signature(checkpoint.task),
             input_example=example_request(checkpoint),
             metadata={"reaches": reached_line(checkpoint.task, checkpoint.notes)},
             pip_requirements=requirements(checkpoint),
         )
-    client.set_tag(run_id, MODEL_TAG, info.model_uri)
+    return str(info.model_uri)
 
 
 def requirements(checkpoint: Checkpoint) -> list[str]:
@@ -67,16 +99,13 @@ def requirements(checkpoint: Checkpoint) -> list[str]:
 
 
 @contextlib.contextmanager
-def plain_encoder(weights: Path, checkpoint: Checkpoint) -> Iterator[dict[str, str]]:
-    """The artifact of the encoder that lies beside the weights, at a path that MLflow can take; empty without one."""
-    folder = weights.parent / ENCODER
-    if not needs_encoder(checkpoint):
-        yield {}
-    elif writable(str(folder)) == str(folder):
-        yield {ENCODER: str(folder)}
-    else:
-        with tempfile.TemporaryDirectory() as plain:
-            yield {ENCODER: shutil.copytree(folder, Path(plain) / ENCODER).as_posix()}
+def plain_folder(folder: Path) -> Iterator[Path]:
+    """The path of a folder, or that of a copy, that MLflow can take: in UTF-8."""
+    if writable(str(folder)) == str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as plain:
+        yield Path(shutil.copytree(folder, Path(plain) / folder.name))
 
 
 def checkpoint_of(source: Run, device: str | None = None) -> Checkpoint:
@@ -84,7 +113,7 @@ def checkpoint_of(source: Run, device: str | None = None) -> Checkpoint:
 
     Args:
         source: the run.
-        device: where the encoder that the model carries is to compute; None: it is not loaded, as audio is not needed.
+        device: where its encoder is to compute; None: it is not loaded, as audio is not needed.
 
     Raises:
         InputError: the run has logged no model; a cross-validation has none of its own.
@@ -115,22 +144,38 @@ def load_weights(uri: str, device: str | None = None) -> Checkpoint:
     Raises:
         InputError: they are not those of a network that this version of exvo computes.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        weights = _download(uri, folder, WEIGHTS if device is None else "")
+        weights = weights if device is None else weights / WEIGHTS
+        try:
+            checkpoint = load_checkpoint(weights)
+            if device is None:
+                return checkpoint
+            return with_encoder(checkpoint, weights.parent / ENCODER, device, encoders.load_kept)
+        except InputError as error:
+            shown = str(error).replace(str(weights), f"The model {uri}", 1)
+            raise InputError(shown.replace(str(weights.parent), f"the model {uri}")) from None
+
+
+def _download(uri: str, folder: str, name: str = "") -> Path:
+    """Copies the weights of a logged or registered model, with its encoder where it carries one, into a folder.
+
+    Args:
+        uri: of the model.
+        folder: into which they are copied.
+        name: of a single file; empty: all of them.
+
+    Returns:
+        The path of that file, or of the folder in which they all lie.
+    """
     logged = re.fullmatch(LOGGED_URI, uri)
     place = MlflowClient().get_logged_model(logged[1]).artifact_location if logged else uri
-    with tempfile.TemporaryDirectory() as folder:
-        file = mlflow.artifacts.download_artifacts(f"{place}/artifacts/{WEIGHTS}", dst_path=folder)
-        try:
-            checkpoint = load_checkpoint(Path(file))
-            if device is None or not needs_encoder(checkpoint):
-                return checkpoint
-            encoder = mlflow.artifacts.download_artifacts(f"{place}/artifacts/{ENCODER}", dst_path=folder)
-            return with_encoder(checkpoint, Path(encoder), device)
-        except InputError as error:
-            raise InputError(str(error).replace(file, f"The model {uri}", 1)) from None
+    path = f"{place}/artifacts/{name}".rstrip("/")
+    return Path(mlflow.artifacts.download_artifacts(path, dst_path=folder))
 
 
 def load_model(uri: str, option: str = "model_uri", device: str = "cpu") -> Checkpoint:
-    """The network, with the encoder that it carries, of a model or run.
+    """The network, with the encoder of its features, of a model or run.
 
     Args:
         uri: what the user gave: `models:/<name>@<alias>`, `models:/<name>/<version>`, `models:/m-<id>`, or a run, see

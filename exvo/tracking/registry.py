@@ -121,7 +121,7 @@ def version_of(run: Run) -> ModelVersion | None:
 
 
 def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion, bool]:
-    """Registers a run's model with its card and tags; of a run that is registered already it renews both.
+    """Registers a run's model, with its card and tags; of a run that is registered already it renews both.
 
     Returns:
         The version, and whether it is new.
@@ -134,7 +134,9 @@ def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion
             raise server.unusable(error) from None
     version = version_of(run)
     if version is None:
-        uri = run.data.tags[MODEL_TAG]
+        from exvo.tracking.models import whole_model  # and with it PyTorch
+
+        uri = whole_model(run)
         model_id = uri.removeprefix("models:/")
         return client.create_model_version(MODEL, uri, run.info.run_id, dict(tags), None, card, model_id=model_id), True
     for name, value in tags.items():

@@ -9,6 +9,9 @@ LOGGED_URI = r"models:/(m-[0-9a-f]+)"
 """The URI of a logged model."""
 
 MODEL_TAG = "exvo.model_uri"
+ENCODER_TAG = "exvo.encoder"
+"""Of a run that keeps an encoder: kind and digest of its features."""
+
 DIGEST_TAG = "exvo.corpus_digest"
 ENTRY_TAG = "exvo.entry_point"
 SYSTEM_TAG = "exvo.system"

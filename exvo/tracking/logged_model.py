@@ -3,5 +3,6 @@
 import mlflow
 
 from exvo.serving import VocalBurstModel
+from exvo.tracking.encoders import load_kept
 
-mlflow.models.set_model(VocalBurstModel())
+mlflow.models.set_model(VocalBurstModel(load_kept))
