@@ -57,6 +57,7 @@ def test_a_local_store(tmp_path: Path) -> None:
     assert len(list((tmp_path / "kept ones").rglob("best.safetensors"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("server")
 def test_a_server_through_which_the_artifacts_go(tmp_path: Path) -> None:
     check_kept(tmp_path)
