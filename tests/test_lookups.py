@@ -22,6 +22,7 @@ import pytest
 
 from exvo.settings import ENTRY_POINTS
 
+from helpers.browser import wait_for
 from helpers.commands import ROOT
 from helpers.corpora import write_table_corpus
 from helpers.encoders import save_encoder
@@ -105,7 +106,7 @@ def looked_up(folder: Path) -> list[str]:
 
 
 def commands(folder: Path) -> list[tuple[str, dict[str, str]]]:
-    """Each entry point once, on tiny audio; `submit` is refused, because the corpus is no challenge's."""
+    """Each entry point but `demo`, which does not end; `submit` is refused, because the corpus is no challenge's."""
     write_table_corpus(folder / "corpus", speakers=8)
     data, run = TRAIN | {"data": str(folder / "corpus")}, {"run_id": "cnn10-relative"}
     given: dict[str, dict[str, str]] = {
@@ -123,7 +124,7 @@ def commands(folder: Path) -> list[tuple[str, dict[str, str]]]:
         "submit": run | {"team": "us"},
         "sync": {},
     }
-    assert given.keys() == ENTRY_POINTS.keys()
+    assert given.keys() == ENTRY_POINTS.keys() - {"demo"}
     return list(given.items())
 
 
@@ -209,6 +210,42 @@ def answer(url: str, body: bytes | None = None) -> str:
             return str(urllib.request.urlopen(request, timeout=10).read().decode())
         time.sleep(0.5)
     pytest.fail(f"{url} does not answer")
+
+
+GRADIO = """
+import threading, gradio
+
+with gradio.Blocks(analytics_enabled=True):
+    pass
+for thread in threading.enumerate():
+    if thread is not threading.main_thread():
+        thread.join(20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_page_looks_no_name_up(tmp_path: Path) -> None:
+    """A visit to `exvo demo`, whatever the user's variables say; Gradio by itself does look up, which the spy sees."""
+    pytest.importorskip("gradio")
+    write_table_corpus(tmp_path / "corpus", speakers=8)
+    own_process(tmp_path, "train", TRAIN | {"data": str(tmp_path / "corpus")})
+    port, variables = free_port(), {"GRADIO_ANALYTICS_ENABLED": "True", "GRADIO_SHARE": "True"}
+    words = [sys.executable, "-m", "exvo", "demo", f"--port={port}", "--model_uri=cnn10-relative"]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(words, cwd=tmp_path, env=environment(tmp_path, **variables), stdout=log, stderr=log)
+    try:
+        wait_for(lambda: b"\nopen http" in (tmp_path / "log").read_bytes(), 200, "the page's address")
+        assert "gradio" in answer(f"http://127.0.0.1:{port}/")
+        for path in ("config", "theme.css", "gradio_api/info", "gradio_api/startup-events"):
+            answer(f"http://127.0.0.1:{port}/{path}")
+        time.sleep(2)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+    assert looked_up(tmp_path) == []
+    subprocess.run([sys.executable, "-c", GRADIO], env=environment(tmp_path, **variables), cwd=tmp_path, check=True)
+    assert "api.gradio.app" in looked_up(tmp_path)
 
 
 @pytest.mark.long

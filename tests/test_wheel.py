@@ -75,6 +75,7 @@ def test_the_wheel_holds_exvo_alone_and_all_of_it(installed: Installed) -> None:
         path.relative_to(ROOT).as_posix() for path in tracked
     }
     assert {"exvo/evaluation/published_results.csv", "exvo/reports/page.html", "exvo/py.typed"} <= set(names)
+    assert {"exvo/demo/microphone.js", "exvo/demo/page.css"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

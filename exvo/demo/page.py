@@ -123,7 +123,7 @@ def blocks(page: Page, model: str, reaches: str, card: str) -> gr.Blocks:
         burst.change(lambda file: gr.Button(interactive=file is not None), [burst], hear, **quiet)
         hear.click(page.hear, [burst], answer, **work)
         with gr.Accordion("Model card", open=False):
-            gr.Markdown(card)
+            gr.Markdown(card, elem_id="card")
         layout.unload(lambda: None)  # has the browser hold a connection open for as long as the visit lasts
     layout.queue(max_size=MAX_REQUESTS, api_open=False)
     return layout

@@ -1,4 +1,4 @@
-"""Opens a page that recognises emotion in what you record.
+"""A page in the browser that listens to your microphone.
 
 Record or drop two clips of yourself, which adapt a personalised model to you, then a burst: the page shows the emotions
 with and without enrolment, how good the model is and what chance is, and the model card. It answers to this machine
