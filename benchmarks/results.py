@@ -2,10 +2,11 @@
 
 make results                                     # all of EmoGator beside this checkout: hours
 .venv/bin/python -m benchmarks.results --data ../shared/data/emogator-mini --epochs 8   # a rehearsal, in minutes
-.venv/bin/python -m benchmarks.results --rows prior,resnet --seeds 1                     # some rows, one seed
+.venv/bin/python -m benchmarks.results --rows prior,resnet-20 --seeds 1                  # trains some rows, one seed
 
 What exists is not done again: runs lie in a tracking store of their own, output/results. The test speakers are scored
-once all rows are trained, and nothing is chosen by them.
+once all rows are trained with all seeds, and nothing is chosen by them: some rows alone show validation only. A changed
+recipe trains a row anew; after a change of networks or of training remove output/results/done.json.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 
 from benchmarks.svm import score_svm
+from exvo import systems
 from exvo.evaluation.pairwise import paired, same_clips
 from exvo.evaluation.scoring import UAR, score
 from exvo.tasks import task_of
@@ -137,15 +139,16 @@ def exvo(*words: str) -> str:
     return "".join(lines)
 
 
-def run_of(words: Sequence[str], notes: Path) -> str:
+def run_of(words: Sequence[str], notes: Path, system: str = "") -> str:
     """The run of a command, which is started if it was not done before.
 
     Args:
         words: of the command, without output.
         notes: a JSON file of the commands that are done, with their runs.
+        system: that the command trains: with another recipe it is another command.
     """
     done: dict[str, str] = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
-    command = " ".join(words)
+    command = f"{' '.join(words)} {systems.find(system) if system else ''}".strip()
     if command not in done:
         said = exvo(*words, "--output", str(FOLDER))
         (run_id,) = re.findall(r"(?m)^run .*\(([0-9a-f]{32})\)$", said)
@@ -185,20 +188,34 @@ def scored_tables(run_id: str, notes: Path, personalised: bool) -> dict[str, pd.
     return tables
 
 
-def results(rows: Sequence[Row], seeds: int, data: str, epochs: str, notes: Path) -> Iterator[Trained]:
-    """Trains all rows, then scores each."""
+def train_rows(rows: Sequence[Row], seeds: int, data: str, epochs: str, notes: Path) -> dict[tuple[str, int], str]:
+    """Trains what is not there yet; the runs by row and seed, but for SVMs."""
     corpus = ["--corpus", "emogator", "--data", data]
-    runs = [(row, seed) for row in rows for seed in range(min(row.seeds, seeds))]
-    trained = {
-        (row.name, seed): run_of(training_words(row, seed, corpus, epochs), notes) for row, seed in runs if not row.svm
+    return {
+        (row.name, seed): run_of(training_words(row, seed, corpus, epochs), notes, row.options["model"])
+        for row in rows
+        for seed in range(min(row.seeds, seeds))
+        if not row.svm
     }
-    for row, seed in runs:
+
+
+def show_validation(runs: Mapping[tuple[str, int], str]) -> None:
+    """Prints the best validation UAR of each run, which is what rows may be chosen by."""
+    for (name, seed), run_id in runs.items():
+        best = artifacts.history(run_id)[UAR].max()
+        print(f"{name} seed {seed}: validation UAR {best:.3f}, {minutes_of(run_id):.1f} minutes")
+    print("The test speakers are scored once all rows are trained: leave out --rows and --seeds.")
+
+
+def score_rows(rows: Sequence[Row], data: str, runs: Mapping[tuple[str, int], str], notes: Path) -> Iterator[Trained]:
+    """Scores the test speakers with all that is trained, and with the SVMs."""
+    for row in rows:
         if row.svm:
             table, minutes = score_svm("emogator", data, row.options["features"], FOLDER)
-            yield Trained(row, seed, "", minutes, {"plain": table})
-            continue
-        run_id = trained[row.name, seed]
-        personalised = "relative" in row.options["model"] or "film" in row.options["model"] or "attention" in row.name
+            yield Trained(row, 0, "", minutes, {"plain": table})
+    for (name, seed), run_id in runs.items():
+        row = next(row for row in rows if row.name == name)
+        personalised = systems.find(row.options["model"]).fusion != "none"
         yield Trained(row, seed, run_id, minutes_of(run_id), scored_tables(run_id, notes, personalised))
 
 
@@ -309,7 +326,11 @@ def main() -> None:
     """Trains, scores and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(EMOGATOR), help="a folder in EmoGator's layout")
-    parser.add_argument("--rows", default="", help="names of rows with commas; empty: all")
+    parser.add_argument(
+        "--rows",
+        default="",
+        help="names of rows with commas: they are trained alone, the test speakers not scored; empty: all",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="runs of a row at most")
     parser.add_argument("--epochs", default="", help="in place of each row's own: a rehearsal, which writes no page")
     given = parser.parse_args()
@@ -317,7 +338,12 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(FOLDER / 'mlflow.db').resolve()}")
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    trained = list(results(rows, given.seeds, given.data, given.epochs, FOLDER / "done.json"))
+    notes = FOLDER / "done.json"
+    runs = train_rows(rows, given.seeds, given.data, given.epochs, notes)
+    if rows != list(ROWS) or given.seeds < max(row.seeds for row in ROWS):
+        show_validation(runs)
+        return
+    trained = list(score_rows(rows, given.data, runs, notes))
     numbers, gains = figures(trained), differences(trained)
     numbers.to_csv(FOLDER / "figures.csv", index=False)
     gains.to_csv(FOLDER / "differences.csv", index=False)

@@ -45,7 +45,6 @@ SEARCHED = (
     "weight_decay",
     "label_smoothing",
     "warp",
-    "mixstyle",
     "spec_augment",
     "mixup",
     "clip_gradient",

@@ -113,13 +113,6 @@ class TrainSettings(ExtractSettings):
         high=0.5,
         auto="the system's",
     )
-    mixstyle: float | None = option(
-        None,
-        "parameter of the Beta distribution by which Freq-MixStyle mixes the bands' levels of pairs of clips; 0: none",
-        low=0.0,
-        high=10.0,
-        auto="the system's",
-    )
     spec_augment: float | None = option(
         None,
         "largest share of bands and of frames that each of SpecAugment's two and two masks hides; 0: none",

@@ -43,7 +43,6 @@ class SystemConfig:
     weight_decay: float = 0.0001  # of adamw alone
     label_smoothing: float = 0.0
     warp: float = 0.0  # largest change of pace and pitch
-    mixstyle: float = 0.0
     spec_augment: float = 0.0  # largest share of a mask
     mixup: float = 0.0
     clip_gradient: float = 0.0  # 0: not clipped
@@ -69,7 +68,6 @@ RECIPE = (
     "weight_decay",
     "label_smoothing",
     "warp",
-    "mixstyle",
     "spec_augment",
     "mixup",
     "clip_gradient",
@@ -228,7 +226,7 @@ def unfit(system: SystemConfig, task: str) -> dict[str, str]:
     """The options of the recipe that have no meaning for a system, each with why."""
     reasons: dict[str, str] = {}
     if system.encoder in ("frozen", "prior"):
-        reasons |= dict.fromkeys(("warp", "mixstyle", "spec_augment"), "it has no log-mels to change")
+        reasons |= dict.fromkeys(("warp", "spec_augment"), "it has no log-mels to change")
     if system.enrolment in ("cnn5", "cnn10") or system.roles:
         reasons["mixup"] = "a mixture of two people's clips has no speaker"
     elif task != "fewshot":

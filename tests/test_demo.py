@@ -318,6 +318,7 @@ def test_the_guard_lets_through_what_the_page_needs(visits: Visits) -> None:
         (f"{API}/queue/join", b'{"data": [{"path": null}]}', {}, 403, "no recording"),
         (f"{API}/queue/join", b"no JSON", {}, 400, "no JSON"),
         (f"{API}/queue/join", b"[" * 60_000, {}, 400, "no JSON"),
+        (f"{API}/queue/join", b"[" * 600 + b"]" * 600, {}, 400, "too deep"),
         (f"{API}/queue/join", b" " * 70_000, {}, 413, "too large"),
         (f"{API}/upload", b"", {"content_length": str(MAX_CLIP_BYTES * 2)}, 413, "larger than 32 MiB"),
         (f"{API}/upload", b"", {"content_length": "-1"}, 411, "how long"),

@@ -7,7 +7,6 @@ import html.parser
 import io
 import os
 import pickle
-import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -205,10 +204,6 @@ def hostile_corpus(folder: Path) -> None:
     pd.DataFrame(rows, columns=columns).to_csv(folder / "clips.csv", index=False)
 
 
-HEARD = re.compile("data:audio/mpeg;base64,[A-Za-z0-9+/]+=*")
-"""What an audio element may hold: the clip itself."""
-
-
 class Tags(html.parser.HTMLParser):
     """The tags of a page, and attributes that would run something or fetch something."""
 
@@ -220,11 +215,7 @@ class Tags(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.active += [
-            (name, text)
-            for name, text in attrs
-            if name.startswith("on") or (name == "src" and not (tag == "audio" and HEARD.fullmatch(text or "")))
-        ]
+        self.active += [(name, text) for name, text in attrs if name.startswith("on") or name == "src"]
         links = [text or "" for name, text in attrs if name in ("href", "xlink:href")]
         self.active += [("href", link) for link in links if not link.startswith(("#", "data:image/png;base64,"))]
 

@@ -18,7 +18,7 @@ from exvo.networks.network import Network
 from exvo.settings import TrainSettings
 from exvo.tasks import Task
 from exvo.training import loop
-from exvo.training.augmentation import BANDS_PER_E, Augment, Augmentation, draw_masks, mix_styles, warp
+from exvo.training.augmentation import BANDS_PER_E, Augment, Augmentation, draw_masks, warp
 from exvo.training.loop import Validation, fit, train_step
 from exvo.training.objectives import emotion_loss, objectives
 from exvo.training.optimizers import Schedule, make_optimizer
@@ -168,16 +168,43 @@ def of_people(clips: int, persons: list[int]) -> Batch:
     return replace(batch_of(clips), speakers=torch.tensor(persons), enrols=torch.zeros(clips, clips))
 
 
-def test_in_a_batch_of_people_mixup_mixes_clips_of_one_person() -> None:
-    persons = [4, 4, 4, 7, 7, 4, 9]
-    batch = of_people(7, persons)
-    batch = replace(batch, labels=torch.nn.functional.one_hot(torch.tensor(persons)).float())
-    augment = Augmentation(Augment(mixup=1.0), 0, 1)
-    for _ in range(5):
+def test_in_a_batch_of_people_mixup_mixes_pairs_of_one_persons_clips() -> None:
+    """Read from the mixtures themselves: clip n is 1 in band n alone; so is its label."""
+    persons = np.array([4, 4, 4, 7, 7, 4, 9, 9, 9])
+    unit = torch.eye(9)
+    batch = replace(of_people(9, persons.tolist()), log_mel=unit[:, None, :].expand(-1, 4, -1), labels=unit)
+    augment, pairs = Augmentation(Augment(mixup=1.0), 0, 1), set()
+    for _ in range(8):
         changed = augment(batch)
-        torch.testing.assert_close(changed.labels, batch.labels)  # whose label is the person
-        torch.testing.assert_close(changed.log_mel[6], batch.log_mel[6])  # the only clip of its person
-        assert not torch.equal(changed.log_mel[:5], batch.log_mel[:5])
+        torch.testing.assert_close(changed.log_mel[:, 0], changed.labels)
+        parts = [np.flatnonzero(row) for row in changed.labels.numpy() > 0]
+        assert all(clip in own and len(set(persons[own])) == 1 for clip, own in enumerate(parts))
+        assert all(np.array_equal(parts[other], own) for own in parts for other in own)  # a pair is mixed with itself
+        assert [sum(len(parts[clip]) == 1 for clip in np.flatnonzero(persons == one)) for one in (4, 7, 9)] == [0, 0, 1]
+        pairs |= {tuple(own) for own in parts[:3]}
+    assert len(pairs) > 2  # others each time
+
+
+@pytest.mark.parametrize("mixup", [0.3, 1.0, 100.0])
+def test_no_mixture_enrols_one_that_has_a_clip_in_common_with_it(mixup: float) -> None:
+    """Read from the mixtures themselves: clip n is 1 in band n alone."""
+    index = np.array([0, 1, 2, 3, 4, 2, 6, 7, 8, 9])  # a clip may be in two groups of its person
+    speakers = torch.tensor([5, 5, 5, 5, 5, 5, 1, 1, 1, 1])
+    enrols = (speakers[:, None] == speakers).float().fill_diagonal_(0)
+    batch = replace(batch_of(10), index=index, speakers=speakers, enrols=enrols)
+    kept = 0
+    for number in range(20):
+        augment = Augmentation(Augment(mixup=mixup), 0, number)
+        unit = torch.eye(10)[index][:, None, :].expand(-1, 4, -1)  # what a mixture is made of
+        changed = augment(replace(batch, log_mel=unit))
+        made_of = changed.log_mel[:, 0] > 0
+        common = (made_of[:, None] & made_of[None]).any(dim=2)
+        assert changed.enrols is not None
+        assert not (changed.enrols.bool() & common).any()
+        assert torch.equal(changed.enrols, enrols.masked_fill(common, 0))  # all others still enrol
+        kept += int(changed.enrols.sum())
+    assert kept > 0
+    assert torch.equal(batch.enrols, enrols)  # the batch itself stays as it is
 
 
 def test_warp_reads_a_clip_in_a_circle_at_another_pace_and_pitch() -> None:
@@ -215,21 +242,9 @@ def test_a_persons_clips_keep_one_pitch() -> None:
     assert len(set(alone.tolist())) == 4
 
 
-def test_freq_mixstyle_gives_a_clip_a_mixture_of_two_styles() -> None:
-    log_mel = batch_of(5).log_mel
-    changed = mix_styles(log_mel, 0.4, np.random.default_rng(1)).numpy()
-    generator = np.random.default_rng(1)
-    partners, shares = generator.permutation(5), generator.beta(0.4, 0.4, 5)
-    means, deviations = log_mel.numpy().mean(axis=1), log_mel.numpy().std(axis=1)
-    for clip, (partner, share) in enumerate(zip(partners, shares, strict=True)):
-        for expected, measured in ((means, changed.mean(axis=1)), (deviations, changed.std(axis=1))):
-            mixture = share * expected[clip] + (1 - share) * expected[partner]
-            np.testing.assert_allclose(measured[clip], mixture, rtol=1e-3, atol=1e-2)
-
-
 def test_augmentation_is_a_function_of_seed_and_epoch() -> None:
     def epoch(seed: int, number: int) -> torch.Tensor:
-        augment = Augmentation(Augment(0.1, 0.3, 0.2, 0.3), seed, number)
+        augment = Augmentation(Augment(0.1, 0.2, 0.3), seed, number)
         torch.rand(3)
         return torch.cat([augment(batch_of(4)).log_mel for _ in range(2)])
 

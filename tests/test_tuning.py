@@ -63,7 +63,6 @@ def test_every_draw_is_within_its_range_and_repeats_from_its_printed_text(tmp_pa
         assert 1e-5 <= tried["weight_decay"] <= 1e-1
         assert 0.0 <= tried["label_smoothing"] <= 0.3
         assert 0.0 <= tried["warp"] <= 0.3
-        assert 0.0 <= tried["mixstyle"] <= 1.0
         assert 0.0 <= tried["spec_augment"] <= 0.3
         assert 0.0 <= tried["mixup"] <= 1.0
         assert tried["clip_gradient"] in (0.0, 0.5, 1.0, 5.0)

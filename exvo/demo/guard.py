@@ -197,10 +197,10 @@ class Guard:
             if len(body) > MAX_CALL:
                 raise Refused(413, "The request is too large.")
         try:
-            call = json.loads(body)
+            files = paths(json.loads(body))
         except (ValueError, RecursionError):
-            raise Refused(400, "The request is no JSON.") from None
-        for file in paths(call):
+            raise Refused(400, "The request is no JSON, or too deep.") from None
+        for file in files:
             self.check_file(file)
         return body
 

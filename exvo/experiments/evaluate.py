@@ -254,8 +254,8 @@ def corrects(task: Task, enrolment: Enrolment) -> bool:
 
 
 def sounds(predictions: pd.DataFrame, task: Task, ready: Ready) -> dict[str, bytes]:
-    """The worst and the best clips of a split to play, by file; none of a corpus whose licence forbids it."""
-    if ready.corpus.name in listening.NOT_TO_BE_PASSED_ON:
+    """The worst and the best clips of a split to play, by file; none of a corpus whose licence may forbid it."""
+    if ready.corpus.name not in listening.MAY_BE_PASSED_ON:
         return {}
     rows = scoring.scorable(predictions)
     worst, best = listening.worst_and_best(rows, task)

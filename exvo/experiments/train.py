@@ -305,7 +305,7 @@ def training_config(settings: TrainSettings, system: SystemConfig, task: Task, n
         settings.schedule,
         system.weight_decay,
         system.label_smoothing,
-        Augment(system.warp, system.mixstyle, system.spec_augment, system.mixup),
+        Augment(system.warp, system.spec_augment, system.mixup),
         system.clip_gradient,
         system.patience,
         inputs[0] if inputs else round(system.crop_seconds * FeatureConfig.sample_rate / FeatureConfig.hop),

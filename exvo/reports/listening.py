@@ -15,8 +15,8 @@ from exvo.tasks import Task
 EACH = 4
 """Clips of either kind, at most."""
 
-NOT_TO_BE_PASSED_ON = ("hume-vb",)
-"""Corpora whose licence forbids to pass clips on, so that no report holds any."""
+MAY_BE_PASSED_ON = ("sample", "emogator")
+"""Corpora whose licence is known to allow that a report holds clips: HUME-VB's forbids it, a table's is not known."""
 
 
 def worst_and_best(rows: pd.DataFrame, task: Task) -> tuple[list[int], list[int]]:

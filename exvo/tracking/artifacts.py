@@ -34,7 +34,6 @@ FORMER: dict[str, Any] = {
     "weight_decay": 0.0001,
     "label_smoothing": 0.0,
     "warp": 0.0,
-    "mixstyle": 0.0,
     "spec_augment": 0.0,
     "mixup": 0.0,
     "clip_gradient": 0.0,

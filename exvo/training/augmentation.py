@@ -1,4 +1,4 @@
-"""What training changes in a batch at random: warps of time and frequency, styles, masks, mixtures."""
+"""What training changes in a batch at random: warps of time and frequency, masks, mixtures."""
 
 from __future__ import annotations
 
@@ -13,19 +13,13 @@ from exvo.batches.clips import Batch
 MASKS = 2
 """Masks of bands, and of frames."""
 
-MASK, MIX, WARP, STYLE = 100, 101, 102, 103
+MASK, MIX, WARP = 100, 101, 102
 """What a random generator is for: the last number of its seed, beside those of `exvo.batches.epoch`."""
 
 BANDS_PER_E = 21.0
 """Bands by which a sound above 1 kHz moves whose frequencies are multiplied by e: 27 / ln 6.4 Slaney mels, 0.69 a band.
 
 Below, where the mel scale is linear, it would be fewer."""
-
-STYLED = 0.7
-"""Share of the batches in which styles are mixed."""
-
-FLAT = 1e-3
-"""dB, added to a deviation by which is divided."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +28,11 @@ class Augment:
 
     Attributes:
         warp: largest change of pace and of pitch, as the logarithm of a factor.
-        mixstyle: both parameters of the Beta distribution of Freq-MixStyle.
         spec_augment: largest share of the bands, and of the frames, that a mask hides.
         mixup: both parameters of the Beta distribution of mixup.
     """
 
     warp: float = 0.0
-    mixstyle: float = 0.0
     spec_augment: float = 0.0
     mixup: float = 0.0
 
@@ -56,29 +48,31 @@ class Augmentation:
 
     def __init__(self, strengths: Augment, seed: int, epoch: int) -> None:
         self.strengths = strengths
-        self._mask, self._mix, self._warp, self._style = (
-            np.random.default_rng([seed, epoch, purpose]) for purpose in (MASK, MIX, WARP, STYLE)
+        self._mask, self._mix, self._warp = (
+            np.random.default_rng([seed, epoch, purpose]) for purpose in (MASK, MIX, WARP)
         )
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with the next changes; `batch` itself stays as it is.
 
         In a batch of people a person's clips keep one pitch, and are mixed with each other: a mixture of two people's
-        clips has no speaker.
+        clips has no speaker. No mixture then enrols one that has a clip in common with it, as no clip enrols itself.
         """
-        strengths, log_mel, labels = self.strengths, batch.log_mel, batch.labels
-        people = None if batch.enrols is None or batch.speakers is None else batch.speakers.cpu().numpy()
+        strengths, log_mel, labels, enrols = self.strengths, batch.log_mel, batch.labels, batch.enrols
+        people = None if enrols is None or batch.speakers is None else batch.speakers.cpu().numpy()
         if strengths.warp:
             log_mel = warp(log_mel, strengths.warp, people, self._warp)
-        if strengths.mixstyle and self._style.random() < STYLED:
-            log_mel = mix_styles(log_mel, strengths.mixstyle, self._style)
         if strengths.spec_augment:
             log_mel = hide(log_mel, strengths.spec_augment, self._mask)
         if strengths.mixup:
             factor = self._mix.beta(strengths.mixup, strengths.mixup)
-            partners = torch.from_numpy(draw_partners(len(labels), people, self._mix)).to(labels.device)
+            drawn = draw_partners(len(labels), people, self._mix)
+            partners = torch.from_numpy(drawn).to(labels.device)
             log_mel, labels = mixed(log_mel, partners, factor), mixed(labels, partners, factor)
-        return replace(batch, log_mel=log_mel, labels=labels)
+            if enrols is not None:
+                common = torch.from_numpy(have_clips_in_common(batch.index, drawn)).to(enrols.device)
+                enrols = enrols.masked_fill(common, 0.0)
+        return replace(batch, log_mel=log_mel, labels=labels, enrols=enrols)
 
 
 def warp(log_mel: Tensor, most: float, people: np.ndarray | None, generator: np.random.Generator) -> Tensor:
@@ -115,33 +109,13 @@ def warp(log_mel: Tensor, most: float, people: np.ndarray | None, generator: np.
     return log_mel.gather(2, below).lerp(log_mel.gather(2, above), (band - lower)[:, None, :])
 
 
-def mix_styles(log_mel: Tensor, parameter: float, generator: np.random.Generator) -> Tensor:
-    """Freq-MixStyle (arXiv 2206.12513): each clip with a mixture of its own and another clip's style.
-
-    A style is the mean and the deviation of each band over time: room and microphone rather than emotion.
-
-    Args:
-        log_mel: (batch, frames, bands), dB.
-        parameter: both parameters of the Beta distribution of the own style's share, which is drawn for each clip.
-        generator: of random numbers.
-
-    Returns:
-        (batch, frames, bands), dB.
-    """
-    clips = len(log_mel)
-    partners = torch.from_numpy(generator.permutation(clips)).to(log_mel.device)
-    share = torch.from_numpy(generator.beta(parameter, parameter, (clips, 1, 1))).to(log_mel)
-    mean, deviation = log_mel.mean(dim=1, keepdim=True), log_mel.std(dim=1, keepdim=True, unbiased=False) + FLAT
-    new_mean, new_deviation = (share * own + (1 - share) * own[partners] for own in (mean, deviation))
-    return (log_mel - mean) / deviation * new_deviation + new_mean
-
-
 def draw_partners(clips: int, people: np.ndarray | None, generator: np.random.Generator) -> np.ndarray:
     """With which clip each clip of a batch is mixed: all clips are once a partner, if need be their own.
 
     Args:
         clips: of the batch.
-        people: (clips,), numbers of the speakers, whose clips are mixed among themselves; None: with any.
+        people: (clips,), numbers of the speakers, whose clips are mixed in pairs, so that each has a clip in common
+            with one other alone; None: with any.
         generator: of random numbers.
 
     Returns:
@@ -151,9 +125,25 @@ def draw_partners(clips: int, people: np.ndarray | None, generator: np.random.Ge
         return generator.permutation(clips)
     partners = np.arange(clips)
     for person in np.unique(people):
-        own = np.flatnonzero(people == person)
-        partners[own] = generator.permutation(own)
+        own = generator.permutation(np.flatnonzero(people == person))
+        pairs = own[: len(own) // 2 * 2].reshape(-1, 2)
+        partners[pairs] = pairs[:, ::-1]
     return partners
+
+
+def have_clips_in_common(index: np.ndarray, partners: np.ndarray) -> np.ndarray:
+    """Which mixtures of a batch have a clip in common.
+
+    Args:
+        index: (batch,), indices of the clips, of which one may occur twice.
+        partners: (batch,), with which each is mixed.
+
+    Returns:
+        (batch, batch), symmetric.
+    """
+    parts = np.stack([index, index[partners]], axis=1)  # (batch, 2)
+    common: np.ndarray = (parts[:, None, :, None] == parts[None, :, None, :]).any(axis=(2, 3))
+    return common
 
 
 def hide(log_mel: Tensor, share: float, generator: np.random.Generator) -> Tensor:

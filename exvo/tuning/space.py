@@ -26,7 +26,6 @@ SPACE: dict[str, tuple[str, BaseDistribution]] = {
     "weight_decay": ("weight_decay", FloatDistribution(1e-5, 1e-1, log=True)),  # of adamw
     "label_smoothing": ("label_smoothing", FloatDistribution(0.0, 0.3)),  # of cross-entropy
     "warp": ("warp", FloatDistribution(0.0, 0.3)),  # logarithm of a factor
-    "mixstyle": ("mixstyle", FloatDistribution(0.0, 1.0)),  # parameter of a Beta distribution; 0: none
     "spec_augment": ("spec_augment", FloatDistribution(0.0, 0.3)),  # largest share of a mask
     "mixup": ("mixup", FloatDistribution(0.0, 1.0)),  # parameter of a Beta distribution; 0: none
     "clip_gradient": ("clip_gradient", CategoricalDistribution((0.0, 0.5, 1.0, 5.0))),  # largest norm; 0: any
