@@ -180,7 +180,7 @@ def test_in_a_batch_of_people_mixup_mixes_pairs_of_one_persons_clips() -> None:
         parts = [np.flatnonzero(row) for row in changed.labels.numpy() > 0]
         assert all(clip in own and len(set(persons[own])) == 1 for clip, own in enumerate(parts))
         assert all(np.array_equal(parts[other], own) for own in parts for other in own)  # a pair is mixed with itself
-        assert [sum(len(parts[clip]) == 1 for clip in np.flatnonzero(persons == one)) for one in (4, 7, 9)] == [0, 0, 1]
+        assert [sum(len(parts[clip]) == 1 for clip in np.flatnonzero(persons == one)) for one in (4, 7, 9)] == [0, 2, 1]
         pairs |= {tuple(own) for own in parts[:3]}
     assert len(pairs) > 2  # others each time
 
@@ -205,6 +205,14 @@ def test_no_mixture_enrols_one_that_has_a_clip_in_common_with_it(mixup: float) -
         kept += int(changed.enrols.sum())
     assert kept > 0
     assert torch.equal(batch.enrols, enrols)  # the batch itself stays as it is
+
+
+@pytest.mark.parametrize("clips", range(2, 9))
+def test_a_person_keeps_clips_that_enrol_them_whatever_is_mixed(clips: int) -> None:
+    enrols = torch.ones(clips, clips).fill_diagonal_(0)
+    changed = Augmentation(Augment(mixup=1.0), 0, 1)(replace(of_people(clips, [3] * clips), enrols=enrols))
+    assert changed.enrols is not None
+    assert changed.enrols.sum(dim=1).min() >= max(1, clips - 2)
 
 
 def test_warp_reads_a_clip_in_a_circle_at_another_pace_and_pitch() -> None:

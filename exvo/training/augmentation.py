@@ -115,7 +115,8 @@ def draw_partners(clips: int, people: np.ndarray | None, generator: np.random.Ge
     Args:
         clips: of the batch.
         people: (clips,), numbers of the speakers, whose clips are mixed in pairs, so that each has a clip in common
-            with one other alone; None: with any.
+            with one other alone; two clips of a person stay as they are, or none would be left to enrol them. None: any
+            clips are mixed.
         generator: of random numbers.
 
     Returns:
@@ -126,7 +127,7 @@ def draw_partners(clips: int, people: np.ndarray | None, generator: np.random.Ge
     partners = np.arange(clips)
     for person in np.unique(people):
         own = generator.permutation(np.flatnonzero(people == person))
-        pairs = own[: len(own) // 2 * 2].reshape(-1, 2)
+        pairs = own[: len(own) // 2 * 2 if len(own) > 2 else 0].reshape(-1, 2)
         partners[pairs] = pairs[:, ::-1]
     return partners
 
