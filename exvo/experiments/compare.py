@@ -62,9 +62,7 @@ def list_systems(settings: CompareSettings) -> None:
     Raises:
         InputError: no finished run has scores to show.
     """
-    newest = results.newest(lookup.finished_runs(trials=False), settings.split)
-    if settings.corpus:
-        newest = newest[newest["corpus"] == writable(settings.corpus)]
+    newest = results.newest(lookup.newest_runs(settings.split, writable(settings.corpus)), settings.split)
     if newest.empty:
         entry_point = "train" if settings.split in ("val", POOLED) else "evaluate"
         options = {"val": ".", POOLED: ", with folds=5."}.get(

@@ -33,7 +33,7 @@ def run(settings: CurveSettings) -> None:
             f"The run {source.info.run_name} trained {training.model}, which takes no enrolment clips; choose a run "
             "of a personalised system, such as cnn14-relative."
         )
-    with runs.start_run("enrolment-curve", output=settings.output) as run_id:
+    with runs.start_run("enrolment-curve", output=settings.output, beside=source.info.run_id) as run_id:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, training.protocol)
         ready = reopen(settings, source, training)

@@ -10,7 +10,6 @@ again renews its card.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import asdict
 
 import pandas as pd
@@ -40,6 +39,7 @@ def run(settings: RegisterSettings) -> None:
     with runs.start_run("register") as run_id:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, challenger.condition.protocol)
+        runs.log_resolved({"protocol": challenger.condition.protocol})
         (score,) = number_texts([registry.score(source)])
         name = f"{scored.SPLIT}/{registry.headline_of(source)}"
         print(f"candidate   {source.info.run_name} ({source.info.run_id}), {name} {score}")
@@ -106,23 +106,22 @@ def run_to_register(settings: RegisterSettings) -> Run:
         registry.require_candidate(source)
         require_model_that_loads(source)
         return source
-    candidates = [(run, scored.condition(run)) for run in registry.candidates()]
-    matching = [(run, condition) for run, condition in candidates if matches(condition, settings)]
+    present = registry.conditions()
+    matching = [condition for condition in present if matches(condition, settings)]
     if not matching:
-        others = f" There are: {run_counts([condition for _, condition in candidates])}." if candidates else ""
-        limits = " that fits corpus and protocol" if candidates else ""
+        others = f" There are: {conditions_text(present)}." if present else ""
+        limits = " that fits corpus and protocol" if present else ""
         raise InputError(
             f"No finished few-shot run with a validation score and a model is there{limits}; "
             f"`{command_line('train', {})}` makes one.{others}"
         )
-    conditions = [condition for _, condition in matching]
-    if len(set(conditions)) > 1:
+    if len(matching) > 1:
         raise InputError(
             "Scores of different corpora and protocols can't be ranked, and there are runs of several; give corpus (a "
-            f"name, or the first digits of a digest), protocol, or run_id: {run_counts(conditions)}."
+            f"name, or the first digits of a digest), protocol, or run_id: {conditions_text(matching)}."
         )
-    print(f"the best validation score of {run_counts(conditions)}")
-    for run in sorted((run for run, _ in matching), key=registry.score, reverse=True):
+    print(f"the best validation score of {conditions_text(matching)}")
+    for run in registry.best_first(matching[0]):
         try:
             require_model_that_loads(run)
         except InputError as error:
@@ -149,12 +148,9 @@ def matches(condition: Condition, settings: RegisterSettings) -> bool:
     return same_corpus and settings.protocol in ("auto", condition.protocol)
 
 
-def run_counts(conditions: list[Condition]) -> str:
-    """The conditions and how many runs each has, for a sentence."""
-    return listing(
-        f"{each.corpus} {each.digest[:12]} under the {each.protocol} protocol ({count} run{'s' if count > 1 else ''})"
-        for each, count in Counter(conditions).items()
-    )
+def conditions_text(conditions: list[Condition]) -> str:
+    """The conditions, for a sentence."""
+    return listing(f"{each.corpus} {each.digest[:12]} under the {each.protocol} protocol" for each in conditions)
 
 
 def gate_decision(gate: str, champion: ModelVersion, challenger: Scored) -> tuple[bool, str]:

@@ -46,7 +46,7 @@ def run(given: ReproduceSettings) -> None:
     entry_point = source.data.tags[ENTRY_TAG]
     tags = {REPEATS_TAG: source.info.run_id}
     tags |= {name: value for name, value in source.data.tags.items() if name == FOLD_TAG}
-    with runs.start_run(entry_point, tags=tags, output=given.output) as run_id:
+    with runs.start_run(entry_point, tags=tags, output=given.output, beside=source.info.run_id) as run_id:
         print(f"repeats the run {source.info.run_name} ({source.info.run_id})")
         start(settings, system, ready)
         train(settings, system, ready, run_id)
@@ -127,7 +127,11 @@ def outcome(source: Run, checkpoint: Checkpoint) -> Outcome:
     run_id = source.info.run_id
     tables: dict[str, Any] = {split: artifacts.load_table(run_id, f"predictions/{split}.parquet") for split in SPLITS}
     predictions = {split: table for split, table in tables.items() if table is not None}
-    return Outcome(checkpoint.network.state_dict(), artifacts.history(run_id), source.data.metrics, predictions)
+    metrics = dict(source.data.metrics)
+    for split in predictions:
+        scores = artifacts.scores(source, split)
+        metrics |= {} if scores is None else scoring.every_score(scores, split)
+    return Outcome(checkpoint.network.state_dict(), artifacts.history(run_id), metrics, predictions)
 
 
 def score_test(settings: TrainSettings, ready: Ready, run_id: str) -> None:

@@ -77,7 +77,7 @@ def extract(
     results: dict[int, list[FileResult]] = {}
     bar = tqdm(total=len(files), desc="features", unit="clip", disable=None)
     failure: str | None = None
-    with bar, Workers(tasks, workers or _cores(), computes=encoded is not None) as processes:
+    with bar, Workers(tasks, workers or cores(), computes=encoded is not None) as processes:
         for report in processes.reports():
             store.refresh()
             failure = report.failure or (encoded.add(report.decoded) if encoded else None)
@@ -276,6 +276,6 @@ def _table(
     return table[["file", "content", *facts, "problem"]]
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
