@@ -58,12 +58,12 @@ def run(settings: RegisterSettings) -> None:
             moves, why = gate_decision(settings.gate, champion, challenger)
         forced = moves and settings.gate == "none" and (champion is not None or not learnt)
         text = card.card(facts(source, challenger, over, forced))
-        runs.log_text("card.md", text)
         outcome = f"{settings.gate}: {{}}, because {why}"
         tags = registry.lineage(source)
         if not already:  # true even if the command is killed before the alias has moved
             tags[GATE_TAG] = outcome.format("passed" if moves else "not champion")
         version, new = registry.register(source, text, tags)
+        runs.log_text("card.md", version.description)
         print(
             f"registered  {registry.MODEL} version {version.version}{'' if new else ' (it was already; card renewed)'}"
         )
@@ -75,7 +75,7 @@ def run(settings: RegisterSettings) -> None:
             if ": passed, " in noted:  # an earlier command was killed after the alias had moved
                 registry.note_gate(version, noted.replace(": passed, ", ": became champion, "))
         print(f"decision    {verdict(version.version, moves, already)}: {why}.")
-        uri = registry.CHAMPION_URI if moves or already else f"models:/{registry.MODEL}/{version.version}"
+        uri = registry.CHAMPION_URI if moves or already else registry.version_uri(version.version)
         print(f"load        {uri}")
         print(f"{registry.version_page(version.version)}\n{runs.where_to_look(run_id)}")
 

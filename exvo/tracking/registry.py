@@ -14,6 +14,7 @@ from exvo.errors import InputError
 from exvo.evaluation.prior import OverPrior
 from exvo.evaluation.results import Condition
 from exvo.evaluation.scoring import MEAN_CCC, UAR
+from exvo.reports.card import of_version
 from exvo.reports.tables import number_texts
 from exvo.tracking import artifacts, names, server
 from exvo.tracking.scored import SPLIT, condition
@@ -37,6 +38,12 @@ from exvo.tracking.tags import (
 MODEL = "exvo-fewshot"
 CHAMPION = "champion"
 CHAMPION_URI = f"models:/{MODEL}@{CHAMPION}"
+DESCRIPTION = (
+    "Emotions of vocal bursts. A request has a row a clip: `audio` (bytes of a sound file, base64 in JSON) and, for a "
+    "personalised model, `enrolment` (a list of clips of the same speaker) or `profile` (what the param `mode=enrol` "
+    "gave). The answer has a column a label. Each version's model card has the commands."
+)
+"""Of the registered model: the signature has no columns of requests, as MLflow drops unknown ones in silence."""
 
 
 CANDIDATES = f"tags.`{TASK_TAG}` = 'fewshot' and {DONE} and {NO_FOLD}"
@@ -151,7 +158,7 @@ def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion
     """
     client = MlflowClient()
     try:
-        client.create_registered_model(MODEL, description="Emotions of vocal bursts. Each version has its model card.")
+        client.create_registered_model(MODEL, description=DESCRIPTION)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise server.unusable(error) from None
@@ -159,11 +166,19 @@ def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion
     if version is None:
         uri = run.data.tags[MODEL_TAG]
         model_id = uri.removeprefix("models:/")
-        return client.create_model_version(MODEL, uri, run.info.run_id, dict(tags), None, card, model_id=model_id), True
-    for name, value in tags.items():
-        client.set_model_version_tag(MODEL, version.version, name, value)
-    client.update_model_version(MODEL, version.version, description=card)
-    return version, False
+        version = client.create_model_version(MODEL, uri, run.info.run_id, dict(tags), model_id=model_id)
+        is_new = True
+    else:
+        for name, value in tags.items():
+            client.set_model_version_tag(MODEL, version.version, name, value)
+        is_new = False
+    description = of_version(card, version_uri(version.version))
+    return client.update_model_version(MODEL, version.version, description=description), is_new
+
+
+def version_uri(version: str) -> str:
+    """The address of a version."""
+    return f"models:/{MODEL}/{version}"
 
 
 def make_champion(version: ModelVersion) -> None:
