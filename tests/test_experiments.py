@@ -109,7 +109,7 @@ def test_what_evaluate_writes_on_the_training_run(tiny_corpus: Path, monkeypatch
     assert "; chance is 0.\n" in note
     assert "cnn10-film on table, 4 clips of 2 speakers; strict protocol, 2 enrolment clips." in note
     page = f"#/experiments/{evaluation.info.experiment_id}/runs/{evaluation.info.run_id}/artifacts/report/test.html"
-    assert note.endswith(f"[Report]({page})")
+    assert note.endswith(f"[Report]({page}?workflowType=machine_learning)")
     assert evaluation.data.tags[NOTE] == note
     client.set_tag(run_id, NOTE, "My best one.")
     assert run_here("evaluate", {"run_id": run_id}, monkeypatch) == 0

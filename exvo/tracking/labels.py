@@ -43,7 +43,7 @@ def may_describe(note: str) -> bool:
 
 def artifact_page(experiment_id: str, run_id: str, name: str) -> str:
     """The address of a run's artifact within the UI."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{name}"
+    return f"#/experiments/{experiment_id}/runs/{run_id}/artifacts/{name}?workflowType=machine_learning"
 
 
 def write_on(source: Run, output: str, metrics: Mapping[str, float], description: str) -> None:
