@@ -25,7 +25,7 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from benchmarks import encoders, learning, memory, plain, startup
+from benchmarks import encoders, learning, many_runs, memory, plain, startup
 from benchmarks.files import Files
 from benchmarks.timing import REPEATS, Row, compare, row, seconds
 from exvo import corpora
@@ -349,6 +349,7 @@ def main() -> None:
         add(encoders.rows([read_audio(path, FEATURES).waveform for path in paths], scratch))
         add(interval_rows(20_000))
         add(startup.rows(scratch))
+        add(many_runs.rows(scratch))
         add(serving_row() for _ in range(1))
         store, audio = extraction.extract(sample.folder, sample.clips["file"].tolist(), scratch / "small", FEATURES)
         bf16 = learning.bf16_against_float32(sample, store, audio)

@@ -85,9 +85,9 @@ def fail(sentence: str, status: int) -> int:
     """Prints the sentence to the terminal's error stream, and in the run of `mlflow run`; returns the status."""
     print(f"exvo: {passwords.hide(sentence)}", file=sys.stderr, flush=True)
     if launched_run():
-        from exvo.tracking import runs
+        from exvo.tracking import ends
 
-        runs.describe_failure(passwords.hide(sentence))
+        ends.describe_failure(passwords.hide(sentence))
     return status
 
 

@@ -169,6 +169,11 @@ class TrainSettings(ExtractSettings):
         low=0,
         high=1_000,
     )
+    experiment: str = option(
+        "",
+        "the MLflow experiment of the run, where exvo's own launcher makes it (`mlflow run` has --experiment-name); "
+        "empty: the one that MLFLOW_EXPERIMENT_NAME names, else exvo/<corpus>/<task>",
+    )
     resume: bool = option(
         True, "continue the unfinished run of the same command, where there is one; false: start a new run"
     )
@@ -339,6 +344,15 @@ class SyncSettings:
     """Options of `sync`."""
 
     output: str = option("output", "the output folder of the runs", path="output")
+
+
+def automatic(settings: type[Any]) -> list[str]:
+    """The options that may be `auto`."""
+    return [
+        field.name
+        for field in dataclasses.fields(settings)
+        if "auto" in field.metadata or "auto" in field.metadata.get("choices", ())
+    ]
 
 
 ENTRY_POINTS: dict[str, type[Any]] = {

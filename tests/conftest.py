@@ -29,6 +29,7 @@ EMOGATOR_MINI = ROOT.parent / "shared" / "data" / "emogator-mini"
 
 for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
     del os.environ[name]  # the tests use stores of their own
+os.environ["MLFLOW_EXPERIMENT_NAME"] = "Default"  # where tests look for runs; test_experiments.py does without
 
 LONGEST = (
     "resume",

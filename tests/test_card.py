@@ -154,5 +154,6 @@ def test_it_fits_the_registry_and_holds_no_markup_of_others() -> None:
         "## Data",
         "## Scores",
         "## Enrolment",
+        "## How to use it",
         "## Where it comes from",
     ]

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import recall_score
 
 from exvo.errors import InputError
-from exvo.evaluation.scoring import as_metrics, constant_predictions, score, score_epoch
+from exvo.evaluation.scoring import as_metrics, constant_predictions, every_score, score, score_epoch
 from exvo.reports.sentences import score_sentence
 from exvo.tasks import Task
 
@@ -86,7 +86,8 @@ def test_constant_predictions_have_no_ccc_and_no_interval() -> None:
     assert scores.loc[["awe_ccc", "emotion_ccc"]].isna().all(axis=None)
     pd.testing.assert_series_equal(scores.loc["fear_ccc"], whole.drop(columns="n").loc["fear_ccc"])
     assert score_sentence(found, "emotion_ccc") == "CCC is undefined"
-    assert math.isnan(as_metrics(found, "val")["val/awe_ccc"])
+    assert math.isnan(as_metrics(found, "val")["val/emotion_ccc"])
+    assert math.isnan(every_score(found, "val")["val/awe_ccc"])
 
 
 def test_unlabelled_rows_are_left_out_and_too_few_refused() -> None:

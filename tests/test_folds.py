@@ -14,6 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from sklearn.metrics import recall_score
 
+from exvo.config import POOLED
 from exvo.errors import InputError
 from exvo.tracking import artifacts, lookup, registry
 
@@ -121,11 +122,11 @@ def check_what_takes_no_folds(
 ) -> None:
     """A fold is found by its id alone; two cross-validations can be compared."""
     fold = runs_of_folds(run)[0]
-    assert registry.candidates() == []
+    assert registry.conditions() == []
     with pytest.raises(InputError, match="no finished training run of a system of that name"):
         lookup.find_run("cnn10")
     assert lookup.find_run(fold.info.run_id).info.run_id == fold.info.run_id
-    assert lookup.finished_runs(trials=False)["run_id"].tolist() == [run.info.run_id, other.info.run_id]
+    assert lookup.newest_runs(POOLED)["run_id"].tolist() == [run.info.run_id]
     capsys.readouterr()
     assert run_here("register", {"run_id": fold.info.run_id}, monkeypatch) == 2
     assert f"{fold.info.run_name} is fold 1 of a cross-validation" in capsys.readouterr().err

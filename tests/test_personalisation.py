@@ -61,8 +61,8 @@ def test_strict_enrols_with_clips_that_are_not_scored(
     assert table.groupby("speaker")["scored"].agg(list).tolist() == [[False, False, True, True]] * 3
     assert run_here("evaluate", {"run_id": trained.info.run_id, "split": "val", "shots": "3"}, monkeypatch) == 0
     (evaluated,) = runs("evaluate")
-    assert re.fullmatch(r"cnn10-relative-[a-z]+-[a-z]+-\d+", trained.info.run_name)
-    assert re.fullmatch(r"evaluate-cnn10-relative-[a-z]+-[a-z]+-\d+", evaluated.info.run_name)
+    assert re.fullmatch(r"cnn10-relative-w0.05-e1-s0-[0-9a-f]{4}", trained.info.run_name)
+    assert re.fullmatch(r"evaluate-cnn10-relative-[0-9a-f]{4}", evaluated.info.run_name)
     assert evaluated.data.tags[EVALUATED_TAG] == trained.info.run_id
     assert predictions(evaluated, "val")["scored"].sum() == 3
     assert run_here("evaluate", {"run_id": trained.info.run_id, "protocol": "published"}, monkeypatch) == 0

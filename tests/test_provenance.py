@@ -11,7 +11,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from exvo.tracking import provenance, runs
+from exvo.tracking import provenance
 from exvo.tracking.provenance import Code, code, commit_of_files
 
 from helpers.commands import run_here
@@ -21,10 +21,10 @@ from helpers.commands import run_here
 def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a process knows of its code is asked for once."""
     monkeypatch.setenv("GIT_PYTHON_GIT_EXECUTABLE", "git")  # so that it is put back
-    for known in (code, runs.say_problem):
+    for known in (code, provenance.say_problem):
         known.cache_clear()
     yield
-    for known in (code, runs.say_problem):
+    for known in (code, provenance.say_problem):
         known.cache_clear()
 
 

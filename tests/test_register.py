@@ -127,7 +127,7 @@ def test_the_best_run_on_val_is_registered_and_becomes_champion(
     evaluate(other, noise=0.01)
     make_run("undefined", predictions=predictions(0.1).assign(**{"prediction.High": 0.5}))
     told = register(monkeypatch, capsys)
-    assert "the best validation score of emogator a1a1a1a1a1a1 under the published protocol (3 runs)\n" in told
+    assert "the best validation score of emogator a1a1a1a1a1a1 under the published protocol\n" in told
     assert "decision    version 1 is champion now: there was no champion.\n" in told
     assert "load        models:/exvo-fewshot@champion\n" in told
     assert "#/models/exvo-fewshot/versions/1\n" in told
@@ -355,10 +355,10 @@ def test_runs_of_several_corpora_or_protocols_need_a_word(
     said = refused(monkeypatch, capsys)
     for part in (
         "give corpus (a name, or the first digits of a digest), protocol, or run_id: ",
-        "emogator a1a1a1a1a1a1 under the published protocol (1 run)",
-        "emogator a1a1a1a1a1a1 under the strict protocol (1 run)",
-        "emogator b2b2b2b2b2b2 under the published protocol (1 run)",
-        "sample c3c3c3c3c3c3 under the published protocol (1 run)",
+        "emogator a1a1a1a1a1a1 under the published protocol",
+        "emogator a1a1a1a1a1a1 under the strict protocol",
+        "emogator b2b2b2b2b2b2 under the published protocol",
+        "sample c3c3c3c3c3c3 under the published protocol",
     ):
         assert part in said
     assert "b2b2b2b2b2b2" in refused(monkeypatch, capsys, corpus="emogator", protocol="published")

@@ -17,7 +17,7 @@ from exvo import systems
 from exvo.batches.clips import Clips
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
-from exvo.evaluation.scoring import as_metrics, headline, score, score_epoch
+from exvo.evaluation.scoring import every_score, headline, score, score_epoch
 from exvo.networks.build import build_network
 from exvo.networks.checkpoint import load_checkpoint, save_checkpoint
 from exvo.networks.inference import predict_clips
@@ -102,7 +102,7 @@ def test_scores_and_intervals() -> None:
         assert score_epoch(table, TASK)[name] == pytest.approx(value, abs=1e-12)
         assert scores.loc[name, "lo"] < value < scores.loc[name, "hi"]
     assert scores[["lo_by_speaker", "hi_by_speaker"]].isna().all(axis=None)
-    assert set(as_metrics(score(table, TASK), "val")) == {
+    assert set(every_score(score(table, TASK), "val")) == {
         f"val/{name}{end}" for name in expected for end in ("", "_lo", "_hi")
     }
 

@@ -91,6 +91,7 @@ def test_an_artifact_store_in_s3_without_its_library_is_refused_with_the_command
     store: str, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     experiment = MlflowClient().create_experiment("s3", "s3://nowhere/runs")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
     monkeypatch.setitem(sys.modules, "boto3", None)
     assert run_here("extract", {"corpus": "table", "data": str(tiny_corpus), "workers": "1"}, monkeypatch) == 2

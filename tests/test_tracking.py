@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
 from exvo.experiments import evaluate, train
-from exvo.settings import EvaluateSettings, TrainSettings
+from exvo.settings import EvaluateSettings, TrainSettings, automatic
 from exvo.tracking import artifacts, runs
 
 from helpers.commands import run_by_hand
@@ -41,7 +41,8 @@ def trained(tiny_corpus: Path, tmp_path_factory: pytest.TempPathFactory):  # typ
 def test_options_code_and_environment_are_logged(trained) -> None:  # type: ignore[no-untyped-def]
     params, tags = trained.data.params, trained.data.tags
     assert trained.info.status == "FINISHED"
-    assert set(params) == set(TrainSettings.__dataclass_fields__)
+    resolved = {f"resolved.{name}" for name in automatic(TrainSettings)}
+    assert set(params) == set(TrainSettings.__dataclass_fields__) | resolved
     assert (params["epochs"], params["batch_size"], params["width"], params["device"]) == ("2", "4", "0.1", "cpu")
     assert params["precision"] in ("bf16", "float32")
     assert params["fill"] == "repeat"
@@ -58,7 +59,11 @@ def test_epochs_and_final_scores_are_logged(trained) -> None:  # type: ignore[no
     assert [(metric.step, np.isfinite(metric.value)) for metric in history] == [(1, True), (2, True)]
     assert {"epoch/learning_rate", "epoch/s_mtl", "epoch/emotion_ccc"} <= set(metrics)
     assert metrics["val/emotion_ccc_lo"] <= metrics["val/emotion_ccc"] <= metrics["val/emotion_ccc_hi"]
-    assert {"val/age_mae", "val/country_uar_lo_by_speaker", "val/high_ccc_hi"} <= set(metrics)
+    assert {"val/age_mae", "val/country_uar_lo_by_speaker"} <= set(metrics)
+    assert "val/high_ccc" not in metrics
+    scores = artifacts.scores(trained, "val")
+    assert scores is not None
+    assert {"high_ccc", "emotion_ccc_speaker_mean"} <= set(scores["metric"])
     assert not any(name.startswith("test/") for name in metrics)
     epochs = artifacts.history(trained.info.run_id)
     assert epochs.index.tolist() == [1, 2]

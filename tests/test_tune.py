@@ -56,7 +56,8 @@ def test_a_study_goes_on_to_its_total_and_its_best_trial_can_be_repeated(
     assert parent.data.metrics["study/finished"] == 4
     assert parent.data.params["learning_rate"] == "0.0001 to 0.1, log"
     for run in trials:  # all that a training run logs
-        assert re.fullmatch(r"trial-\d{3}-cnn10-relative-[a-z]+-[a-z]+-\d+", run.info.run_name)
+        number = int(run.data.tags["exvo.trial"])
+        assert run.info.run_name == f"trial-{number:03d}-cnn10-relative-{run.info.run_id[:4]}"
         assert {"exvo.model_uri", "exvo.corpus_digest", "git.commit", "exvo.study"} <= set(run.data.tags)
         assert run.data.tags["exvo.trial_state"] == "finished"
         assert {"epoch/loss", "best_epoch", "val/emotion_ccc_lo_by_speaker"} <= set(run.data.metrics)

@@ -38,7 +38,13 @@ LESS_IS_BETTER = ("emotion_mae", "age_mae", LOG_LOSS, ECE)
 """The scores that are errors."""
 
 MOST_TARGETS = 100
-"""Targets whose CCC is a metric of the run each; MLflow's pages stall over thousands of metrics."""
+"""Targets whose CCC has a column each in tables of results."""
+
+INTERVALS = (MEAN_CCC, "s_mtl", "country_uar", "age_mae", "speaker_uar", "speaker_accuracy")
+"""The scores that are metrics of a run with their intervals; of exclusive categories it is `UAR` alone."""
+
+OVERALL = ("emotion_mae", "category_accuracy", "category_macro_f1", LOG_LOSS, ECE, "speaker_macro_f1", MEAN_CCC)
+"""The scores that are metrics without."""
 
 FEW_SPEAKERS = 30
 """With fewer, intervals by speaker are too narrow: in simulation, 95% ones hold the truth 75% of the time over five
@@ -217,17 +223,28 @@ def _over_groups(rows: pd.DataFrame, clips: Statistics, task: Task) -> dict[str,
     return table
 
 
-def as_metrics(scores: pd.DataFrame, split: str) -> dict[str, float]:
-    """A score table as metrics: `<split>/<metric>`, and its defined intervals as `<split>/<metric>_<end>` (`ENDS`).
+def every_score(scores: pd.DataFrame, split: str) -> dict[str, float]:
+    """A score table by name: `<split>/<metric>`, and its defined intervals as `<split>/<metric>_<end>` (`ENDS`).
 
-    Of more than `MOST_TARGETS` targets only the mean CCC is a metric.
+    Of more than `MOST_TARGETS` targets only the mean CCC is among them.
     """
-    metrics: dict[str, float] = {}
+    named: dict[str, float] = {}
     single = scores["metric"].str.endswith("_ccc") & (scores["metric"] != MEAN_CCC)
     for row in scores[~single | (single.sum() <= MOST_TARGETS)].to_dict("records"):
         name = f"{split}/{row['metric']}"
-        metrics[name] = row["value"]
+        named[name] = row["value"]
         for end in ENDS:
             if not math.isnan(row[end]):
-                metrics[f"{name}_{end}"] = row[end]
-    return metrics
+                named[f"{name}_{end}"] = row[end]
+    return named
+
+
+def as_metrics(scores: pd.DataFrame, split: str) -> dict[str, float]:
+    """What of a score table are metrics of a run, by which runs are sorted: its main scores, some with intervals.
+
+    Those of single targets and of groups of clips are in the table alone.
+    """
+    main = [UAR] if UAR in set(scores["metric"]) else INTERVALS
+    overall = scores[scores["metric"].isin([*main, *OVERALL])].copy()
+    overall.loc[~overall["metric"].isin(main), list(ENDS)] = math.nan
+    return every_score(overall, split)

@@ -25,7 +25,7 @@ from exvo.reports import comparison, matrix, tables
 from exvo.reports.sentences import doubt_sentences
 from exvo.settings import CompareSettings
 from exvo.text import listing, writable
-from exvo.tracking import lookup, names, runs, server
+from exvo.tracking import experiments, lookup, names, runs, server
 from exvo.tracking.lookup import Run
 from exvo.tracking.scored import (
     SystemRun,
@@ -62,9 +62,7 @@ def list_systems(settings: CompareSettings) -> None:
     Raises:
         InputError: no finished run has scores to show.
     """
-    newest = results.newest(lookup.finished_runs(trials=False), settings.split)
-    if settings.corpus:
-        newest = newest[newest["corpus"] == writable(settings.corpus)]
+    newest = results.newest(lookup.newest_runs(settings.split, writable(settings.corpus)), settings.split)
     if newest.empty:
         entry_point = "train" if settings.split in ("val", POOLED) else "evaluate"
         options = {"val": ".", POOLED: ", with folds=5."}.get(
@@ -82,7 +80,7 @@ def list_systems(settings: CompareSettings) -> None:
             by_condition.setdefault(system_run.condition, []).append(system_run)
         for condition, members in by_condition.items():
             log_results(condition, members, [predictions_of(member) for member in members])
-        print(runs.where_to_look(run_id))
+        print(experiments.where_to_look(run_id))
 
 
 def compare_chosen(settings: CompareSettings) -> None:
@@ -112,7 +110,7 @@ def compare_chosen(settings: CompareSettings) -> None:
     with runs.start_run("compare") as run_id:
         runs.log_settings(asdict(settings), {"runs": ids})
         log_results(predictions[0].condition, members, predictions)
-        print(runs.where_to_look(run_id))
+        print(experiments.where_to_look(run_id))
 
 
 def find_runs(text: str, option: str) -> list[Run]:
@@ -269,4 +267,4 @@ def compare_two(settings: CompareSettings) -> None:
         command = command_line("compare", options)
         page = comparison.comparison_page(a.condition, members, table, first, warnings, command)
         runs.log_page("results/comparison", page)
-        print(runs.where_to_look(run_id))
+        print(experiments.where_to_look(run_id))

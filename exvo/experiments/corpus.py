@@ -198,6 +198,7 @@ def log_copies(enrolment: Enrolment, split: str) -> None:
 def log_corpus(ready: Ready) -> None:
     """Logs audit and dataset in the present run."""
     runs.log_json("audit.json", ready.audit.summary)
+    runs.log_resolved({"workers": extraction.cores()})
     corpus = ready.corpus
     runs.log_dataset(corpus.clips, corpus.name, corpus.folder, ready.audit.digest)
     runs.set_tags({SPLITS_TAG: corpus.assigned or "of the corpus"})

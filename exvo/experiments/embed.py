@@ -14,7 +14,7 @@ from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import check_embedding, embed_clips
 from exvo.reports import tsne
 from exvo.settings import EmbedSettings, TrainSettings
-from exvo.tracking import artifacts, lookup, models, runs
+from exvo.tracking import artifacts, experiments, lookup, models, runs
 
 
 def run(settings: EmbedSettings) -> None:
@@ -28,7 +28,7 @@ def run(settings: EmbedSettings) -> None:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, training.protocol)
         embed(checkpoint, reopen(settings, source, training), settings, training)
-        print(runs.where_to_look(run_id))
+        print(experiments.where_to_look(run_id))
 
 
 def embed(checkpoint: Checkpoint, ready: Ready, settings: EmbedSettings, training: TrainSettings) -> None:

@@ -19,7 +19,7 @@ from exvo.networks.inference import make_predictor
 from exvo.reports.enrolment_curve import curve_columns, curve_conclusion, curve_page
 from exvo.reports.tables import markdown
 from exvo.settings import CurveSettings
-from exvo.tracking import artifacts, lookup, models, runs
+from exvo.tracking import artifacts, experiments, lookup, models, runs
 
 
 def run(settings: CurveSettings) -> None:
@@ -34,7 +34,7 @@ def run(settings: CurveSettings) -> None:
             f"The run {source.info.run_name} trained {training.model}, which takes no enrolment clips; choose a run "
             "of a personalised system, such as cnn14-relative."
         )
-    with runs.start_run("enrolment-curve", output=settings.output) as run_id:
+    with runs.start_run("enrolment-curve", output=settings.output, beside=source.info.run_id) as run_id:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, training.protocol)
         ready = reopen(settings, source, training)
@@ -59,4 +59,4 @@ def run(settings: CurveSettings) -> None:
             print(f"\n{markdown(curve_columns(table, metric))}\n\n{curve_conclusion(table, metric)}")
         subtitle = f"run {source.info.run_name} ({source.info.run_id}); {clip_count:,} clips, {settings.draws} draws"
         runs.log_page("enrolment", curve_page(table, metrics, f"Enrolment: {title}", subtitle))
-        print(runs.where_to_look(run_id))
+        print(experiments.where_to_look(run_id))

@@ -29,6 +29,7 @@ from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import predict_enrolments
 from exvo.options import command_line
 from exvo.reports import listening
+from exvo.reports.description import description
 from exvo.reports.lead import OTHER_CLIPS, TRAINED_ON, UNHEARD
 from exvo.reports.page import Section
 from exvo.reports.run import RunFacts, report_page
@@ -36,7 +37,7 @@ from exvo.reports.sentences import score_sentence
 from exvo.reports.tables import split_text
 from exvo.settings import EvaluateSettings, TrainSettings
 from exvo.tasks import Task
-from exvo.tracking import artifacts, lookup, models, runs
+from exvo.tracking import artifacts, experiments, labels, lookup, models, runs
 from exvo.tracking.artifacts import Trained
 from exvo.tracking.tags import ENTRY_TAG, SYSTEM_TAG
 
@@ -93,17 +94,22 @@ def run(settings: EvaluateSettings) -> None:
             "not know; its score on held-out clips of those it knows is in the run itself."
         )
     checkpoint = models.checkpoint_of(source)
+    own = training.protocol, training.shots
     shots, asks_for_protocol = settings.shots or training.shots, settings.protocol != "auto"
     settings = replace(settings, protocol=settings.protocol if asks_for_protocol else training.protocol, shots=shots)
     training = replace(training, protocol=settings.protocol, shots=shots, device=settings.device)
     if asks_for_protocol:
         checkpoint = replace(checkpoint, enrolment=EnrolmentSettings(settings.protocol, shots))
-    with runs.start_run("evaluate", output=settings.output) as run_id:
+    with runs.start_run("evaluate", output=settings.output, beside=source.info.run_id) as run_id:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, settings.protocol)
         ready = reopen(settings, source, training)
-        evaluate(checkpoint, ready, settings.split, training, artifacts.trained(source), settings)
-        print(runs.where_to_look(run_id))
+        scored = evaluate(checkpoint, ready, settings.split, training, artifacts.trained(source), settings)
+        if scored is not None and settings.split == "test" and own == (settings.protocol, shots):
+            report = runs.artifact_page("report/test.html")
+            text = described(scored, checkpoint.task, "test", ready, training, report)
+            labels.write_on(source, settings.output, scoring.as_metrics(scored.scores, "test"), text)
+        print(experiments.where_to_look(run_id))
 
 
 def evaluate(
@@ -113,7 +119,7 @@ def evaluate(
     settings: TrainSettings,
     trained: Trained,
     command: EvaluateSettings | None = None,
-) -> None:
+) -> ScoredSplit | None:
     """Predicts and scores one split; logs predictions, scores and the report.
 
     Args:
@@ -124,6 +130,9 @@ def evaluate(
         trained: the training run.
         command: the settings of `evaluate`; None where the training run itself evaluates.
 
+    Returns:
+        As `log_scores`.
+
     Raises:
         InputError: the split has no clips.
     """
@@ -132,6 +141,25 @@ def evaluate(
     if scored is not None:
         temperature = checkpoint.temperature
         log_report(scored, tables, checkpoint.task, split, ready, settings, trained, command, temperature=temperature)
+    return scored
+
+
+def described(
+    scored: ScoredSplit, task: Task, split: str, ready: Ready, settings: TrainSettings, report: str = ""
+) -> str:
+    """The description of a run by its scores of a split.
+
+    Args:
+        scored: the split.
+        task: what was learnt.
+        split: its name.
+        ready: the corpus.
+        settings: of the training; protocol and shots are those of the scores.
+        report: its address in the UI; empty where there is none.
+    """
+    speakers = set(scoring.scorable(scored.predictions)["speaker"])
+    count = 0 if "" in speakers else len(speakers)
+    return description(split, scored.scores, task, settings, ready.name, count, report)
 
 
 def predictions_of(
@@ -210,6 +238,7 @@ def log_report(
     page = report_page(scored.predictions, scored.scores, task, about)
     page = replace(page, sections=[*page.sections[:1], *sections, *page.sections[1:]])
     runs.log_page(f"report/{split}", page)
+    runs.describe(described(scored, task, split, ready, settings, runs.artifact_page(f"report/{split}.html")))
     print(f"report of the run: the artifact report/{split}.html")
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from exvo.experiments.corpus import log_corpus, read_corpus, require_usable_clips
 from exvo.settings import ExtractSettings
-from exvo.tracking import runs
+from exvo.tracking import experiments, runs
 
 
 def run(settings: ExtractSettings) -> None:
@@ -19,4 +19,4 @@ def run(settings: ExtractSettings) -> None:
         ready = read_corpus(settings, again=True)
         log_corpus(ready)
         require_usable_clips(ready, settings.skip_unreadable)
-        print(runs.where_to_look(run_id, to_see=False))
+        print(experiments.where_to_look(run_id, to_see=False))

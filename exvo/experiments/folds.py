@@ -21,7 +21,7 @@ from exvo.experiments.corpus import Ready, log_corpus, read_corpus, require_usab
 from exvo.experiments.evaluate import log_report, log_scores, predictions_of
 from exvo.experiments.features import open_extractor, record
 from exvo.experiments.resume import Begun, resumable
-from exvo.experiments.train import start, train, training_task
+from exvo.experiments.train import log_system, start, train, training_task
 from exvo.files import write_atomically
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
 from exvo.networks.run_encoder import RunEncoder
@@ -32,7 +32,7 @@ from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tasks import Task
 from exvo.text import listing
-from exvo.tracking import lookup, runs
+from exvo.tracking import experiments, lookup, runs
 from exvo.tracking.tags import DIGEST_TAG, FOLD_TAG, FOLDS_TAG
 from exvo.training.states import States
 
@@ -83,7 +83,7 @@ def cross_validate(entry_point: str, settings: TrainSettings, system: SystemConf
                 print(f"fold {number} of {settings.folds} is done: run {done.run} ({done.run_id})")
             tested.append(done)
         log_pooled(settings, training_task(settings, system, ready.fold(1, settings.folds).corpus), ready, tested)
-        print(runs.where_to_look(begun.run_id))
+        print(experiments.where_to_look(begun.run_id))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -130,7 +130,7 @@ def start_folds(settings: TrainSettings, system: SystemConfig, ready: Ready | No
     """
     features = record(open_extractor(settings.features, settings.device))
     runs.log_settings(asdict(settings), {"system": asdict(system), "features": features})
-    runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
+    log_system(settings)
     runs.set_tags({FOLDS_TAG: settings.folds})
     ready = ready or read_corpus(settings)
     log_corpus(ready)
@@ -138,7 +138,8 @@ def start_folds(settings: TrainSettings, system: SystemConfig, ready: Ready | No
     numbers = range(1, settings.folds + 1)
     require_usable_clips(ready, settings.skip_unreadable, [f"fold {number}" for number in numbers])
     for number in numbers:
-        training_task(settings, system, ready.fold(number, settings.folds).corpus)
+        task = training_task(settings, system, ready.fold(number, settings.folds).corpus)
+    runs.log_resolved({"objective": task.objective})
     unheard = untrained(ready.corpus, settings.folds)
     if unheard:
         print(f"can't be recognised, because no speaker of the folds that train has the category: {listing(unheard)}")

@@ -13,7 +13,7 @@ from exvo.experiments.resume import resumable
 from exvo.experiments.train import resolve, start, train
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
 from exvo.settings import TrainSettings
-from exvo.tracking import runs
+from exvo.tracking import experiments, runs
 
 
 def run(given: TrainSettings) -> None:
@@ -33,4 +33,4 @@ def run(given: TrainSettings) -> None:
         else:
             checkpoint = load_checkpoint(Path(settings.output) / "runs" / run_id / WEIGHTS)
             evaluate(checkpoint, ready, "test", settings, runs.trained(settings))
-        print(runs.where_to_look(run_id))
+        print(experiments.where_to_look(run_id))

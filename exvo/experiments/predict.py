@@ -28,7 +28,7 @@ from exvo.serving.prediction import enrol_recordings, predict_recordings, read_f
 from exvo.serving.recordings import AudioFiles, find_audio
 from exvo.settings import PredictSettings
 from exvo.text import LONGEST_NAME, printable, writable
-from exvo.tracking import models, names, runs
+from exvo.tracking import experiments, models, names, runs
 
 
 def run(settings: PredictSettings) -> None:
@@ -54,7 +54,7 @@ def run(settings: PredictSettings) -> None:
             except InputError as error:
                 unsaved = f"{error} The table is the run's artifact predictions/audio.csv."
             print(f"\n{chart(answers, checkpoint.task.targets, settings.top)}\n")
-        print(runs.where_to_look(run_id, to_see=False))
+        print(experiments.where_to_look(run_id, to_see=False))
         if problems:
             lines = "".join(f"\n  {problem}" for problem in problems)
             others = "" if answers is None else ", the others are predicted"

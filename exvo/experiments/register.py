@@ -10,7 +10,6 @@ again renews its card.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import asdict
 
 import pandas as pd
@@ -28,7 +27,7 @@ from exvo.reports.sentences import doubt_sentences, prior_text
 from exvo.reports.tables import interval_texts, number_texts
 from exvo.settings import RegisterSettings
 from exvo.text import listing
-from exvo.tracking import artifacts, lookup, registry, runs, scored
+from exvo.tracking import artifacts, experiments, lookup, registry, runs, scored
 from exvo.tracking.lookup import Run
 from exvo.tracking.registry import ModelVersion
 from exvo.tracking.tags import ENTRY_TAG, GATE_TAG
@@ -41,6 +40,7 @@ def run(settings: RegisterSettings) -> None:
     with runs.start_run("register") as run_id:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, challenger.condition.protocol)
+        runs.log_resolved({"protocol": challenger.condition.protocol})
         (score,) = number_texts([registry.score(source)])
         name = f"{scored.SPLIT} {score_name(registry.headline_of(source))}"
         print(f"candidate   {source.info.run_name} ({source.info.run_id}), {name} {score}")
@@ -59,12 +59,12 @@ def run(settings: RegisterSettings) -> None:
             moves, why = gate_decision(settings.gate, champion, challenger)
         forced = moves and settings.gate == "none" and (champion is not None or not learnt)
         text = card.card(facts(source, challenger, over, forced))
-        runs.log_text("card.md", text)
         outcome = f"{settings.gate}: {{}}, because {why}"
         tags = registry.lineage(source)
         if not already:  # true even if the command is killed before the alias has moved
             tags[GATE_TAG] = outcome.format("passed" if moves else "not champion")
         version, new = registry.register(source, text, tags)
+        runs.log_text("card.md", version.description)
         print(
             f"registered  {registry.MODEL} version {version.version}{'' if new else ' (it was already; card renewed)'}"
         )
@@ -76,9 +76,9 @@ def run(settings: RegisterSettings) -> None:
             if ": passed, " in noted:  # an earlier command was killed after the alias had moved
                 registry.note_gate(version, noted.replace(": passed, ", ": became champion, "))
         print(f"decision    {verdict(version.version, moves, already)}: {why}.")
-        uri = registry.CHAMPION_URI if moves or already else f"models:/{registry.MODEL}/{version.version}"
+        uri = registry.CHAMPION_URI if moves or already else registry.version_uri(version.version)
         print(f"load        {uri}")
-        print(f"{registry.version_page(version.version)}\n{runs.where_to_look(run_id, to_see=False)}")
+        print(f"{registry.version_page(version.version)}\n{experiments.where_to_look(run_id, to_see=False)}")
 
 
 def verdict(version: str, moves: bool, already: bool) -> str:
@@ -107,23 +107,22 @@ def run_to_register(settings: RegisterSettings) -> Run:
         registry.require_candidate(source)
         require_model_that_loads(source)
         return source
-    candidates = [(run, scored.condition(run)) for run in registry.candidates()]
-    matching = [(run, condition) for run, condition in candidates if matches(condition, settings)]
+    present = registry.conditions()
+    matching = [condition for condition in present if matches(condition, settings)]
     if not matching:
-        others = f" There are: {run_counts([condition for _, condition in candidates])}." if candidates else ""
-        limits = " that fits corpus and protocol" if candidates else ""
+        others = f" There are: {conditions_text(present)}." if present else ""
+        limits = " that fits corpus and protocol" if present else ""
         raise InputError(
             f"No finished few-shot run with a validation score and a model is there{limits}; "
             f"`{command_line('train', {})}` makes one.{others}"
         )
-    conditions = [condition for _, condition in matching]
-    if len(set(conditions)) > 1:
+    if len(matching) > 1:
         raise InputError(
             "Scores of different corpora and protocols can't be ranked, and there are runs of several; give corpus (a "
-            f"name, or the first digits of a digest), protocol, or run_id: {run_counts(conditions)}."
+            f"name, or the first digits of a digest), protocol, or run_id: {conditions_text(matching)}."
         )
-    print(f"the best validation score of {run_counts(conditions)}")
-    for run in sorted((run for run, _ in matching), key=registry.score, reverse=True):
+    print(f"the best validation score of {conditions_text(matching)}")
+    for run in registry.best_first(matching[0]):
         try:
             require_model_that_loads(run)
         except InputError as error:
@@ -150,12 +149,9 @@ def matches(condition: Condition, settings: RegisterSettings) -> bool:
     return same_corpus and settings.protocol in ("auto", condition.protocol)
 
 
-def run_counts(conditions: list[Condition]) -> str:
-    """The conditions and how many runs each has, for a sentence."""
-    return listing(
-        f"{each.corpus} {each.digest[:12]} under the {each.protocol} protocol ({count} run{'s' if count > 1 else ''})"
-        for each, count in Counter(conditions).items()
-    )
+def conditions_text(conditions: list[Condition]) -> str:
+    """The conditions, for a sentence."""
+    return listing(f"{each.corpus} {each.digest[:12]} under the {each.protocol} protocol" for each in conditions)
 
 
 def gate_decision(gate: str, champion: ModelVersion, challenger: Scored) -> tuple[bool, str]:

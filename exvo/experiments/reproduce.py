@@ -25,7 +25,7 @@ from exvo.features.extractors import LOG_MEL
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from exvo.settings import ReproduceSettings, TrainSettings
 from exvo.systems import SystemConfig
-from exvo.tracking import artifacts, lookup, models, names, runs
+from exvo.tracking import artifacts, experiments, lookup, models, names, runs
 from exvo.tracking.lookup import Run
 from exvo.tracking.tags import ENTRY_TAG, EQUAL_TAG, EVALUATED_TAG, FOLD_TAG, PARENT_TAG, REPEATS_TAG
 
@@ -46,7 +46,7 @@ def run(given: ReproduceSettings) -> None:
     entry_point = source.data.tags[ENTRY_TAG]
     tags = {REPEATS_TAG: source.info.run_id}
     tags |= {name: value for name, value in source.data.tags.items() if name == FOLD_TAG}
-    with runs.start_run(entry_point, tags=tags, output=given.output) as run_id:
+    with runs.start_run(entry_point, tags=tags, output=given.output, beside=source.info.run_id) as run_id:
         print(f"repeats the run {source.info.run_name} ({source.info.run_id})")
         start(settings, system, ready)
         train(settings, system, ready, run_id)
@@ -61,7 +61,7 @@ def run(given: ReproduceSettings) -> None:
         runs.log_table(changes, "repetition/environment.csv")
         runs.set_tags({EQUAL_TAG: str(is_equal).lower()})
         print(f"\n{repetition.outcome_text(compared, changes)}\n")
-        print(runs.where_to_look(run_id))
+        print(experiments.where_to_look(run_id))
     if not is_equal:
         raise SystemExit(1)
 
@@ -127,7 +127,11 @@ def outcome(source: Run, checkpoint: Checkpoint) -> Outcome:
     run_id = source.info.run_id
     tables: dict[str, Any] = {split: artifacts.load_table(run_id, f"predictions/{split}.parquet") for split in SPLITS}
     predictions = {split: table for split, table in tables.items() if table is not None}
-    return Outcome(checkpoint.network.state_dict(), artifacts.history(run_id), source.data.metrics, predictions)
+    metrics = dict(source.data.metrics)
+    for split in predictions:
+        scores = artifacts.scores(source, split)
+        metrics |= {} if scores is None else scoring.every_score(scores, split)
+    return Outcome(checkpoint.network.state_dict(), artifacts.history(run_id), metrics, predictions)
 
 
 def score_test(settings: TrainSettings, ready: Ready, run_id: str) -> None:

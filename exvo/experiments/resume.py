@@ -18,7 +18,7 @@ from exvo.experiments.process import hold, stopped
 from exvo.networks.checkpoint import WEIGHTS
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
-from exvo.tracking import lookup, names, provenance, runs, server
+from exvo.tracking import experiments, lookup, names, provenance, runs, server
 from exvo.tracking.delivery import deliver_journal
 from exvo.tracking.lookup import Run
 from exvo.tracking.tags import CODE_TAG, COMMAND_TAG, CONTINUES_TAG, DIGEST_TAG
@@ -66,13 +66,14 @@ def resumable(entry_point: str, settings: TrainSettings, system: SystemConfig) -
     Raises:
         InputError: the output folder is in use by another command, or the store can't be used.
     """
+    experiment = experiments.of_training(settings)
     with hold(entry_point, settings.output):
         command = command_digest(entry_point, settings, system)
         tags = {COMMAND_TAG: command, CODE_TAG: provenance.source_digest()}
         if settings.resume:
             deliver_journals(settings.output)
         unfinished_id, ready = unfinished(settings, tags) if settings.resume else ("", None)
-        with continued_run(entry_point, unfinished_id, settings.output, tags) as run_id:
+        with continued_run(entry_point, unfinished_id, settings.output, tags, experiment) as run_id:
             states = States(Path(settings.output) / "runs" / run_id / WEIGHTS, command)
             begun = Begun(run_id, command, states, ready)
             try:
@@ -167,17 +168,18 @@ def unfinished(settings: TrainSettings, tags: Mapping[str, str]) -> tuple[str, R
 
 @contextlib.contextmanager
 def continued_run(
-    entry_point: str, unfinished_id: str, output: str, tags: Mapping[str, str] | None = None
+    entry_point: str, unfinished_id: str, output: str, tags: Mapping[str, str] | None = None, experiment: str = ""
 ) -> Iterator[str]:
     """The run that goes on, or a new one where `unfinished_id` is empty; gives its id.
 
-    `mlflow run` has made a run for the command, which is then tagged with the one that goes on.
+    `mlflow run` has made a run for the command, which is then tagged with the one that goes on. A new run stands in
+    `experiment`, see `runs.start_run`.
     """
     with contextlib.ExitStack() as stack:
         if unfinished_id and os.environ.get("MLFLOW_RUN_ID", unfinished_id) != unfinished_id:
             stack.enter_context(runs.start_run(entry_point, tags={CONTINUES_TAG: unfinished_id}, output=output))
             print(f"goes on in the run {unfinished_id}; the run that MLflow has just made is tagged with it")
-        yield stack.enter_context(runs.start_run(entry_point, run_id=unfinished_id, tags=tags, output=output))
+        yield stack.enter_context(runs.start_run(entry_point, unfinished_id, "", tags, output, experiment))
 
 
 def deliver_journals(output: str) -> list[str]:

@@ -20,7 +20,7 @@ from exvo.evaluation import submission
 from exvo.files import require_writable
 from exvo.settings import SubmitSettings, TrainSettings
 from exvo.text import listing
-from exvo.tracking import artifacts, lookup, runs, scored
+from exvo.tracking import artifacts, experiments, lookup, runs, scored
 from exvo.tracking.lookup import Run
 
 
@@ -46,7 +46,7 @@ def run(settings: SubmitSettings) -> None:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, training.protocol)
         write(folder / name, corpus, test_predictions(source, settings, training), task)
-        print(runs.where_to_look(run_id, to_see=False))
+        print(experiments.where_to_look(run_id, to_see=False))
 
 
 def test_files(corpus: Corpus) -> list[str]:

@@ -32,7 +32,7 @@ from exvo.experiments.corpus import (
     read_corpus,
     require_usable_clips,
 )
-from exvo.experiments.evaluate import log_scores, people
+from exvo.experiments.evaluate import described, log_scores, people
 from exvo.experiments.features import model_features, open_extractor, record, resolve_features
 from exvo.experiments.resume import resumable
 from exvo.experiments.weights import first_weights
@@ -47,7 +47,7 @@ from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tasks import Task, make_task, speaker_split
 from exvo.text import listing
-from exvo.tracking import runs
+from exvo.tracking import experiments, runs
 from exvo.tracking.tags import EPOCH
 from exvo.training.augmentation import Augment
 from exvo.training.config import TrainingConfig
@@ -97,18 +97,25 @@ def run(given: TrainSettings) -> None:
     with resumable("train", settings, system) as begun:
         ready = start(settings, system, begun.ready)
         train(settings, system, ready, begun.run_id, states=begun.states)
-        print(runs.where_to_look(begun.run_id))
+        print(experiments.where_to_look(begun.run_id))
 
 
 def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = None) -> Ready:
     """Logs the settings and the corpus, which it reads unless it is given."""
     extractor = open_extractor(settings.features, settings.device)
     runs.log_settings(asdict(settings), {"system": asdict(system), "features": record(extractor)})
-    runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
+    log_system(settings)
     ready = ready or read_corpus(settings)
     log_corpus(ready)
     require_usable_clips(ready, settings.skip_unreadable)
     return ready
+
+
+def log_system(settings: TrainSettings) -> None:
+    """Tags the present run with what is trained, and names it."""
+    width = "" if settings.width == 1 else f"w{settings.width:g}-"
+    details = f"{width}e{settings.epochs}-s{settings.seed}"
+    runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol, details)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +176,7 @@ def train(
     if settings.task == "speaker":
         ready = known_speakers(ready)
     task = training_task(settings, system, ready.corpus)
+    runs.log_resolved({"objective": task.objective})
     clips = training_clips(ready, task, settings, system)
     enrolment = ready.enrolment("val", settings.protocol, settings.shots)
     held_out = HeldOut(settings, task, ready.rows("val"), ready.clips("val", task, settings.fill), enrolment)
@@ -211,7 +219,9 @@ def finish(best_file: Path, held_out: HeldOut, model: str, ready: Ready) -> None
     if checkpoint.temperature is not None:
         loss = calibration.log_loss_of(task.table(rows, outputs, scored), task)
         runs.log_metrics({"temperature": checkpoint.temperature, calibration.log_loss_metric("val"): loss})
-    log_scores(task.table(rows, outputs, scored, checkpoint.temperature), task, "val", model, ready)
+    found = log_scores(task.table(rows, outputs, scored, checkpoint.temperature), task, "val", model, ready)
+    if found is not None:
+        runs.describe(described(found, task, "val", ready, held_out.settings))
     runs.log_checkpoint(best_file)
 
 

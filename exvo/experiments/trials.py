@@ -18,7 +18,7 @@ from exvo.networks.checkpoint import WEIGHTS
 from exvo.passwords import hide
 from exvo.settings import TrainSettings, TuneSettings
 from exvo.text import default_text, first_line
-from exvo.tracking import runs, server
+from exvo.tracking import ends, runs, server
 from exvo.tracking.tags import STUDY_TAG, TRIAL_STATE_TAG, TRIAL_TAG
 from exvo.training.states import Epoch
 from exvo.tuning.study import Pruned, Replaced, Study, Trial, best
@@ -146,7 +146,7 @@ def print_ended(work: Work, printed: set[int]) -> set[int]:
 def end_dead_trials(study: Study) -> None:
     """Ends the trials whose worker is gone, in the study and on the tracking server."""
     for trial in study.end_dead_trials():
-        runs.end_run_of_dead_trial(trial.run_id)
+        ends.end_run_of_dead_trial(trial.run_id)
 
 
 def require_successes(work: Work) -> None:

@@ -32,7 +32,7 @@ from exvo.reports.study import StudyFacts, states_text, study_page
 from exvo.settings import TrainSettings, TuneSettings
 from exvo.systems import SystemConfig
 from exvo.text import default_text
-from exvo.tracking import lookup, runs
+from exvo.tracking import experiments, lookup, runs
 from exvo.tracking.tags import STUDY_TAG
 from exvo.tuning.space import parse_search, study_name, values_text
 from exvo.tuning.storage import naming_storage_errors, open_storage, printable_storage
@@ -72,7 +72,7 @@ def tune(given: TuneSettings, base: TrainSettings, ready: Ready, study: Study, s
         shown: the storage, without a password.
     """
     settings, system = resolve(base)
-    with study_run(study, given.output) as run_id:
+    with study_run(study, given) as run_id:
         log_start(given, settings, system, ready, study, shown)
         work = Work(given, base, ready, study, Worker(asdict(given), run_id, len(study.table()), os.getpid()))
         try:
@@ -80,7 +80,7 @@ def tune(given: TuneSettings, base: TrainSettings, ready: Ready, study: Study, s
         except KeyboardInterrupt as interrupt:
             raise stopped(interrupt, "Stopped; the same command goes on where this one was.") from None
         conclude(work, settings, system, shown)
-        print(runs.where_to_look(run_id))
+        print(experiments.where_to_look(run_id))
 
 
 def settings_and_search(given: TuneSettings) -> tuple[TrainSettings, tuple[str, ...]]:
@@ -155,7 +155,7 @@ def open_study(
         InputError: the storage can't be used.
     """
     name = systems.full_name(settings.model)
-    elsewhere = {"data", "workers", "output", "device", "resume", *search}  # may differ from machine to machine
+    elsewhere = {"data", "workers", "output", "device", "experiment", "resume", *search}  # may differ by machine
     equal = {option: value for option, value in asdict(settings).items() if option not in elsewhere}
     init = settings.init if settings.init.startswith("runs:/") else Path(settings.init).name
     equal |= {"model": name, "digest": digest, "precision": given.precision, "init": init, "system": asdict(system)}
@@ -169,13 +169,14 @@ def open_study(
 
 
 @contextlib.contextmanager
-def study_run(study: Study, output: str) -> Iterator[str]:
+def study_run(study: Study, given: TuneSettings) -> Iterator[str]:
     """The study's run on the tracking server, the same in all commands; gives its id."""
     until = time.monotonic() + 30  # seconds: the command that has made the study is about to make its run
     while not study.created and not study.run_id and time.monotonic() < until:
         time.sleep(POLL)
     study_run_id = study.run_id if lookup.run_exists(study.run_id) else ""
-    with continued_run("tune", study_run_id, output) as run_id:
+    experiment = experiments.of_training(given)
+    with continued_run("tune", study_run_id, given.output, experiment=experiment) as run_id:
         if not study_run_id:
             study.note(run_id)
         yield run_id
@@ -189,6 +190,7 @@ def log_start(
     options = asdict(given) | {**asdict(settings), "workers": given.workers} | space | {"storage": shown}
     runs.log_settings(options, {"study": study.name, "system": asdict(system), "features": record(ready.extractor)})
     runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
+    runs.log_resolved({"objective": training_task(settings, system, ready.corpus).objective})
     runs.set_tags({STUDY_TAG: study.name, "exvo.storage": shown})
     log_corpus(ready)
     searched = ", ".join(f"{name} ({values})" for name, values in space.items())

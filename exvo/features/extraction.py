@@ -77,7 +77,7 @@ def extract(
     results: dict[int, list[FileResult]] = {}
     failure: str | None = None
     computes = encoded is not None
-    with counting("features", len(files), "clip") as done, Workers(tasks, workers or _cores(), computes) as processes:
+    with counting("features", len(files), "clip") as done, Workers(tasks, workers or cores(), computes) as processes:
         for report in processes.reports():
             store.refresh()
             failure = report.failure or (encoded.add(report.decoded) if encoded else None)
@@ -276,6 +276,6 @@ def _table(
     return table[["file", "content", *facts, "problem"]]
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -63,6 +63,9 @@ CARD_SCORES = (
 )
 """The scores that a card shows."""
 
+VERSION = "models:/exvo-fewshot/VERSION"
+"""Stands for the address of the version, which has a number once it is registered, see `of_version`."""
+
 _PLAIN = str.maketrans("<>[]`|", "()()'/")
 
 
@@ -111,9 +114,15 @@ def card(facts: CardFacts) -> str:
         *data(facts),
         *scores(facts),
         *enrolment(facts),
+        *use(facts),
         *origin(facts),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def of_version(card: str, uri: str) -> str:
+    """The card of a version with that address."""
+    return card.replace(VERSION, uri)
 
 
 def text(value: object, limit: int = 80) -> str:
@@ -141,7 +150,7 @@ def purpose(facts: CardFacts) -> list[str]:
         *synthetic,
         "## What it is for",
         "Research on vocal bursts (laughs, gasps, cries, sighs). It hears one clip and says how much it sounds like "
-        f"each of {len(targets)} labels: {listing(text(target, 40) for target in targets)}.{adapts}",
+        f"each of {len(targets)} labels: {listing(text(target, 32) for target in targets)}.{adapts}",
         "## What it is not for",
         "- Decisions about people: work, school, health, insurance, police, borders, advertising.\n"
         f"- What a person feels. Its labels are {LABELS[corpus]}; to laugh and to be amused are two things.\n"
@@ -160,7 +169,7 @@ def data(facts: CardFacts) -> list[str]:
         Column("speakers", [f"{part['speakers']:,}" for _, part in parts]),
         Column("hours", [f"{part['hours']:.2f}" for _, part in parts]),
     ]
-    countries = [text(name, 40) for name in facts.audit["countries"] or {} if name]
+    countries = [text(name, 32) for name in facts.audit["countries"] or {} if name]
     origins = f"Countries: {listing(countries)}." if countries else "Where the speakers come from is not known."
     ages = facts.audit["ages"]
     if ages and ages["min"] is not None:
@@ -263,6 +272,22 @@ def enrolment(facts: CardFacts) -> list[str]:
         split, table = facts.enrolment
         sentences += f" On the {split} split: {verdict_of(table)}"
     return ["## Enrolment", sentences]
+
+
+def use(facts: CardFacts) -> list[str]:
+    """The lines that load, serve and ask the model."""
+    adapts = personalised(facts)
+    lines = [
+        "```sh",
+        f"exvo predict --model_uri {VERSION} --audio a.wav{' --enrolment b.wav,c.wav' if adapts else ''}",
+        f"mlflow models serve -m {VERSION} --env-manager local -p 5001",
+        """echo '{"dataframe_records": [{"audio": "'$(base64 -w0 a.wav)'"}]}' |""",
+        "  curl localhost:5001/invocations -H 'Content-Type: application/json' -d @-",
+        "```",
+    ]
+    more = ' `"enrolment": [clips]` beside `audio` adapts it to the speaker.' if adapts else ""
+    python = f"In Python: `mlflow.pyfunc.load_model('{VERSION}')`; there clips are bytes."
+    return ["## How to use it", "\n".join(lines), f"{python}{more}"]
 
 
 def origin(facts: CardFacts) -> list[str]:

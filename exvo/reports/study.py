@@ -114,6 +114,10 @@ CONTINUE = (
     "The first command continues this study where it stopped; the option trials is how many it shall have in all. The "
     "second opens Optuna's dashboard, which shows the study live."
 )
+DASHBOARD = (
+    "Optuna's dashboard shows other bars: they are PED-ANOVA's, which asks what tells the best trials from the others; "
+    "these ask what makes the scores of all trials differ."
+)
 CHOSEN = (
     "The command repeats it. It was chosen by its score on the validation split, so that score is too good by an "
     "unknown amount, which grows with the number of trials. The test split has not been used."
@@ -239,6 +243,7 @@ def importance_section(importances: Mapping[str, float], finished: int, searched
     caption = "The share of the variance of finished trials' scores that each option explains (fANOVA)."
     table = pd.DataFrame({"option": list(importances), "share": list(importances.values())})
     text = [f"Estimated from {finished} trials only, so a rough guess."] if finished < 20 else []
+    text.append(DASHBOARD)
     return Section("Importances", text, pictures=[make_picture("importances", caption, ax)], numbers=table)
 
 

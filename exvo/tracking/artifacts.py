@@ -183,7 +183,7 @@ def scores(run: Run, split: str) -> pd.DataFrame | None:
     """
     text = artifact(run, f"scores/{split}.csv")
     try:
-        return None if text is None else pd.read_csv(io.StringIO(text))
+        return None if text is None else pd.read_csv(io.StringIO(text), float_precision="round_trip")
     except ValueError:
         raise InputError(
             f"The scores/{split}.csv of the run {run.info.run_name} is damaged; evaluate it again."

@@ -60,6 +60,7 @@ class RunLog:
     Attributes:
         run_id: on the server.
         name: of the run.
+        experiment_id: of its experiment.
         tags: by name, also those of earlier processes.
         params: by name, also those of earlier processes.
         earlier: the metrics that earlier processes have logged, by name and step.
@@ -70,7 +71,7 @@ class RunLog:
     """
 
     def __init__(self, run: Run, folder: Path, earlier: Mapping[tuple[str, int], float] | None = None) -> None:
-        self.run_id, self.name = run.info.run_id, run.info.run_name
+        self.run_id, self.name, self.experiment_id = run.info.run_id, run.info.run_name, run.info.experiment_id
         self.tags, self.params = dict(run.data.tags), dict(run.data.params)
         self.folder, self.status, self.has_results = folder, "", False
         self.earlier = dict(earlier or {})

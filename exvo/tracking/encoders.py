@@ -21,9 +21,10 @@ from exvo.features.extractors import Encoder
 from exvo.features.shards import Features
 from exvo.networks.carried import ENCODER, load_carried
 from exvo.tracking import server
+from exvo.tracking.experiments import id_of
 from exvo.tracking.tags import ENCODER_TAG
 
-EXPERIMENT = "exvo-encoders"
+EXPERIMENT = "exvo/encoders"
 
 
 def digest_of(features: Features) -> str:
@@ -114,16 +115,10 @@ def fetch(features: Features, folder: Path, device: str) -> Encoder:
 
 def _experiment() -> str:
     """The id of the experiment of encoders, which is made, or restored where it was deleted."""
-    client = MlflowClient()
-    try:
-        return str(client.create_experiment(EXPERIMENT))
-    except MlflowException as error:
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        if experiment is None:
-            raise error
-        if experiment.lifecycle_stage == "deleted":
-            client.restore_experiment(experiment.experiment_id)
-        return str(experiment.experiment_id)
+    client, experiment_id = MlflowClient(), id_of(EXPERIMENT)
+    if client.get_experiment(experiment_id).lifecycle_stage == "deleted":
+        client.restore_experiment(experiment_id)
+    return experiment_id
 
 
 def _remove(run_id: str) -> None:

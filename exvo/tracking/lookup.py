@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 from mlflow import MlflowClient
@@ -11,12 +13,14 @@ from mlflow.entities import Run as Run
 from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
+from exvo.evaluation.scoring import MEAN_CCC
 from exvo.options import command_line
-from exvo.systems import SHORT_NAMES
+from exvo.systems import SHORT_NAMES, SYSTEMS
 from exvo.text import listing, writable
 from exvo.tracking import names, server
 from exvo.tracking.tags import (
     CONDITION,
+    CORPUS_TAG,
     DIGEST_TAG,
     DONE,
     FOLD_TAG,
@@ -28,6 +32,12 @@ from exvo.tracking.tags import (
     SYSTEM_TAG,
     TASK_TAG,
 )
+
+OF_SYSTEM = f"attributes.status = 'FINISHED' and tags.`{SYSTEM_TAG}` LIKE '%'"
+"""Of finished runs that train or evaluate a system."""
+
+SYSTEMS_PAGE, MOST_EXCLUDED = 10, 24
+"""Runs that are read at once to see which systems there are, and systems that a query leaves out at most."""
 
 
 def find_run(name: str, option: str = "run_id") -> Run:
@@ -89,11 +99,12 @@ def require_run(run_id: str) -> Run:
 
 
 def _of_system(name: str, deleted: bool = False) -> list[Run]:
-    """The finished training runs of a system, the newest first."""
+    """The newest finished training run of a system under each condition, the newest first."""
     system = SHORT_NAMES.get(name, name)
     if not re.fullmatch(r"[\w.+-]+", system):
         return []
-    return names.search(f"tags.`{SYSTEM_TAG}` = '{system}' and {DONE} and {ON_ITS_OWN}", deleted)
+    query = f"tags.`{SYSTEM_TAG}` = '{system}' and {DONE} and {ON_ITS_OWN}"
+    return names.newest_of_each(query, [f"tags.`{tag}`" for tag in CONDITION], deleted)
 
 
 def run_of_fold(parent: str, number: int) -> str:
@@ -129,15 +140,16 @@ def parent_run(system: str, width: float, score: str, tags: Mapping[str, str]) -
         tags: of the run that continues it, and of the same corpus, task and protocol. A run that goes on keeps the one
             that it has started from.
     """
-    client = MlflowClient()
     if PARENT_TAG in tags:
-        return client.get_run(tags[PARENT_TAG])
+        return MlflowClient().get_run(tags[PARENT_TAG])
     wanted = {SYSTEM_TAG: system} | {name: tags[name] for name in (DIGEST_TAG, TASK_TAG, PROTOCOL_TAG)}
     query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
     query += f" and {DONE} and {NO_FOLD}"
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(experiments, query, order_by=[f"metrics.`val/{score}` DESC"], max_results=1000)
-    return next((run for run in runs if float(run.data.params["width"]) == width), None)
+    texts = {run.data.params["width"] for run in names.newest_of_each(query, ["params.`width`"])}
+    order = [f"metrics.`val/{score}` DESC", names.NEWEST]
+    same = [text for text in texts if float(text) == width]  # as typed under `mlflow run`: 0.1, 0.10
+    best = [names.first(f"{query} and params.`width` = '{text}'", order=order) for text in same]
+    return max(filter(None, best), key=lambda run: run.data.metrics.get(f"val/{score}", -math.inf), default=None)
 
 
 def run_exists(run_id: str) -> bool:
@@ -158,24 +170,72 @@ def has_finished(run_id: str) -> bool:
         return False
 
 
-def finished_runs(trials: bool = True) -> pd.DataFrame:
-    """The finished runs that train or evaluate a system, newest first.
-
-    Args:
-        trials: whether trials of studies and folds of cross-validations are among them.
-
-    Returns:
-        One row a run: run_id, run (its name), start, the columns of `RESULT_TAGS` ('' where a run lacks the tag), and
-        metrics, a dictionary.
+def finished_runs() -> pd.DataFrame:
+    """All finished runs that train or evaluate a system, newest first, see `as_rows`; takes seconds a thousand.
 
     Raises:
         InputError: the store can't be used.
     """
     server.quiet()
     server.check_store()
-    query = f"attributes.status = 'FINISHED' and tags.`{SYSTEM_TAG}` LIKE '%'{'' if trials else f' and {ON_ITS_OWN}'}"
+    return as_rows(names.each(OF_SYSTEM))
+
+
+def newest_runs(split: str, corpus: str = "") -> pd.DataFrame:
+    """The newest finished run of each system under each condition, see `as_rows`.
+
+    Trials of studies and folds of cross-validations are not among them.
+
+    Args:
+        split: of which the runs have scores.
+        corpus: its name; empty: all.
+
+    Raises:
+        InputError: the store can't be used.
+    """
+    server.quiet()
+    server.check_store()
+    query = f"{OF_SYSTEM} and {ON_ITS_OWN}"
+    query += f" and tags.`{CORPUS_TAG}` = {names.quoted(corpus)}" if corpus else ""
+    found: list[Run] = []
+    for newest in names.newest_of_each(query, [f"tags.`{tag}`" for tag in CONDITION]):
+        tags = {tag: newest.data.tags[tag] for tag in CONDITION}
+        same = " and ".join(f"tags.`{tag}` = {names.quoted(value)}" for tag, value in tags.items())
+        headline = "speaker_uar" if tags[TASK_TAG] == "speaker" else MEAN_CCC
+        # unequal to any number is also what is undefined
+        found += _newest_of_systems(f"{query} and {same} and metrics.`{split}/{headline}` != -10")
+    return as_rows(found)
+
+
+def _newest_of_systems(query: str) -> list[Run]:
+    """The newest run of each system that a query finds.
+
+    The newest `SYSTEMS_PAGE` name most systems; it asks again without those, and for each other one where they are
+    many, as databases limit how many conditions a query has.
+    """
+    found: dict[str, Run] = {}
+    while True:
+        others = "".join(f" and tags.`{SYSTEM_TAG}` != '{system}'" for system in found)
+        page = list(itertools.islice(names.each(f"{query}{others}", page=SYSTEMS_PAGE), SYSTEMS_PAGE))
+        for run in page:
+            found.setdefault(run.data.tags[SYSTEM_TAG], run)
+        if len(page) < SYSTEMS_PAGE:
+            return list(found.values())
+        if len(found) > MOST_EXCLUDED:
+            break
+    rest = (names.first(f"{query} and tags.`{SYSTEM_TAG}` = '{system}'") for system in SYSTEMS if system not in found)
+    return [*found.values(), *filter(None, rest)]
+
+
+def as_rows(runs: Iterable[Run]) -> pd.DataFrame:
+    """Runs as a table.
+
+    Returns:
+        One row a run: run_id, run (its name), start, the columns of `RESULT_TAGS` ('' where a run lacks the tag), and
+        metrics, a dictionary.
+    """
     rows = []
-    for run in names.search(query):
+    for run in runs:
         tags = [run.data.tags.get(tag, "") for tag in RESULT_TAGS.values()]
         rows.append((run.info.run_id, run.info.run_name, run.info.start_time, *tags, run.data.metrics))
     return pd.DataFrame(rows, columns=["run_id", "run", "start", *RESULT_TAGS, "metrics"])

@@ -32,30 +32,77 @@ def run_of_id(run_id: str) -> Run | None:
         raise server.unusable(error) from None
 
 
-def search(query: str, deleted: bool = False) -> list[Run]:
-    """The runs of all experiments that a query of MLflow finds, the newest first.
+NEWEST = "attributes.start_time DESC"
+"""The newest first, in MLflow's language."""
+
+
+def each(query: str, deleted: bool = False, order: Sequence[str] = (NEWEST,), page: int = 1000) -> Iterator[Run]:
+    """The runs of all experiments that a query of MLflow finds, a page at a time.
+
+    A run takes milliseconds to come, with all its params and metrics: ask for few, and let the query choose.
 
     Args:
         query: in MLflow's language.
         deleted: finds deleted runs instead.
+        order: in MLflow's language.
+        page: runs that are asked for at once.
 
     Raises:
         InputError: the store can't be used.
     """
-    client, newest = MlflowClient(), ["attributes.start_time DESC"]
+    client, token = MlflowClient(), ""
     view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
     try:
         experiments = client.search_experiments(view_type=ViewType.ALL if deleted else ViewType.ACTIVE_ONLY)
-        ids, runs, token = [experiment.experiment_id for experiment in experiments], [], ""
+        ids = [experiment.experiment_id for experiment in experiments]
         while ids:
-            page = client.search_runs(ids, query, view, 1000, newest, token or None)
-            runs += page
-            token = page.token or ""
+            found = client.search_runs(ids, query, view, page, [*order], token or None)
+            yield from found
+            token = found.token or ""
             if not token:
                 break
     except MlflowException as error:
         raise server.unusable(error) from None
-    return runs
+
+
+def search(query: str, deleted: bool = False) -> list[Run]:
+    """All runs that a query finds, the newest first, see `each`."""
+    return list(each(query, deleted))
+
+
+def first(query: str, deleted: bool = False, order: Sequence[str] = (NEWEST,)) -> Run | None:
+    """The first run that a query finds, see `each`; None where there is none."""
+    return next(each(query, deleted, order, page=1), None)
+
+
+def newest_of_each(query: str, fields: Sequence[str], deleted: bool = False) -> list[Run]:
+    """The newest run of each combination of values of some tags or params; runs that lack one are left out.
+
+    It asks for one run a combination and level, each time without the values that it has found: MLflow has no way to
+    ask for the values themselves, and to read all runs takes seconds a thousand.
+
+    Args:
+        query: which runs.
+        fields: one or more, as MLflow's language names them, such as "params.`width`".
+        deleted: finds deleted runs instead.
+    """
+    field, *others = fields
+    kind, _, name = field.partition(".")
+    found: list[Run] = []
+    others_than, values = query, set[str]()
+    while run := first(f"{others_than} and {field} LIKE '%'" if not values else others_than, deleted):
+        value = (run.data.tags if kind == "tags" else run.data.params)[name.strip("`")]
+        if value in values:  # it can't be written in MLflow's language
+            break
+        values.add(value)
+        found += newest_of_each(f"{query} and {field} = {quoted(value)}", others, deleted) if others else [run]
+        others_than += f" and {field} != {quoted(value)}"
+    return sorted(found, key=lambda run: run.info.start_time, reverse=True)
+
+
+def quoted(value: str) -> str:
+    """A value in MLflow's language."""
+    return f'"{value}"' if "'" in value else f"'{value}'"
 
 
 def runs_of_name(name: str, deleted: bool = False) -> list[Run]:

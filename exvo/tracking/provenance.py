@@ -75,6 +75,19 @@ def code() -> Code:
         return Code(commit_of_files(PROJECT / ".git") or "none", problem=str(error))
 
 
+@functools.cache
+def say_problem(present: Code) -> None:
+    """Prints, once in a process, why git could not tell all about the code."""
+    if present.commit == "none":
+        print(f"the run's commit is logged as none: {present.problem}", flush=True)
+    else:
+        print(
+            f"the run's commit {present.commit[:12]} was read from the checkout's files, and uncommitted changes are "
+            f"not known: {present.problem}",
+            flush=True,
+        )
+
+
 def git(*arguments: str) -> str:
     """What git prints about the project's folder; bytes that are not UTF-8 as backslash escapes.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -12,11 +12,14 @@ from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
 from exvo.evaluation.prior import OverPrior
+from exvo.evaluation.results import Condition
 from exvo.evaluation.scoring import MEAN_CCC, UAR
+from exvo.reports.card import of_version
 from exvo.reports.tables import number_texts
 from exvo.tracking import artifacts, names, server
-from exvo.tracking.scored import SPLIT
+from exvo.tracking.scored import SPLIT, condition
 from exvo.tracking.tags import (
+    CONDITION,
     CORPUS_TAG,
     DIGEST_TAG,
     DONE,
@@ -35,20 +38,47 @@ from exvo.tracking.tags import (
 MODEL = "exvo-fewshot"
 CHAMPION = "champion"
 CHAMPION_URI = f"models:/{MODEL}@{CHAMPION}"
+DESCRIPTION = (
+    "Emotions of vocal bursts. A request has a row a clip: `audio` (bytes of a sound file, base64 in JSON) and, for a "
+    "personalised model, `enrolment` (a list of clips of the same speaker) or `profile` (what the param `mode=enrol` "
+    "gave). The answer has a column a label. Each version's model card has the commands."
+)
+"""Of the registered model: the signature has no columns of requests, as MLflow drops unknown ones in silence."""
 
 
-def candidates() -> list[Run]:
-    """The finished few-shot runs with a model and a defined validation score, trials of studies among them.
+CANDIDATES = f"tags.`{TASK_TAG}` = 'fewshot' and {DONE} and {NO_FOLD}"
+"""Finished few-shot runs with a model, trials of studies among them.
 
-    Folds of a cross-validation are not: each lacks speakers, and none is what the pooled score is about.
+Folds of a cross-validation are not: each lacks speakers, and none is what the pooled score is about.
+"""
+
+
+def conditions() -> list[Condition]:
+    """The conditions under which there are candidates with a defined validation score.
 
     Raises:
         InputError: the store can't be used.
     """
     server.quiet()
     server.check_store()
-    query = f"tags.`{TASK_TAG}` = 'fewshot' and {DONE} and {NO_FOLD}"
-    return [run for run in names.search(query) if not math.isnan(score(run))]
+    newest = names.newest_of_each(CANDIDATES, [f"tags.`{tag}`" for tag in CONDITION])
+    defined = [run for run in newest if not math.isnan(score(run)) or next(best_first(condition(run)), None)]
+    return [condition(run) for run in defined]
+
+
+def best_first(under: Condition) -> Iterator[Run]:
+    """The candidates under a condition that have a defined validation score, the best first, equal ones the newest."""
+    values = zip(CONDITION, (under.corpus, under.digest, under.task, under.protocol), strict=True)
+    query = " and ".join([CANDIDATES, *(f"tags.`{tag}` = {names.quoted(value)}" for tag, value in values)])
+    for headline in (UAR, MEAN_CCC):
+        metric = f"metrics.`{SPLIT}/{headline}`"
+        query_of_defined = f"{query} and {metric} > -10"  # undefined is greater than no number
+        found = names.each(query_of_defined, order=[f"{metric} DESC", names.NEWEST], page=3)
+        best = next(found, None)
+        if best is not None:
+            yield best
+            yield from found
+            return
 
 
 def headline_of(run: Run) -> str:
@@ -128,7 +158,7 @@ def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion
     """
     client = MlflowClient()
     try:
-        client.create_registered_model(MODEL, description="Emotions of vocal bursts. Each version has its model card.")
+        client.create_registered_model(MODEL, description=DESCRIPTION)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise server.unusable(error) from None
@@ -138,11 +168,19 @@ def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion
 
         uri = whole_model(run)
         model_id = uri.removeprefix("models:/")
-        return client.create_model_version(MODEL, uri, run.info.run_id, dict(tags), None, card, model_id=model_id), True
-    for name, value in tags.items():
-        client.set_model_version_tag(MODEL, version.version, name, value)
-    client.update_model_version(MODEL, version.version, description=card)
-    return version, False
+        version = client.create_model_version(MODEL, uri, run.info.run_id, dict(tags), model_id=model_id)
+        is_new = True
+    else:
+        for name, value in tags.items():
+            client.set_model_version_tag(MODEL, version.version, name, value)
+        is_new = False
+    description = of_version(card, version_uri(version.version))
+    return client.update_model_version(MODEL, version.version, description=description), is_new
+
+
+def version_uri(version: str) -> str:
+    """The address of a version."""
+    return f"models:/{MODEL}/{version}"
 
 
 def make_champion(version: ModelVersion) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +18,24 @@ from mlflow.exceptions import MlflowException
 
 from exvo.errors import InputError
 from exvo.options import command_line, launched_run
-from exvo.settings import TrainSettings
+from exvo.settings import ENTRY_POINTS, TrainSettings, automatic
+from exvo.systems import SHORT_NAMES
 from exvo.text import all_writable, default_text, writable
-from exvo.tracking import artifacts, lookup, names, server
+from exvo.tracking import artifacts, ends, experiments, labels, lookup, server
 from exvo.tracking.delivery import RunLog, now
 from exvo.tracking.entries import Artifact, Dataset, Metrics, Model, Name, Params, Tags
-from exvo.tracking.provenance import Code, code, environment
+from exvo.tracking.provenance import code, environment, say_problem
 from exvo.tracking.tags import (
-    COMMAND_TAG,
     CORPUS_TAG,
     DIGEST_TAG,
     ENTRY_TAG,
     EVALUATED_TAG,
     FAILURE,
-    FOLD_TAG,
     NOTE,
     PARENT_TAG,
     PROTOCOL_TAG,
     SYSTEM_TAG,
     TASK_TAG,
-    TRIAL_STATE_TAG,
-    TRIAL_TAG,
 )
 
 if TYPE_CHECKING:  # drawing takes part of a second to import, and most commands draw nothing
@@ -69,7 +64,13 @@ def logging_to(log: RunLog) -> Iterator[None]:
 
 @contextmanager
 def start_run(
-    entry_point: str, run_id: str = "", parent: str = "", tags: Mapping[str, Any] | None = None, output: str = "output"
+    entry_point: str,
+    run_id: str = "",
+    parent: str = "",
+    tags: Mapping[str, Any] | None = None,
+    output: str = "output",
+    experiment: str | None = None,
+    beside: str = "",
 ) -> Iterator[str]:
     """A run on the tracking server: the one that `mlflow run` made, or a new one; gives its id.
 
@@ -84,11 +85,13 @@ def start_run(
         parent: id of the run whose child it is; it stands in the same experiment.
         tags: to begin with.
         output: the output folder.
+        experiment: the name of that of a new run, empty where MLflow's variables say; None: see `UTILITIES`.
+        beside: id of a run in whose experiment a new one stands, whatever the variables say.
 
     Raises:
         InputError: the store can't be used, or the run or its experiment is deleted.
     """
-    log = _begin(entry_point, run_id, parent, tags, output)
+    log = _begin(entry_point, run_id, parent, tags, output, experiment, beside)
     status, is_refused = "FAILED", False
     try:
         with logging_to(log):
@@ -112,7 +115,7 @@ def start_run(
     finally:
         problem = _end(log, log.status or status)
         if is_refused:
-            _remove(log.run_id)
+            ends.remove(log.run_id)
         elif problem:
             print(
                 f"What the run logged is not all on the tracking server ({problem}): the rest is kept in "
@@ -121,7 +124,15 @@ def start_run(
             )
 
 
-def _begin(entry_point: str, run_id: str, parent: str, tags: Mapping[str, Any] | None, output: str) -> RunLog:
+def _begin(
+    entry_point: str,
+    run_id: str,
+    parent: str,
+    tags: Mapping[str, Any] | None,
+    output: str,
+    experiment: str | None,
+    beside: str,
+) -> RunLog:
     """Begins a run, or goes on with one, see `start_run`."""
     server.quiet()
     server.check_store()
@@ -129,16 +140,16 @@ def _begin(entry_point: str, run_id: str, parent: str, tags: Mapping[str, Any] |
         os.environ["GIT_PYTHON_GIT_EXECUTABLE"] = "/dev/no-git"
     client = MlflowClient()
     try:
-        experiment = client.get_run(parent).info.experiment_id if parent else None
+        place = None if run_id else experiments.place(experiment, parent or beside)
         active = mlflow.start_run(
-            run_id or None, experiment, nested=True, parent_run_id=parent or None, tags=tags, log_system_metrics=True
+            run_id or None, place, nested=True, parent_run_id=parent or None, tags=tags, log_system_metrics=True
         )
         earlier = lookup.logged_metrics(run_id) if run_id and entry_point != "tune" else {}  # a study's counts change
         run = client.get_run(active.info.run_id)
         if run.data.tags.get(NOTE, "").startswith(FAILURE):
             client.delete_tag(run.info.run_id, NOTE)
     except MlflowException as error:
-        raise _no_run(error, run_id or launched_run()) from None
+        raise experiments.cannot_begin(error, run_id or launched_run()) from None
     return RunLog(run, Path(output) / "runs" / run.info.run_id / "journal", earlier)
 
 
@@ -153,52 +164,25 @@ def _end(log: RunLog, status: str) -> str | None:
     return problem
 
 
-def _no_run(error: MlflowException, run_id: str) -> InputError:
-    """Why a run could not begin or go on."""
-    run = names.run_of_id(run_id) if run_id else None
-    if run is not None and run.info.lifecycle_stage == "deleted":
-        return InputError(names.deleted([run]))
-    deleted = re.search(r"The experiment (\S+) " + server.DELETED, str(error))
-    if deleted:
-        restores = names.restore_experiment(MlflowClient().get_experiment(deleted[1]))
-        return InputError(f"New runs can't begin. {restores} Or set MLFLOW_EXPERIMENT_NAME to another one.")
-    return server.unusable(error)
-
-
-def _remove(run_id: str) -> None:
-    """Deletes a run whose input was refused; it is not taken for an unfinished one."""
-    with suppress(MlflowException):
-        MlflowClient().delete_tag(run_id, COMMAND_TAG)
-    with suppress(MlflowException):
-        MlflowClient().delete_run(run_id)
-
-
-def describe_failure(sentence: str) -> None:
-    """Ends the run that `mlflow run` has made for this command as failed, with the reason as its description."""
-    run_id = launched_run()
-    if not run_id or server.has_failed():
-        return
-    server.quiet()
-    with suppress(MlflowException, InputError):
-        server.check_store()
-        client = MlflowClient()
-        client.set_tag(run_id, NOTE, writable(f"{FAILURE}{sentence}")[:5000])
-        if client.get_run(run_id).info.status == "RUNNING":
-            client.set_terminated(run_id, "FAILED")
-
-
-def name_run(system: str = "") -> None:
-    """Puts what the run does before the random name that MLflow made, so that lists of runs can be read."""
+def name_run(system: str = "", details: str = "") -> None:
+    """Gives the present run the name of `labels.run_name`."""
     log = present_run()
-    entry_point = log.tags[ENTRY_TAG]
-    random = re.fullmatch(rf"(?:{entry_point}-)?([a-z]+-[a-z]+-\d+)", log.name)
-    words = [system] if system and entry_point in ("train", "main") else [entry_point, system]
-    if system and TRIAL_TAG in log.tags:
-        words = [f"trial-{int(log.tags[TRIAL_TAG]):03d}", system]
-    if system and FOLD_TAG in log.tags:
-        words = [f"fold-{log.tags[FOLD_TAG]}", system]
-    if random:
-        log.add(Name("-".join([*filter(None, words), random[1]])))
+    name = labels.run_name(log, system, details)
+    if name != log.name:
+        log.add(Name(name))
+
+
+def describe(text: str) -> None:
+    """Describes the present run, in Markdown, unless a user has."""
+    log = present_run()
+    if labels.may_describe(log.tags.get(NOTE, "")):
+        set_tags({NOTE: text})
+
+
+def artifact_page(name: str) -> str:
+    """The address of an artifact of the present run within the UI."""
+    log = present_run()
+    return labels.artifact_page(log.experiment_id, log.run_id, name)
 
 
 def log_code() -> None:
@@ -213,29 +197,31 @@ def log_code() -> None:
         log_text("uncommitted.diff.txt", f"{present.changes}\n{present.difference}")
 
 
-@cache
-def say_problem(present: Code) -> None:
-    """Prints, once in a process, why git could not tell all about the code."""
-    if present.commit == "none":
-        print(f"the run's commit is logged as none: {present.problem}", flush=True)
-    else:
-        print(
-            f"the run's commit {present.commit[:12]} was read from the checkout's files, and uncommitted changes are "
-            f"not known: {present.problem}",
-            flush=True,
-        )
-
-
 def log_settings(settings: Mapping[str, Any], details: Mapping[str, Any]) -> None:
-    """Logs every resolved option as a param, and all of them with the details as settings.json.
+    """Logs every option as a param, those that can be `auto` as `resolved.<option>` too, and all as settings.json.
 
     A param that `mlflow run` has logged already stays as it was typed: params can't be changed.
+
+    Args:
+        settings: as far as they are resolved.
+        details: that settings.json holds besides.
     """
     log = present_run()
     values = {name: default_text(value) for name, value in settings.items() if name not in log.params}
     if values:
         log.add(Params(values))
+    log_resolved(settings)
     log_json("settings.json", {"options": dict(settings), **details})
+
+
+def log_resolved(settings: Mapping[str, Any]) -> None:
+    """Logs what became of options that can be `auto`, once each; passes over those that still are."""
+    log = present_run()
+    options = automatic(ENTRY_POINTS[log.tags[ENTRY_TAG]]) if ENTRY_TAG in log.tags else []
+    texts = {f"resolved.{name}": default_text(settings[name]) for name in options if name in settings}
+    values = {name: text for name, text in texts.items() if text != "auto" and name not in log.params}
+    if values:
+        log.add(Params(values))
 
 
 def log_json(name: str, content: Any) -> None:
@@ -260,10 +246,13 @@ def log_dataset(clips: pd.DataFrame, name: str, folder: Path, digest: str) -> No
     set_tags({DIGEST_TAG: digest, CORPUS_TAG: name})
 
 
-def log_system(system: str, task: str, protocol: str) -> None:
-    """Tags what the run trains or evaluates; `compare` and systems that continue another one look for these tags."""
+def log_system(system: str, task: str, protocol: str, details: str = "") -> None:
+    """Tags what the run trains or evaluates; `compare` and systems that continue another one look for these tags.
+
+    `details` are those of its name, see `name_run`.
+    """
     set_tags({SYSTEM_TAG: system, TASK_TAG: task, PROTOCOL_TAG: protocol})
-    name_run(system)
+    name_run(next((short for short, full in SHORT_NAMES.items() if full == system), system), details)
 
 
 def log_evaluated(source: Run, protocol: str) -> None:
@@ -320,28 +309,9 @@ def end_run_as(status: str) -> None:
     present_run().status = status
 
 
-def end_run_of_dead_trial(run_id: str) -> None:
-    """Ends as killed the run of a trial whose process is gone, where this server has it and it has not ended."""
-    client = MlflowClient()
-    with suppress(MlflowException):
-        if lookup.run_exists(run_id) and client.get_run(run_id).info.status == "RUNNING":
-            client.set_tag(run_id, TRIAL_STATE_TAG, "killed")
-            client.set_terminated(run_id, "KILLED")
-
-
 def log_parent(parent: Run) -> None:
     """Tags the run whose weights the present run starts from."""
     set_tags({PARENT_TAG: parent.info.run_id})
-
-
-def where_to_look(run_id: str, to_see: bool = True) -> str:
-    """The run's name, and how to open it in the UI where it has curves or a page `to_see`."""
-    try:
-        source = MlflowClient().get_run(run_id)
-    except MlflowException:
-        return f"run    {run_id}"
-    place = f"#/experiments/{source.info.experiment_id}/runs/{run_id}?workflowType=machine_learning"
-    return f"run    {source.info.run_name} ({run_id})" + (f"\nopen   {server.page(place)}" if to_see else "")
 
 
 def log_page(name: str, page: Page) -> None:

@@ -15,11 +15,12 @@ from exvo.errors import InputError
 from exvo.evaluation import results
 from exvo.evaluation.pairwise import Scored
 from exvo.evaluation.results import Condition
+from exvo.evaluation.scoring import every_score
 from exvo.options import command_line
 from exvo.settings import TrainSettings
 from exvo.tracking import artifacts, lookup, names
 from exvo.tracking.artifacts import artifact
-from exvo.tracking.tags import CORPUS_TAG, DIGEST_TAG, ENTRY_TAG, EVALUATED_TAG, PROTOCOL_TAG, TASK_TAG
+from exvo.tracking.tags import CORPUS_TAG, DIGEST_TAG, ENTRY_TAG, EVALUATED_TAG, PROTOCOL_TAG, SYSTEM_TAG, TASK_TAG
 
 SPLIT = "val"
 """The split that chooses; the test split never does."""
@@ -133,9 +134,15 @@ def _system_run(row: Mapping[Hashable, Any], split: str) -> SystemRun:
         evaluation=evaluation,
         system=row["system"],
         condition=results.make_condition((row[key] for key in results.KEYS), split),
-        metrics=row["metrics"],
+        metrics=_scores(lookup.require_run(row["run_id"]), split) or row["metrics"],
         settings=settings,
     )
+
+
+def _scores(run: Run, split: str) -> dict[str, float]:
+    """All scores of a split with their intervals, from the table of a run; empty where early versions logged none."""
+    table = artifacts.scores(run, split)
+    return {} if table is None else results.of_split(every_score(table, split), split)
 
 
 def as_table(runs: Iterable[SystemRun]) -> pd.DataFrame:
@@ -164,14 +171,14 @@ def scored_run(source: Run, option: str, split: str) -> tuple[Scored, SystemRun]
     if status != "FINISHED":
         state = {"FAILED": "has failed", "KILLED": "was stopped"}.get(status, f"is {status.lower()}")
         raise InputError(f"{subject} {state}; give a run that has finished.")
-    finished, run_id = lookup.finished_runs(), source.info.run_id
-    table = finished[(finished["run_id"] == run_id) | (finished["evaluated_run"] == run_id)]
-    if run_id not in set(table["run_id"]):
+    run_id = source.info.run_id
+    if not source.data.tags.get(SYSTEM_TAG):
         raise InputError(
             f"{subject} names no system; give a run that train, main or evaluate of this version has made."
         )
+    evaluations = names.search(f"{lookup.OF_SYSTEM} and tags.`{EVALUATED_TAG}` = '{run_id}'")
+    table = lookup.as_rows([source, *evaluations])
     table = table.assign(metrics=table["metrics"].map(lambda metrics: results.of_split(metrics, split)))
-    table = table.sort_values("evaluated_run", key=lambda column: column == run_id, kind="stable")  # itself first
     for row in table.to_dict("records"):
         run = _system_run(row, split)
         predictions = predictions_of(run)
