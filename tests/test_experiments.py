@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from exvo import options
 from exvo.errors import InputError
 from exvo.settings import ENTRY_POINTS, TrainSettings, automatic
-from exvo.tracking import experiments, labels, lookup, names
+from exvo.tracking import experiments, labels, lookup, names, scored
 from exvo.tracking.tags import NOTE
 
 from helpers.commands import run_here
@@ -111,6 +111,12 @@ def test_what_evaluate_writes_on_the_training_run(tiny_corpus: Path, monkeypatch
     page = f"#/experiments/{evaluation.info.experiment_id}/runs/{evaluation.info.run_id}/artifacts/report/test.html"
     assert note.endswith(f"[Report]({page}?workflowType=machine_learning)")
     assert evaluation.data.tags[NOTE] == note
+    assert run_here("evaluate", {"run_id": run_id, "shots": "1"}, monkeypatch) == 0
+    assert "test/emotion_ccc" in all_runs()[-1].data.metrics
+    assert lookup.newest_runs("test")["run_id"].tolist() != [
+        all_runs()[-1].info.run_id
+    ]  # with as many clips as trained
+    assert scored.scored_run(now, "a", "test")[1].run_id == evaluation.info.run_id
     client.set_tag(run_id, NOTE, "My best one.")
     assert run_here("evaluate", {"run_id": run_id}, monkeypatch) == 0
     assert client.get_run(run_id).data.tags[NOTE] == "My best one."

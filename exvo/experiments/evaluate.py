@@ -39,7 +39,7 @@ from exvo.settings import EvaluateSettings, TrainSettings
 from exvo.tasks import Task
 from exvo.tracking import artifacts, experiments, labels, lookup, models, runs
 from exvo.tracking.artifacts import Trained
-from exvo.tracking.tags import ENTRY_TAG, SYSTEM_TAG
+from exvo.tracking.tags import ENTRY_TAG, OTHER_SHOTS_TAG, SYSTEM_TAG
 
 UNCALIBRATED = "uncalibrated"
 """The name of the predictions table at temperature 1."""
@@ -103,6 +103,8 @@ def run(settings: EvaluateSettings) -> None:
     with runs.start_run("evaluate", output=settings.output, beside=source.info.run_id) as run_id:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
         runs.log_evaluated(source, settings.protocol)
+        if shots != own[1]:
+            runs.set_tags({OTHER_SHOTS_TAG: shots})
         ready = reopen(settings, source, training)
         scored = evaluate(checkpoint, ready, settings.split, training, artifacts.trained(source), settings)
         if scored is not None and settings.split == "test" and own == (settings.protocol, shots):

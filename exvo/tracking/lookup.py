@@ -26,6 +26,7 @@ from exvo.tracking.tags import (
     FOLD_TAG,
     NO_FOLD,
     ON_ITS_OWN,
+    OWN_SHOTS,
     PARENT_TAG,
     PROTOCOL_TAG,
     RESULT_TAGS,
@@ -184,7 +185,8 @@ def finished_runs() -> pd.DataFrame:
 def newest_runs(split: str, corpus: str = "") -> pd.DataFrame:
     """The newest finished run of each system under each condition, see `as_rows`.
 
-    Trials of studies and folds of cross-validations are not among them.
+    Trials of studies, folds of cross-validations, and evaluations with another number of enrolment clips than their
+    training's are not among them.
 
     Args:
         split: of which the runs have scores.
@@ -195,7 +197,7 @@ def newest_runs(split: str, corpus: str = "") -> pd.DataFrame:
     """
     server.quiet()
     server.check_store()
-    query = f"{OF_SYSTEM} and {ON_ITS_OWN}"
+    query = f"{OF_SYSTEM} and {ON_ITS_OWN} and {OWN_SHOTS}"
     query += f" and tags.`{CORPUS_TAG}` = {names.quoted(corpus)}" if corpus else ""
     found: list[Run] = []
     for newest in names.newest_of_each(query, [f"tags.`{tag}`" for tag in CONDITION]):

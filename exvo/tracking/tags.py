@@ -37,6 +37,12 @@ FOLD_TAG = "exvo.fold"
 NO_FOLD = f"tags.`{FOLD_TAG}` IS NULL"
 ON_ITS_OWN = f"tags.`{TRIAL_TAG}` IS NULL and {NO_FOLD}"
 """Of runs that are neither the trial of a study nor a fold of a cross-validation."""
+OTHER_SHOTS_TAG = "exvo.other_shots"
+"""Of an evaluation with another number of enrolment clips than the training run's: the number."""
+
+OWN_SHOTS = f"tags.`{OTHER_SHOTS_TAG}` IS NULL"
+"""Of what stands in tables of results."""
+
 CONTINUES_TAG = "exvo.continues"
 COMMAND_TAG = "exvo.command"
 CODE_TAG = "exvo.code"
