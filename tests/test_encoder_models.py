@@ -17,10 +17,17 @@ from mlflow.pyfunc import load_model
 
 import exvo
 from exvo.errors import InputError
-from exvo.experiments import embed, evaluate, register, sync, train
+from exvo.experiments import embed, evaluate, register, reproduce, sync, train
 from exvo.experiments.features import open_extractor
 from exvo.networks.checkpoint import load_checkpoint
-from exvo.settings import EmbedSettings, EvaluateSettings, RegisterSettings, SyncSettings, TrainSettings
+from exvo.settings import (
+    EmbedSettings,
+    EvaluateSettings,
+    RegisterSettings,
+    ReproduceSettings,
+    SyncSettings,
+    TrainSettings,
+)
 from exvo.tracking import encoders, models
 from exvo.tracking.tags import MODEL_TAG
 
@@ -122,6 +129,8 @@ def test_evaluate_and_embed_take_the_kept_encoder(
         place = f"{newest().info.artifact_uri}/predictions/test.parquet"
         table = pd.read_parquet(mlflow.artifacts.download_artifacts(place)).head(3)
         np.testing.assert_allclose(table[[f"prediction.{target}" for target in TARGETS]], heads.expected, atol=1e-4)
+    reproduce.run(ReproduceSettings(run=run_id, workers=1))
+    assert newest().data.tags["exvo.equal"] == "true"
     embed.run(EmbedSettings(run_id=run_id, split="val", workers=1))
     assert "embeddings of" in capsys.readouterr().out
     save_encoder("hubert", heads.encoder)  # another one in its place

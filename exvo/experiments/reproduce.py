@@ -18,10 +18,10 @@ from exvo.evaluation import scoring
 from exvo.experiments import repetition
 from exvo.experiments.corpus import Ready, as_trained, read_corpus, require_same
 from exvo.experiments.evaluate import evaluate
-from exvo.experiments.features import open_extractor, record
+from exvo.experiments.features import extractor_of_run, record
 from exvo.experiments.repetition import Outcome
 from exvo.experiments.train import start, train
-from exvo.features.extractors import LOG_MEL
+from exvo.features.extractors import LOG_MEL, Extractor
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from exvo.settings import ReproduceSettings, TrainSettings
 from exvo.systems import SystemConfig
@@ -36,11 +36,11 @@ REPEATED = ("train", "main")
 def run(given: ReproduceSettings) -> None:
     """Repeats a run; leaves with status 1 where the two differ."""
     source = find_training(given)
-    settings, system = logged_settings(given, source)
+    settings, system, extractor = logged_settings(given, source)
     environment = artifacts.load_environment(source)
     checkpoint = models.checkpoint_of(source)
     logged = outcome(source, checkpoint)
-    ready = as_trained(read_corpus(settings), source, settings)
+    ready = as_trained(read_corpus(settings, extractor), source, settings)
     require_same(ready, source)
     torch.set_num_threads(environment.get("threads") or torch.get_num_threads())  # they order the additions
     entry_point = source.data.tags[ENTRY_TAG]
@@ -86,8 +86,8 @@ def find_training(given: ReproduceSettings) -> Run:
     return source
 
 
-def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSettings, SystemConfig]:
-    """The settings and the system of a training run; the corpus' folder, workers and output are this command's.
+def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSettings, SystemConfig, Extractor]:
+    """The settings, the system and the features of a training run; folder, workers and output are this command's.
 
     A run that started from another run's weights starts from those of the very same run.
 
@@ -98,8 +98,8 @@ def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSetting
     options, system, name = logged["options"], logged["system"], source.info.run_name
     unknown = sorted(set(options) - {field.name for field in fields(TrainSettings)})
     unknown += sorted(set(system) - {field.name for field in fields(SystemConfig)})
-    features = options.get("features", LOG_MEL)
-    if unknown or logged["features"] != record(open_extractor(features, resolve_device("auto"))):
+    extractor = extractor_of_run(source, options.get("features", LOG_MEL), resolve_device("auto"))
+    if unknown or logged["features"] != record(extractor):
         differing = f"knows no {', '.join(unknown)}" if unknown else "computes other features"
         raise InputError(
             f"The run {name} was made by another version of exvo; this one {differing}. "
@@ -113,13 +113,14 @@ def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSetting
         why = names.deleted([deleted]) if deleted else f"The run {parent} has been removed from the tracking server."
         raise InputError(f"The run {name} started from the weights of another run. {why}")
     settings = TrainSettings(**artifacts.FORMER | options)
-    return replace(
+    settings = replace(
         settings,
         data=given.data or settings.data,
         workers=given.workers,
         output=given.output,
         init=f"runs:/{parent}" if parent else settings.init,
-    ), SystemConfig(**system)
+    )
+    return settings, SystemConfig(**system), extractor
 
 
 def outcome(source: Run, checkpoint: Checkpoint) -> Outcome:

@@ -102,7 +102,7 @@ def run(given: TrainSettings) -> None:
 
 def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = None) -> Ready:
     """Logs the settings and the corpus, which it reads unless it is given."""
-    extractor = open_extractor(settings.features, settings.device)
+    extractor = ready.extractor if ready else open_extractor(settings.features, settings.device)
     runs.log_settings(asdict(settings), {"system": asdict(system), "features": record(extractor)})
     log_system(settings)
     ready = ready or read_corpus(settings)
