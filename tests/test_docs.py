@@ -144,7 +144,7 @@ def run_by_ci() -> tuple[list[Path], set[str]]:
 
 @pytest.mark.parametrize("page", [PAGES[0], *SITE], ids=lambda page: page.name)
 def test_commands_are_run_by_ci_or_marked(page: Path) -> None:
-    """A block is marked by `not-run` after its language; what is in angle brackets can't be run as it stands."""
+    """A block is marked by `not-run` after its language. What is in angle brackets can't be run as it stands."""
     text = page.read_text(encoding="utf-8")
     assert blocks(text, "", "bash", "shell", "console") == []
     literal, lines = run_by_ci()
