@@ -30,6 +30,7 @@ source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 myst_heading_anchors = 4
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_output_stderr = "remove"
 
 default_role = "literal"
 napoleon_custom_sections = ["Returns"]  # sentences, not a type and a colon
