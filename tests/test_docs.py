@@ -26,7 +26,7 @@ every_page_of_today = pytest.mark.parametrize("page", TODAY, ids=lambda page: pa
 
 def blocks(text: str, *kinds: str) -> list[str]:
     """The code blocks of a page, or those that begin with one of these: `sh`, say, which `sh not-run` is not."""
-    found = re.findall(r"^```(.*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```([^\n]*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     return [block for kind, block in found if not kinds or kind in kinds]
 
 
