@@ -25,6 +25,7 @@ notebooks: .venv/ready
 
 # The documentation as a site, output/site/index.html. Every warning is an error; nothing is fetched.
 site: .venv/ready
+	rm -rf output/site
 	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs output/site
 	@echo "output/site/index.html"
 

@@ -58,7 +58,8 @@ def setup(app: Sphinx) -> None:
 def fetch_notebooks() -> None:
     """Puts the notebooks beside these pages, executed where `make notebooks` has done so since they were changed."""
     place = ROOT / "docs" / "notebooks"
-    place.mkdir(exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
     for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
         executed = ROOT / "output" / "notebooks" / source.name
         fresh = executed.is_file() and executed.stat().st_mtime >= source.stat().st_mtime
