@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Nothing leaves the machine unasked: MLflow's telemetry is off unless you have set the variable.
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: demo personalisation notebooks test short-faults faults fuzz audit lint ui bench results systems lock
+.PHONY: demo personalisation notebooks site test short-faults faults fuzz audit lint ui bench results systems lock
 SMALL := --width 0.25 --epochs 16 --batch_size 8 --learning_rate 0.01
 
 demo: .venv/ready
@@ -19,9 +19,15 @@ personalisation: .venv/ready
 	$(BIN)/exvo compare --a cnn10 --b cnn10-relative --split test
 	$(BIN)/exvo enrolment-curve --run_id cnn10-relative --split test
 
-# The notebooks as pages in output/notebooks. They read the runs that `make personalisation` makes.
+# The notebooks with their outputs, in output/notebooks; `make site` shows them. They read the runs that `make personalisation` makes.
 notebooks: .venv/ready
-	$(BIN)/jupyter-nbconvert --execute --to html --output-dir output/notebooks --log-level ERROR --KernelManager.transport_encryption=auto notebooks/*.ipynb
+	$(BIN)/jupyter-nbconvert --execute --to notebook --output-dir output/notebooks --log-level ERROR --KernelManager.transport_encryption=auto notebooks/*.ipynb
+
+# The documentation as a site, output/site/index.html. Every warning is an error; nothing is fetched.
+site: .venv/ready
+	rm -rf output/site
+	$(BIN)/sphinx-build -q -W --keep-going -n -b html docs output/site
+	@echo "output/site/index.html"
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -329,10 +329,10 @@ def test_the_examples_of_the_page_run(trained: Trained, tmp_path: Path, monkeypa
     shutil.copy(trained.file, "best.safetensors")
     predictions(0.5, 2).to_parquet("plain.parquet")
     predictions(0.3, 3).to_parquet("adapted.parquet")
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert len(blocks) > 4
     namespace: dict[str, object] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         for block in blocks:
-            exec(compile(block, "docs/python.md", "exec"), namespace)
+            exec(compile(block, "docs/how-to/python.md", "exec"), namespace)

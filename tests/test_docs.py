@@ -1,4 +1,4 @@
-"""The pages: their links, the files, tests, commands and options that they name are there."""
+"""The pages: links, files, tests and options that they name are there, and commands are run by CI or marked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 from exvo.settings import ENTRY_POINTS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SITE = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *SITE]
 TODAY = [page for page in PAGES if page.name != "CHANGELOG.md"]
 """Pages that speak of the code as it is; the changelog names what was."""
 
@@ -23,9 +24,10 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 every_page_of_today = pytest.mark.parametrize("page", TODAY, ids=lambda page: page.name)
 
 
-def blocks(text: str) -> list[str]:
-    """The code blocks of a page."""
-    return re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+def blocks(text: str, *kinds: str) -> list[str]:
+    """The code blocks of a page, or those that begin with one of these: `sh`, say, which `sh not-run` is not."""
+    found = re.findall(r"^```([^\n]*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for kind, block in found if not kinds or kind in kinds]
 
 
 def prose(text: str) -> str:
@@ -51,10 +53,18 @@ def test_links_lead_to_files_of_the_repository(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_the_readme_is_short_and_leads_to_every_page() -> None:
+def test_the_readme_is_short_and_leads_to_the_site_s_parts() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 120
-    assert [page.name for page in PAGES[1:] if f"{page.relative_to(ROOT)})" not in text] == []
+    assert {"docs/index.md", "docs/tutorial.md", "docs/reference/cite.md"} <= set(re.findall(r"\]\(([^)#\s]+)", text))
+    parts = {f"docs/index.md#{anchor}" for anchor in ("how-to", "explanation", "reference")}
+    assert parts <= set(re.findall(r"\]\(([^)\s]+)\)", text))
+
+
+def test_the_first_page_leads_to_every_page() -> None:
+    """As links, for those who read it on a forge; that its tables of contents have them all is Sphinx's affair."""
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert [page.name for page in SITE if f"]({page.relative_to(ROOT / 'docs')})" not in text] == ["index.md"]
 
 
 @every_page_of_today
@@ -123,3 +133,36 @@ def test_commands_name_entry_points_and_options(page: Path) -> None:
         assert entry_point in ENTRY_POINTS, words
         options = {field.name for field in dataclasses.fields(ENTRY_POINTS[entry_point])} | {"help"}
         assert set(given) <= options, words
+
+
+def run_by_ci() -> tuple[list[Path], set[str]]:
+    """The pages whose commands CI runs as they stand there, and the lines of its own script."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    pages = re.findall(r"docs/[\w/-]+\.md", " ".join(re.findall(r"\.ci/page ([^|\n]*)", script.replace("\\\n", " "))))
+    return [ROOT / page for page in pages], set(map(str.strip, script.splitlines()))
+
+
+@pytest.mark.parametrize("page", [PAGES[0], *SITE], ids=lambda page: page.name)
+def test_commands_are_run_by_ci_or_marked(page: Path) -> None:
+    """A block is marked by `not-run` after its language. What is in angle brackets can't be run as it stands."""
+    text = page.read_text(encoding="utf-8")
+    assert blocks(text, "", "bash", "shell", "console") == []
+    literal, lines = run_by_ci()
+    assert all(path.is_file() for path in literal)
+    if page in literal:
+        assert not any(re.search(r"<[a-z][^>\n]*>", block) for block in blocks(text, "sh"))
+        return
+    lines |= {line for path in literal for line in commands_of(path)}
+    assert [line for line in commands_of(page) if line not in lines] == []
+
+
+def commands_of(page: Path) -> list[str]:
+    """The lines of a page's commands that are not marked, without comments."""
+    lines = "".join(blocks(page.read_text(encoding="utf-8"), "sh")).splitlines()
+    return [line for line in (re.sub(r"(^|\s+)# .*", "", line).strip() for line in lines) if line]
+
+
+def test_a_page_of_python_is_run_by_its_test() -> None:
+    """`how-to/python.md` by `tests/test_api.py`, others that CI runs by `.ci/page`."""
+    with_python = {page for page in SITE if blocks(page.read_text(encoding="utf-8"), "python")}
+    assert with_python <= {ROOT / "docs" / "how-to" / "python.md", *run_by_ci()[0]}

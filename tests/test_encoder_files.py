@@ -105,7 +105,7 @@ def test_pickles_are_not_read(folder: Path) -> None:
     weights.unlink()
     advice = (
         "exvo reads safetensors alone: take a revision that has them (<owner>/<name>@<revision>), or see 'Pickles' in "
-        "docs/encoders.md."
+        "docs/how-to/encoders.md."
     )
     assert refusal(folder) == (
         f"{folder} lacks model.safetensors: it holds only pytorch_model.bin, which may run code when they are read; "

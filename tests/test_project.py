@@ -20,6 +20,7 @@ from conda_pins import LEFT_OUT, extras, pins
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import exvo
 from exvo.extras import Extra
 from exvo.settings import ENTRY_POINTS
 from exvo.text import default_text
@@ -174,6 +175,15 @@ def test_no_test_imports_another(path: Path) -> None:
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
     ]
     assert [name for name in modules if name.startswith(("test_", "conftest"))] == []
+
+
+def test_the_citation_names_this_version() -> None:
+    """With the parts that the Citation File Format 1.2.0 requires."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors"} <= set(citation)
+    assert citation["version"] == exvo.__version__
+    assert citation["license"] == PROJECT["license"]
 
 
 def test_the_core_runs_without_mlflow_and_optuna() -> None:

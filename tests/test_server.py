@@ -283,7 +283,7 @@ SLOWEST = 5.0  # seconds of a /ping: 2 where the machine does nothing else
 def test_attacks_cost_little_and_are_over_when_they_are_over(
     registered: tuple[str, pd.DataFrame], tmp_path: Path
 ) -> None:
-    """Those of docs/reliability.md, on a server of their own: at most some minutes."""
+    """Those of docs/explanation/reliability.md, on a server of their own: at most some minutes."""
     started = Server(registered[0], tmp_path)
     try:
         started.wait()

@@ -14,7 +14,8 @@ CHANCES = 0.5
 def correction_power(shots: int) -> float:
     """How strongly the shares of a clip are corrected by so many enrolment clips of its speaker: 0.15 log2(2 clips).
 
-    Through 0.3 for two clips and 0.6 for eight, which served best on EmoGator (docs/enrolment.md); 0 for none.
+    Through 0.3 for two clips and 0.6 for eight, which served best on EmoGator (docs/explanation/enrolment.md);
+    0 for none.
 
     >>> [round(correction_power(shots), 2) for shots in (0, 1, 2, 4, 8, 16)]
     [0.0, 0.15, 0.3, 0.45, 0.6, 0.75]

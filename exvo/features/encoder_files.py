@@ -210,7 +210,7 @@ def _check_weights(folder: Path) -> None:
             instead = f"only {listing(pickles)}, which may run code when they are read" if pickles else "no weights"
             raise InputError(
                 f"{folder} lacks {printable(name)}: it holds {instead}; exvo reads safetensors alone: take a revision "
-                "that has them (<owner>/<name>@<revision>), or see 'Pickles' in docs/encoders.md."
+                "that has them (<owner>/<name>@<revision>), or see 'Pickles' in docs/how-to/encoders.md."
             )
         try:
             with safetensors.safe_open(path, "pt") as file:

@@ -25,12 +25,12 @@ from exvo.serving.waveforms import audio_config, features_of
 from exvo.text import LONGEST_NAME, listing, printable, writable
 
 Clip = str | os.PathLike[str] | bytes | tuple[npt.ArrayLike, float]
-"""A recording: the path of a file, a file's bytes, or a waveform with its rate in Hz.
+"""A recording, as the path of a file, a file's bytes, or a waveform with its rate in Hz.
 
 A waveform is (samples,) or (samples, channels), floats from -1 to 1, as `soundfile.read` gives it."""
 
 Profile = npt.NDArray[np.float32]
-"""What a personalised model knows of a speaker: (profile,), the mean of the embeddings of the clips that enrol."""
+"""What a personalised model knows of a speaker, (profile,), the mean of the embeddings of the clips that enrol."""
 
 
 class Recogniser:
