@@ -28,6 +28,8 @@ from exvo.config import (
 
 RUN_HELP = "the training run: its id, its name, or a system (then it is the newest finished run of that system)"
 
+ROOT_HELP = "the folder below which the paths of the table are, where that is another one: {}"
+
 PROTOCOL_HELP = (
     "protocol of enrolment: published (a speaker's first clips enrol and are scored too), strict (clips that enrol are "
     "not scored, a clip never enrols itself) or independent (clips drawn for each clip, whatever its category, never "
@@ -42,8 +44,8 @@ def option(default: Any, help: str, **limits: Any) -> Any:
         default: its value where it is not given; None stands for `auto`.
         help: what `--help` says of it.
         limits: any of `choices` (the values that a text may have), `low` and `high` (the range of a number, both
-            included), `auto` (what `auto` means, for `--help`) and `path` (of a text that names a file or folder: which
-            kind, see `exvo.files.locate`).
+            included), `auto` (what `auto` means, for `--help`), `path` (of a text that names a file or folder: which
+            kind, see `exvo.files.locate`) and `lines` (of a text that may be @<file>: its lines, joined by this).
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
@@ -53,7 +55,28 @@ class ExtractSettings:
     """Options of `extract`, and of all entry points that read a corpus."""
 
     corpus: str = option("sample", "the corpus to read", choices=CORPORA)
-    data: str = option("", "the corpus' folder; empty for the sample corpus, which is synthesised", path="input")
+    data: str = option(
+        "", "the corpus' folder, or your table itself; empty for the sample corpus, which is synthesised", path="input"
+    )
+    columns: str = option(
+        "",
+        "of a table whose columns have other names: ours:theirs with commas (file:FileName,category:EmoClass); other "
+        "names than file, speaker, category, split, age and country are numeric targets",
+    )
+    root: str = option("", ROOT_HELP.format("of a table; empty: the table's folder"), path="input")
+    splits: str = option("", "which words of a table's splits are which: train=A+B,val=C; C= leaves its clips out")
+    labels: str = option(
+        "",
+        "categories under other names: new=old1+old2 merges or renames, old= leaves its clips out, with commas, or "
+        "@<file> with one a line",
+        lines=",",
+    )
+    where: str = option(
+        "",
+        "which clips are used: column=value, value|value, !=, or of numbers >=, <=, >, <; several with commas; seconds "
+        "is the length of a clip",
+    )
+    clips_per_speaker: int = option(0, "the most clips of a speaker that are used; 0: all", low=0, high=1_000_000)
     features: str = option(
         "log-mel",
         "what the network is given: log-mel; egemaps or compare2016 (openSMILE's functionals); an audio encoder of "
@@ -203,6 +226,7 @@ class RunSettings:
     run_id: str = option("", RUN_HELP)
     split: str = option("val", "the split of its corpus", choices=SPLITS)
     data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
+    root: str = option("", ROOT_HELP.format("empty: the one that the run read"), path="input")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features", path="output")
@@ -214,6 +238,7 @@ class ReproduceSettings:
 
     run: str = option("", RUN_HELP)
     data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
+    root: str = option("", ROOT_HELP.format("empty: the one that the run read"), path="input")
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features, checkpoints and the sample corpus", path="output")
 
@@ -298,6 +323,7 @@ class SubmitSettings:
     number: int = option(1, "number of the submission in the file's name", low=0, high=99)
     check: str = option("", "a submission file to check against the run's corpus, instead of writing one", path="input")
     data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
+    root: str = option("", ROOT_HELP.format("empty: the one that the run read"), path="input")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features and, in submissions/, the file", path="output")

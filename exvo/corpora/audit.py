@@ -12,7 +12,7 @@ import pandas as pd
 
 from exvo.config import CNN14_FRAMES, SPLITS, FeatureConfig
 from exvo.corpora.base import Corpus
-from exvo.text import listing, look_alikes
+from exvo.text import NO_SPEAKERS, listing, look_alikes
 
 FILL_SECONDS = FeatureConfig().seconds(CNN14_FRAMES)
 """The length below which CNN14 fills a clip: 0.32 s."""
@@ -109,6 +109,7 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
         "corpus": corpus.name,
         "synthetic": corpus.synthetic,
         "reading": list(corpus.notes),
+        "selected": list(corpus.selected),
         **_counts(corpus, clips),
         "assigned_splits": _assigned_splits(corpus),
         "splits": {split: _counts(corpus, clips[clips["split"] == split]) for split in _splits(corpus)},
@@ -176,7 +177,7 @@ def _tally(values: pd.Series) -> dict[str, int]:
 
 def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> list[str]:
     split = dict(zip(clips["file"], clips["split"], strict=True))
-    warnings = []
+    warnings = [] if corpus.has_speakers else [NO_SPEAKERS]
     if summary["unreadable"]:
         items = listing(f"{item['file']} ({item['problem']})" for item in summary["unreadable"])
         warnings.append(f"{len(summary['unreadable'])} of {len(clips)} clips can't be used: {items}.")
@@ -245,6 +246,7 @@ def _overview(summary: dict[str, Any], treated: str) -> list[str]:
     lines = [f"corpus     {summary['corpus']} ({kind})", f"rates      {rates or 'none'}"]
     if summary["reading"]:
         lines.insert(1, f"table      read with {', '.join(summary['reading'])}")
+    lines += [f"selected   {phrase}" for phrase in summary["selected"]]
     if summary["assigned_splits"]:
         lines.append(f"splits     {summary['assigned_splits']}")
     if summary["countries"] is not None:

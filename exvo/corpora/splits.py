@@ -23,8 +23,8 @@ QUOTAS = {"train": 0.6, "val": 0.2, "test": 0.2}
 FEWEST_CLIPS = 2
 """Without which a split can be neither trained on nor scored."""
 
-BY_SPEAKER = "by speaker"
-"""What `Corpus.assigned` says of `split_by_speaker`."""
+BY_SPEAKER, BY_CLIP = "by speaker", "by clip"
+"""What `Corpus.assigned` says of `split_by_speaker`; of a corpus that does not say who speaks, its files are dealt."""
 
 
 def deal(speakers: pd.Series, quotas: Sequence[float]) -> np.ndarray:
@@ -87,6 +87,11 @@ def with_folds(corpus: Corpus, count: int) -> Corpus:
         raise InputError(
             f"folds={count}: of the folds one tests, one validates and the others train, so give {FEWEST_FOLDS} or "
             "more, or 0 for the corpus' own splits."
+        )
+    if not corpus.has_speakers:
+        raise InputError(
+            f"folds={count}, but the corpus {corpus.name} does not say who speaks, and folds test a model on speakers "
+            "that it has not heard; give the column of the speakers, or leave folds out."
         )
     clips = corpus.clips
     usable = (clips["speaker"] != "") & clips[list(corpus.targets)].notna().all(axis=1)

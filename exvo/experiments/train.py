@@ -106,6 +106,8 @@ def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = N
     runs.log_settings(asdict(settings), {"system": asdict(system), "features": record(extractor)})
     log_system(settings)
     ready = ready or read_corpus(settings)
+    if not ready.corpus.has_speakers:
+        systems.require_speakers(settings.model, system, settings.task)
     log_corpus(ready)
     require_usable_clips(ready, settings.skip_unreadable)
     return ready
