@@ -35,6 +35,7 @@ DEVICES = ("auto", "cpu", "cuda")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "plateau", "cosine", "one-cycle")
 OBJECTIVES = ("ccc", "mse", "cross-entropy")
+BALANCES = ("none", "weights", "sampler")
 SEARCHED = (
     "batch_size",
     "learning_rate",

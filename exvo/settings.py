@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exvo.config import (
+    BALANCES,
     CORPORA,
     DEVICES,
     EMBEDDINGS,
@@ -142,6 +143,12 @@ class TrainSettings(ExtractSettings):
         low=0.0,
         high=0.5,
         auto="the system's",
+    )
+    balance: str = option(
+        "none",
+        "what is done about categories of unequal numbers of clips: none; weights (in the cross entropy each category "
+        "counts alike) or sampler (each is drawn as often)",
+        choices=BALANCES,
     )
     mixup: float | None = option(
         None,
