@@ -56,6 +56,9 @@ PROTOCOLS = ("published", "strict", "independent")
 FEWEST_FOLDS = 3
 """One tests, one validates, one trains."""
 
+SPEAKERS = "speakers"
+"""The value of the option `folds` by which each speaker is a fold: leave one speaker out."""
+
 POOLED = "folds"
 """What stands in the place of a split's name for the test clips of all folds of a cross-validation."""
 

@@ -118,9 +118,11 @@ def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
     Raises:
         InputError: the text has the wrong type, is none of the choices, or is out of range.
     """
-    limits, kind = field.metadata, str(field.type).removesuffix(" | None")
+    limits, kind = field.metadata, str(field.type).removesuffix(" | None").removesuffix(" | str")
     if "auto" in limits and text == "auto":
         return None
+    if text in limits.get("words", ()):
+        return text
     if kind == "bool":
         if text not in ("true", "false"):
             raise InputError(f"{field.name}={text} is neither true nor false.")
@@ -130,7 +132,7 @@ def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
             raise InputError(f"{field.name}={text} is not known{nearest(text, limits['choices'])}")
         return text
     expected = "a whole number" if kind == "int" else "a number"
-    expected += " or auto" if "auto" in limits else ""
+    expected += "".join(f" or {word}" for word in [*limits.get("words", ()), *(["auto"] if "auto" in limits else [])])
     try:
         value = int(text) if kind == "int" else float(text)
     except ValueError:

@@ -23,6 +23,7 @@ from exvo.config import (
     SAMPLE_EPOCHS,
     SCHEDULES,
     SEARCHED,
+    SPEAKERS,
     SPLITS,
     TASKS,
 )
@@ -45,7 +46,8 @@ def option(default: Any, help: str, **limits: Any) -> Any:
         default: its value where it is not given; None stands for `auto`.
         help: what `--help` says of it.
         limits: any of `choices` (the values that a text may have), `low` and `high` (the range of a number, both
-            included), `auto` (what `auto` means, for `--help`), `path` (of a text that names a file or folder: which
+            included), `auto` (what `auto` means, for `--help`), `words` (texts that a number may be
+            instead), `path` (of a text that names a file or folder: which
             kind, see `exvo.files.locate`) and `lines` (of a text that may be @<file>: its lines, joined by this).
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
@@ -192,12 +194,13 @@ class TrainSettings(ExtractSettings):
         "clip); auto: zero on hume-vb, else repeat",
         choices=("auto", "zero", "floor", "repeat"),
     )
-    folds: int = option(
+    folds: int | str = option(
         0,
-        "cross-validation by speaker in so many folds, each tested once by a model that has not heard its speakers; 0: "
-        "the corpus' splits",
+        "cross-validation by speaker in so many folds, each tested once by a model that has not heard its speakers; "
+        "speakers: a fold for each of them; 0: the corpus' splits",
         low=0,
         high=1_000,
+        words=(SPEAKERS,),
     )
     experiment: str = option(
         "",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import mlflow
@@ -14,7 +16,7 @@ from mlflow.entities import Run
 from exvo.text import NO_SPEAKERS
 from exvo.tracking import artifacts
 
-from helpers.commands import newest, run_here
+from helpers.commands import ROOT, newest, run_here
 from helpers.corpora import write_category_corpus, write_public_table
 from helpers.reports import text_of
 
@@ -33,28 +35,41 @@ def text_artifact(run: Run, name: str) -> str:
     return str(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{name}"))
 
 
-def test_a_public_table_is_trained_on_and_evaluated_from_the_run(
+def documented() -> dict[str, str]:
+    """The options of the command in docs/corpora.md that trains on such a table."""
+    text = (ROOT / "docs" / "corpora.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^exvo main .*consensus(?:.*\\\n)+.*", text, re.MULTILINE)
+    words = shlex.split(command.replace("\\\n", " "))[2:]
+    return {name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+def test_the_public_table_of_the_docs_is_trained_on_and_evaluated_from_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "public"
-    write_public_table(folder)
-    (tmp_path / "labels.txt").write_text("sad=S\nhappy=H\nU=\n")
-    options = TINY | public(folder) | {"labels": f"@{tmp_path / 'labels.txt'}", "where": "seconds>=0.35"}
-    assert run_here("main", options | {"clips_per_speaker": "4"}, monkeypatch) == 0
+    write_public_table(folder, clips=12)
+    options = documented()
+    assert (options["data"], options["root"], options["columns"]) == ("labels/consensus.csv", "Audios", COLUMNS)
+    assert (options["labels"], options["where"]) == ("happy=H,sad=S,U=", "Gender=Female,seconds>=0.3")
+    (tmp_path / "labels.txt").write_text("happy=H\nsad=S\nU=\n")
+    options |= TINY | public(folder) | {"labels": f"@{tmp_path / 'labels.txt'}", "clips_per_speaker": "3"}
+    assert run_here("main", options, monkeypatch) == 0
     said = capsys.readouterr().out
-    assert "selected   S as sad (12 clips)" in said
-    assert "selected   where seconds>=0.35: " in said
+    selected = ["where Gender=Female: 36 of 72 clips left out", "H as happy (12 clips)", "S as sad (12 clips)"]
+    selected += ["without U (12 clips)", "at most 3 clips of a speaker: 6 clips of 6 speakers left out"]
+    selected += ["where seconds>=0.3: 0 of 18 clips left out"]
+    assert all(f"selected   {phrase}\n" in said for phrase in selected)
     run = newest()
     logged = json.loads(text_artifact(run, "settings.json"))["options"]
-    assert (logged["labels"], logged["columns"]) == ("sad=S,happy=H,U=", COLUMNS)
+    assert (logged["labels"], logged["columns"]) == ("happy=H,sad=S,U=", COLUMNS)
     audit = json.loads(text_artifact(run, "audit.json"))
-    assert audit["selected"][:3] == ["S as sad (12 clips)", "H as happy (12 clips)", "without U (12 clips)"]
+    assert audit["selected"] == selected
     assert audit["categories"].keys() == {"happy", "sad"}
-    assert "A part of the corpus: S as sad (12 clips); H as happy" in text_artifact(run, "report/test.html")
+    report = text_of(text_artifact(run, "report/test.html"))
+    assert "A part of the corpus: where Gender=Female: 36 of 72 clips left out; H as happy" in report
     predictions = artifacts.load_table(run.info.run_id, "predictions/test.parquet")
     assert predictions is not None
-    assert set(predictions["truth.category"]) == {"happy", "sad"}
-    assert (predictions["seconds"] >= 0.35).all()
+    assert set(predictions["truth.category"]) <= {"happy", "sad"}
     # what the run read is read again, wherever it lies now
     folder.rename(tmp_path / "moved")
     moved = {name: text for name, text in public(tmp_path / "moved").items() if name != "columns"}

@@ -27,7 +27,7 @@ def clips(speakers: int = 10, each: int = 4, **changes: list) -> pd.DataFrame:
     return pd.DataFrame({**columns, **changes})
 
 
-def read(folder: Path, frame: pd.DataFrame, folds: int = 0) -> Corpus:
+def read(folder: Path, frame: pd.DataFrame, folds: int | str = 0) -> Corpus:
     frame.to_csv(folder / "clips.csv", index=False)
     return load("table", folder, folds)
 
@@ -238,6 +238,19 @@ def test_a_table_with_one_split_alone_takes_folds(tmp_path: Path, split: str) ->
     assert len(people(read(tmp_path, frame, folds=5))) == 5
     missing = "val" if split == "train" else "train"
     refused(tmp_path, frame, f"{tmp_path}: split {missing} has 0 clips; give it at least 2, or train with folds=5")
+
+
+def test_as_many_folds_as_speakers_leave_each_out_alone(tmp_path: Path) -> None:
+    for frame in (clips(), clips(1100, 2, category=["joy", "fear"] * 1100)):
+        count = frame["speaker"].nunique()
+        corpus = read(tmp_path, frame, folds="speakers")
+        assert corpus.assigned == f"{count} folds by speaker, one for each"
+        parts = people(corpus)
+        assert (len(parts), {len(names) for names in parts.values()}) == (count, {1})
+        pd.testing.assert_frame_equal(corpus.clips, read(tmp_path, frame, folds=count).clips)
+    frame = clips(speaker=["a", "b"] * 20, split=SPLIT)
+    with pytest.raises(InputError, match=r"has 2 speakers with labelled clips; cross-validation takes 3 or more"):
+        read(tmp_path, frame, folds="speakers")
 
 
 def test_folds_over_two_speakers_are_refused(tmp_path: Path) -> None:

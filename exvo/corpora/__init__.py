@@ -18,7 +18,7 @@ __all__ = ["Corpus", "Selection", "load", "require_parts"]
 _READERS = {"sample": sample.read, "hume-vb": hume_vb.read, "emogator": emogator.read, "table": table.read}
 
 
-def load(name: str, folder: Path, folds: int = 0, selection: Selection = EVERYTHING) -> Corpus:
+def load(name: str, folder: Path, folds: int | str = 0, selection: Selection = EVERYTHING) -> Corpus:
     """Reads and validates a corpus. Whether its audio files exist is left to feature extraction.
 
     Args:

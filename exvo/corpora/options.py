@@ -26,8 +26,8 @@ def load_corpus(settings: ExtractSettings) -> Corpus:
     return corpora.load(settings.corpus, folder, folds_of(settings), selection_of(settings))
 
 
-def folds_of(settings: ExtractSettings) -> int:
-    """The folds of a cross-validation; 0 where there is none."""
+def folds_of(settings: ExtractSettings) -> int | str:
+    """The folds of a cross-validation, or `SPEAKERS`; 0 where there is none."""
     return settings.folds if isinstance(settings, TrainSettings) else 0
 
 

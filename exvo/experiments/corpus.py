@@ -231,7 +231,7 @@ def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainS
 def as_trained(ready: Ready, source: Run, training: TrainSettings) -> Ready:
     """The corpus with the splits of a training run: as it is, or as the run's fold of a cross-validation has them."""
     number = source.data.tags.get(FOLD_TAG)
-    return ready.fold(int(number), training.folds) if number else ready
+    return ready.fold(int(number), splits.fold_count(ready.corpus)) if number else ready
 
 
 def require_same(ready: Ready, source: Run) -> None:
