@@ -162,10 +162,10 @@ SYNTHETIC = "The corpus is SYNTHETIC: a program makes its voices, so these score
 """What stands beside all scores on the sample corpus."""
 
 NO_SPEAKERS = (
-    "The corpus does not say who speaks: the same people may be in training and in test, so nothing is claimed for "
-    "strangers, and there are no intervals by speaker."
+    "Who speaks is not known: the same people may be in training and in test, so nothing is claimed for strangers, and "
+    "there are no intervals by speaker."
 )
-"""What stands beside all scores on a corpus without speakers."""
+"""What stands beside all scores on clips without speakers."""
 
 
 def slug(name: str) -> str:

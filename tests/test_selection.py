@@ -326,7 +326,7 @@ def test_a_table_without_speakers_is_read_and_the_audit_says_what_that_means(tmp
     assert (set(corpus.clips["speaker"]), corpus.has_speakers, corpus.assigned) == ({""}, False, "")
     audio = pd.DataFrame({"file": corpus.clips["file"], "content": corpus.clips["file"], "seconds": 1.0, "rate": 1.0})
     found = audit(corpus, audio.assign(problem=""))
-    assert found.warnings[0].startswith("The corpus does not say who speaks: the same people may be in training")
+    assert found.warnings[0].startswith("Who speaks is not known: the same people may be in training")
 
 
 def test_without_speakers_and_splits_clips_are_dealt(tmp_path: Path) -> None:
