@@ -35,6 +35,7 @@ DEVICES = ("auto", "cpu", "cuda")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "plateau", "cosine", "one-cycle")
 OBJECTIVES = ("ccc", "mse", "cross-entropy")
+BALANCES = ("none", "weights", "sampler")
 SEARCHED = (
     "batch_size",
     "learning_rate",
@@ -54,6 +55,9 @@ SEARCHED = (
 PROTOCOLS = ("published", "strict", "independent")
 FEWEST_FOLDS = 3
 """One tests, one validates, one trains."""
+
+SPEAKERS = "speakers"
+"""The value of the option `folds` by which each speaker is a fold: leave one speaker out."""
 
 POOLED = "folds"
 """What stands in the place of a split's name for the test clips of all folds of a cross-validation."""

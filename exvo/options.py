@@ -21,11 +21,13 @@ from typing import Any, NoReturn
 from exvo.errors import InputError
 from exvo.files import launched_from, locate
 from exvo.settings import ENTRY_POINTS
-from exvo.text import default_text, nearest
+from exvo.text import default_text, nearest, reason
 
 LAUNCHER = "EXVO_LAUNCHER"
 """The environment variable by which worker processes know that `mlflow run` started their command; else empty."""
 
+LONGEST_LINES = 65_536
+"""Bytes of a file whose lines are an option: a thousand categories need fewer."""
 
 _run_of_launcher = ""
 
@@ -116,9 +118,11 @@ def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
     Raises:
         InputError: the text has the wrong type, is none of the choices, or is out of range.
     """
-    limits, kind = field.metadata, str(field.type).removesuffix(" | None")
+    limits, kind = field.metadata, str(field.type).removesuffix(" | None").removesuffix(" | str")
     if "auto" in limits and text == "auto":
         return None
+    if text in limits.get("words", ()):
+        return text
     if kind == "bool":
         if text not in ("true", "false"):
             raise InputError(f"{field.name}={text} is neither true nor false.")
@@ -128,7 +132,7 @@ def parse_value(field: dataclasses.Field[Any], text: str) -> Any:
             raise InputError(f"{field.name}={text} is not known{nearest(text, limits['choices'])}")
         return text
     expected = "a whole number" if kind == "int" else "a number"
-    expected += " or auto" if "auto" in limits else ""
+    expected += "".join(f" or {word}" for word in [*limits.get("words", ()), *(["auto"] if "auto" in limits else [])])
     try:
         value = int(text) if kind == "int" else float(text)
     except ValueError:
@@ -180,7 +184,30 @@ def parse(entry_point: str, arguments: Sequence[str] | None = None, description:
     for name, value in values.items():
         if "path" in fields[name].metadata:
             values[name] = locate(name, value, fields[name].metadata["path"])
+        if "lines" in fields[name].metadata and value.startswith("@"):
+            values[name] = joined_lines(name, value[1:], fields[name].metadata["lines"])
     return settings(**values)
+
+
+def joined_lines(option: str, path: str, mark: str) -> str:
+    """The lines of a file that an option names, joined by a mark, before which a line's own ones get a backslash.
+
+    Args:
+        option: its name, for sentences.
+        path: of the file, as the user has typed it.
+        mark: that joins the lines.
+
+    Raises:
+        InputError: the file is not there, is no text, or is too long for an option.
+    """
+    try:
+        content = Path(locate(option, path, "input")).read_bytes()
+        if len(content) > LONGEST_LINES:
+            raise InputError(f"{option}=@{path} is longer than {LONGEST_LINES:,} bytes; shorten it.")
+        lines = content.decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{option}=@{path} can't be read as a text in UTF-8 ({reason(error)}); correct it.") from None
+    return mark.join(re.sub(rf"(?<!\\){mark}", rf"\\{mark}", line) for line in map(str.strip, lines) if line)
 
 
 def with_values(words: Sequence[str], names: Sequence[str]) -> list[str]:

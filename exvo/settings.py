@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from exvo.config import (
+    BALANCES,
     CORPORA,
     DEVICES,
     EMBEDDINGS,
@@ -22,11 +23,14 @@ from exvo.config import (
     SAMPLE_EPOCHS,
     SCHEDULES,
     SEARCHED,
+    SPEAKERS,
     SPLITS,
     TASKS,
 )
 
 RUN_HELP = "the training run: its id, its name, or a system (then it is the newest finished run of that system)"
+
+ROOT_HELP = "the folder below which the paths of the table are, where that is another one: {}"
 
 PROTOCOL_HELP = (
     "protocol of enrolment: published (a speaker's first clips enrol and are scored too), strict (clips that enrol are "
@@ -42,8 +46,9 @@ def option(default: Any, help: str, **limits: Any) -> Any:
         default: its value where it is not given; None stands for `auto`.
         help: what `--help` says of it.
         limits: any of `choices` (the values that a text may have), `low` and `high` (the range of a number, both
-            included), `auto` (what `auto` means, for `--help`) and `path` (of a text that names a file or folder: which
-            kind, see `exvo.files.locate`).
+            included), `auto` (what `auto` means, for `--help`), `words` (texts that a number may be
+            instead), `path` (of a text that names a file or folder: which
+            kind, see `exvo.files.locate`) and `lines` (of a text that may be @<file>: its lines, joined by this).
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
@@ -53,7 +58,28 @@ class ExtractSettings:
     """Options of `extract`, and of all entry points that read a corpus."""
 
     corpus: str = option("sample", "the corpus to read", choices=CORPORA)
-    data: str = option("", "the corpus' folder; empty for the sample corpus, which is synthesised", path="input")
+    data: str = option(
+        "", "the corpus' folder, or your table itself; empty for the sample corpus, which is synthesised", path="input"
+    )
+    columns: str = option(
+        "",
+        "of a table whose columns have other names: ours:theirs with commas (file:FileName,category:EmoClass); other "
+        "names than file, speaker, category, split, age and country are numeric targets",
+    )
+    root: str = option("", ROOT_HELP.format("of a table; empty: the table's folder"), path="input")
+    splits: str = option("", "which words of a table's splits are which: train=A+B,val=C; C= leaves its clips out")
+    labels: str = option(
+        "",
+        "categories under other names: new=old1+old2 merges or renames, old= leaves its clips out, with commas, or "
+        "@<file> with one a line",
+        lines=",",
+    )
+    where: str = option(
+        "",
+        "which clips are used: column=value, value|value, !=, or of numbers >=, <=, >, <; several with commas; seconds "
+        "is the length of a clip",
+    )
+    clips_per_speaker: int = option(0, "the most clips of a speaker that are used; 0: all", low=0, high=1_000_000)
     features: str = option(
         "log-mel",
         "what the network is given: log-mel; egemaps or compare2016 (openSMILE's functionals); an audio encoder of "
@@ -120,6 +146,12 @@ class TrainSettings(ExtractSettings):
         high=0.5,
         auto="the system's",
     )
+    balance: str = option(
+        "none",
+        "what is done about categories of unequal numbers of clips: none; weights (in the cross entropy each category "
+        "counts alike) or sampler (each is drawn as often)",
+        choices=BALANCES,
+    )
     mixup: float | None = option(
         None,
         "parameter of the Beta distribution by which mixup mixes pairs of clips; 0: none",
@@ -162,12 +194,13 @@ class TrainSettings(ExtractSettings):
         "clip); auto: zero on hume-vb, else repeat",
         choices=("auto", "zero", "floor", "repeat"),
     )
-    folds: int = option(
+    folds: int | str = option(
         0,
-        "cross-validation by speaker in so many folds, each tested once by a model that has not heard its speakers; 0: "
-        "the corpus' splits",
+        "cross-validation by speaker in so many folds, each tested once by a model that has not heard its speakers; "
+        "speakers: a fold for each of them; 0: the corpus' splits",
         low=0,
         high=1_000,
+        words=(SPEAKERS,),
     )
     experiment: str = option(
         "",
@@ -203,6 +236,7 @@ class RunSettings:
     run_id: str = option("", RUN_HELP)
     split: str = option("val", "the split of its corpus", choices=SPLITS)
     data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
+    root: str = option("", ROOT_HELP.format("empty: the one that the run read"), path="input")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features", path="output")
@@ -214,6 +248,7 @@ class ReproduceSettings:
 
     run: str = option("", RUN_HELP)
     data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
+    root: str = option("", ROOT_HELP.format("empty: the one that the run read"), path="input")
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features, checkpoints and the sample corpus", path="output")
 
@@ -298,6 +333,7 @@ class SubmitSettings:
     number: int = option(1, "number of the submission in the file's name", low=0, high=99)
     check: str = option("", "a submission file to check against the run's corpus, instead of writing one", path="input")
     data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
+    root: str = option("", ROOT_HELP.format("empty: the one that the run read"), path="input")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features and, in submissions/, the file", path="output")

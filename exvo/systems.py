@@ -222,6 +222,22 @@ def require_trainable(name: str, task: str, protocol: str, features: str = LOG_M
         )
 
 
+def require_speakers(name: str, system: SystemConfig, task: str) -> None:
+    """Refuses a system that learns from who speaks, for a corpus that does not say it.
+
+    Raises:
+        InputError: says why, and what takes no speakers.
+    """
+    learns = "it adapts to a speaker from other clips of theirs" if system.enrolment != "none" else ""
+    learns = learns or ("it tells training speakers apart" if system.roles or task == "speaker" else "")
+    if learns:
+        what = "task=speaker" if task == "speaker" else f"model={name}"
+        raise InputError(
+            f"{what} needs to know who speaks ({learns}), and the corpus does not say it: name the column of the "
+            "speakers, or train a plain system on emotions, such as resnet or cnn14."
+        )
+
+
 def unfit(system: SystemConfig, task: str) -> dict[str, str]:
     """The options of the recipe that have no meaning for a system, each with why."""
     reasons: dict[str, str] = {}

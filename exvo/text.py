@@ -161,6 +161,12 @@ def listing(items: Iterable[object], limit: int = 10, separator: str = ", ") -> 
 SYNTHETIC = "The corpus is SYNTHETIC: a program makes its voices, so these scores say nothing about people."
 """What stands beside all scores on the sample corpus."""
 
+NO_SPEAKERS = (
+    "Who speaks is not known: the same people may be in training and in test, so nothing is claimed for strangers, and "
+    "there are no intervals by speaker."
+)
+"""What stands beside all scores on clips without speakers."""
+
 
 def slug(name: str) -> str:
     """The name of a target as it stands in names of metrics.

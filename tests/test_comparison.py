@@ -17,6 +17,7 @@ from exvo.evaluation.scoring import FEW_SPEAKERS
 from exvo.reports.comparison import comparison_conclusion, comparison_text
 from exvo.reports.sentences import doubt_sentences, few_speakers_sentence
 from exvo.tasks import Task
+from exvo.text import NO_SPEAKERS
 
 from helpers.tables import CONDITION, predictions
 
@@ -117,7 +118,7 @@ def test_enough_speakers_raise_no_doubt() -> None:
     assert doubt_sentences(doubts([("a", table)], task)) == []
     assert len(doubt_sentences(doubts([("a", table.assign(speaker=table["speaker"].replace("s0", "s1")))], task))) == 1
     unknown = table.assign(speaker="")
-    assert doubt_sentences(doubts([("a", unknown)], task)) == []  # nothing is resampled by speaker
+    assert doubt_sentences(doubts([("a", unknown)], task)) == [NO_SPEAKERS]  # nothing is resampled by speaker
 
 
 def test_unknown_speakers_leave_out_what_is_by_speaker() -> None:

@@ -183,3 +183,47 @@ def test_a_table_without_splits_trains_and_says_how_it_is_split(
     assert run.data.tags["exvo.splits"] == "by speaker"
     audit = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/audit.json")
     assert audit["assigned_splits"] == "by speaker (the corpus has none of its own)"
+
+
+def test_each_speaker_is_left_out_and_listed_the_worst_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_category_corpus(tmp_path / "four", 4, 12)
+    monkeypatch.setattr("exvo.experiments.folds.LONG", 0.0)
+    options = OPTIONS | {"data": str(tmp_path / "four"), "folds": "speakers", "epochs": "1"}
+    assert run_here("train", options, monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert "4 folds, each a training of 1 epochs at most" in said
+    assert "at this pace 4 folds take about " in said
+    (parent,) = parents()
+    assert (parent.data.params["folds"], parent.data.tags["exvo.folds"]) == ("speakers", "4")
+    folds = runs_of_folds(parent)
+    tested = [set(table_of(run, "predictions/test.parquet")["speaker"]) for run in folds]
+    assert sorted(next(iter(one)) for one in tested) == sorted(set(table["speaker"]))
+    assert {len(one) for one in tested} == {1}
+    listed = pd.read_csv(mlflow.artifacts.download_artifacts(f"{parent.info.artifact_uri}/folds.csv"))
+    pooled = table_of(parent, "predictions/folds.parquet")
+    for row in listed.to_dict("records"):
+        own = pooled[pooled["speaker"] == row["speaker"]]
+        uar = recall_score(own["truth.category"], own["prediction.category"], average="macro", zero_division=0)
+        assert row["category_uar"] == pytest.approx(uar)
+        assert (own["fold"] == row["fold"]).all()
+    assert listed["category_uar"].is_monotonic_increasing
+    assert set(listed["speaker"]) == set(table["speaker"])
+    page = mlflow.artifacts.load_text(f"{parent.info.artifact_uri}/report/folds.html")
+    assert "Speakers, each left out" in page
+    assert "of each speaker, the worst first" in page
+    assert run_here("evaluate", {"run_id": folds[2].info.run_id, "split": "test"}, monkeypatch) == 0
+    newest = MlflowClient().search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
+    assert newest.data.metrics["test/category_uar"] == folds[2].data.metrics["test/category_uar"]
+
+
+def test_a_speaker_with_a_single_clip_can_not_be_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_category_corpus(tmp_path / "five", 5, 6)
+    table = table[(table["speaker"] != "speaker3") | (table.groupby("speaker").cumcount() == 0)]
+    table.to_csv(tmp_path / "five" / "clips.csv", index=False)
+    options = OPTIONS | {"data": str(tmp_path / "five"), "folds": "speakers", "epochs": "1"}
+    assert run_here("train", options, monkeypatch) == 2
+    assert "a score takes two: speaker3; leave them out (where=speaker!=speaker3)" in capsys.readouterr().err

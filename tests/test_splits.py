@@ -27,7 +27,7 @@ def clips(speakers: int = 10, each: int = 4, **changes: list) -> pd.DataFrame:
     return pd.DataFrame({**columns, **changes})
 
 
-def read(folder: Path, frame: pd.DataFrame, folds: int = 0) -> Corpus:
+def read(folder: Path, frame: pd.DataFrame, folds: int | str = 0) -> Corpus:
     frame.to_csv(folder / "clips.csv", index=False)
     return load("table", folder, folds)
 
@@ -78,12 +78,12 @@ def test_a_category_may_be_a_number_and_parquet_gives_the_same(tmp_path: Path) -
     pd.testing.assert_frame_equal(one.clips, two.clips)
 
 
-def test_numbers_beside_a_category_are_left_out_and_this_is_said(tmp_path: Path) -> None:
-    corpus = read(tmp_path, clips(age=[30.5] * 40, arousal=[0.5] * 40, valence=list(range(40))))
+def test_columns_beside_a_category_are_left_out_and_this_is_said(tmp_path: Path) -> None:
+    corpus = read(tmp_path, clips(age=[30.5] * 40, arousal=[0.5] * 40, said=["ha ha"] * 40))
     assert corpus.targets == ("awe", "fear", "joy")
     assert "age" in corpus.clips
     assert "arousal" not in corpus.clips
-    assert corpus.notes == ("category as what is recognised, and these columns left out: arousal, valence",)
+    assert corpus.notes == ("category as what is recognised, and these columns left out: arousal, said",)
 
 
 SPLIT = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
@@ -93,11 +93,11 @@ SPLIT = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
     ("frame", "parts"),
     [
         (clips().rename(columns={"category": "emotion"}),
-         ("emotion holds text ('joy', 'fear', 'awe'); call the column category if these are exclusive categories",)),
-        (clips().rename(columns={"category": "Category"}), ("Category holds text", "; call the column category.")),
-        (clips().rename(columns={"speaker": "person"}), ("columns missing", ": speaker;")),
+         ("has no column category: emotion looks like the category; give columns=category:emotion",)),
+        (clips().rename(columns={"category": "Category"}), ("Category looks like the category",)),
+        (clips().rename(columns={"speaker": "person"}), ("no column speaker", "give columns=speaker:person")),
+        (clips().rename(columns={"category": "mood"}), ("mood holds text ('joy', 'fear', 'awe'); if these are excl",)),
         (clips().drop(columns="category"), ("no target", "add the column category, or at least one numeric column")),
-        (clips(said="ha ha"), ("said holds text ('ha ha'); leave the column out, as category is what is recognised",)),
         (clips(category=["joy"] * 40), ("the only category is 'joy'",)),
         (clips(category=[""] * 40, split=["test"] * 40), ("the only category is none",)),
         (clips(300, category=[f"c{number}" for number in range(1200)]), ("1,200 different values, more than 1,000",)),
@@ -238,6 +238,19 @@ def test_a_table_with_one_split_alone_takes_folds(tmp_path: Path, split: str) ->
     assert len(people(read(tmp_path, frame, folds=5))) == 5
     missing = "val" if split == "train" else "train"
     refused(tmp_path, frame, f"{tmp_path}: split {missing} has 0 clips; give it at least 2, or train with folds=5")
+
+
+def test_as_many_folds_as_speakers_leave_each_out_alone(tmp_path: Path) -> None:
+    for frame in (clips(), clips(1100, 2, category=["joy", "fear"] * 1100)):
+        count = frame["speaker"].nunique()
+        corpus = read(tmp_path, frame, folds="speakers")
+        assert corpus.assigned == f"{count} folds by speaker, one for each"
+        parts = people(corpus)
+        assert (len(parts), {len(names) for names in parts.values()}) == (count, {1})
+        pd.testing.assert_frame_equal(corpus.clips, read(tmp_path, frame, folds=count).clips)
+    frame = clips(speaker=["a", "b"] * 20, split=SPLIT)
+    with pytest.raises(InputError, match=r"has 2 speakers with labelled clips; cross-validation takes 3 or more"):
+        read(tmp_path, frame, folds="speakers")
 
 
 def test_folds_over_two_speakers_are_refused(tmp_path: Path) -> None:

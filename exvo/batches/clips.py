@@ -24,6 +24,8 @@ class Clips:
         labels: (clips, labels), see `Task.labels`.
         fill: how a short clip is filled: zero (0 dB, as published), floor (-100 dB) or repeat (the clip again).
         speakers: speaker of each clip, '' where unknown; needed for enrolment alone.
+        balanced: the first labels of a clip that are exclusive categories, each of which training draws as often; 0:
+            all clips are drawn once.
     """
 
     files: Sequence[str]
@@ -32,6 +34,7 @@ class Clips:
     labels: np.ndarray
     fill: str = "zero"
     speakers: Sequence[str] = ()
+    balanced: int = 0
 
     def __len__(self) -> int:
         return len(self.contents)

@@ -43,18 +43,24 @@ def training_order(
 ) -> list[list[np.ndarray]]:
     """The batches of an epoch, each a list of groups of clips' indices.
 
-    Where clips enrol each other, those of a group do, and a batch has several groups; elsewhere it has one group. A
-    single clip that is left over joins the batch before it, because the CCC of one clip is undefined.
+    Where clips enrol each other, those of a group do, and a batch has several groups; elsewhere it has one group. Where
+    the clips are balanced, as many as there are are drawn, each category as often, a clip several times or not at all.
+    A single clip that is left over joins the batch before it, because the CCC of one clip is undefined.
     """
     if draw is not None and draw.people:
         categories = clips.labels[:, : draw.categories].argmax(axis=1) if draw.categories else None
-        return fill_batches(draw_people(clips.speakers, categories, draw.people, generator), batch_size)
+        return fill_batches(
+            draw_people(clips.speakers, categories, draw.people, generator, bool(clips.balanced)), batch_size
+        )
     if draw is not None and draw.shared:
         size = draw.shots + 1
         groups = draw_groups(clips.speakers, size, generator)
         per_batch = max(1, round(batch_size / size))
         return [groups[start : start + per_batch] for start in range(0, len(groups), per_batch)]
     order = generator.permutation(len(clips))
+    if clips.balanced:
+        codes = clips.labels[:, : clips.balanced].argmax(axis=1)
+        order = generator.choice(order, len(order), p=1 / np.bincount(codes)[codes[order]] / len(set(codes.tolist())))
     bounds = list(range(0, len(order), batch_size))
     if len(bounds) > 1 and len(order) - bounds[-1] == 1:
         bounds.pop()

@@ -13,7 +13,11 @@ NOBODY = 0.2
 
 
 def draw_people(
-    speakers: Sequence[str] | np.ndarray, categories: np.ndarray | None, size: int, generator: np.random.Generator
+    speakers: Sequence[str] | np.ndarray,
+    categories: np.ndarray | None,
+    size: int,
+    generator: np.random.Generator,
+    balanced: bool = False,
 ) -> list[np.ndarray]:
     """Groups of one person's clips in random order, about as many clips as there are.
 
@@ -28,11 +32,13 @@ def draw_people(
             many again.
         size: clips in a group.
         generator: of random numbers.
+        balanced: whether each category is drawn as often instead.
 
     Returns:
         For each group the indices of its clips.
     """
     shares = None if categories is None else np.bincount(categories) / len(categories)
+    shares = (shares > 0) / (shares > 0).sum() if balanced and shares is not None else shares
     groups: list[np.ndarray] = []
     for members in clips_by_speaker(speakers).values():
         count, order = max(1, round(len(members) / size)), generator.permutation(members)

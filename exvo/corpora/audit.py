@@ -12,7 +12,7 @@ import pandas as pd
 
 from exvo.config import CNN14_FRAMES, SPLITS, FeatureConfig
 from exvo.corpora.base import Corpus
-from exvo.text import listing, look_alikes
+from exvo.text import NO_SPEAKERS, listing, look_alikes
 
 FILL_SECONDS = FeatureConfig().seconds(CNN14_FRAMES)
 """The length below which CNN14 fills a clip: 0.32 s."""
@@ -26,6 +26,12 @@ SHORT = {
     "resnet under 0.08 s)",
 }
 """What becomes of clips under `FILL_SECONDS`, by the kind of the features."""
+
+MOST_COUNTS = 50
+"""Categories whose numbers of clips the audit lists; all are in its summary."""
+
+UNEQUAL = 3
+"""How many times the clips of the rarest category the most frequent one of train has, from which on it is warned of."""
 
 _TEXT = ("file", "split", "speaker", "country", "category")
 
@@ -109,11 +115,13 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
         "corpus": corpus.name,
         "synthetic": corpus.synthetic,
         "reading": list(corpus.notes),
+        "selected": list(corpus.selected),
         **_counts(corpus, clips),
         "assigned_splits": _assigned_splits(corpus),
         "splits": {split: _counts(corpus, clips[clips["split"] == split]) for split in _splits(corpus)},
         "sample_rates": {str(rate): int(count) for rate, count in rates.items()},
         "categories": _tally(clips["category"]) if corpus.categories else None,
+        "trained_categories": _tally(clips["category"][clips["split"] == "train"]) if corpus.categories else None,
         "labels": {target: _range(clips[target]) for target in corpus.targets},
         "ages": _range(clips["age"]) if "age" in clips else None,
         "countries": _tally(clips["country"]) if "country" in clips else None,
@@ -176,7 +184,7 @@ def _tally(values: pd.Series) -> dict[str, int]:
 
 def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> list[str]:
     split = dict(zip(clips["file"], clips["split"], strict=True))
-    warnings = []
+    warnings = [] if corpus.has_speakers else [NO_SPEAKERS]
     if summary["unreadable"]:
         items = listing(f"{item['file']} ({item['problem']})" for item in summary["unreadable"])
         warnings.append(f"{len(summary['unreadable'])} of {len(clips)} clips can't be used: {items}.")
@@ -201,6 +209,13 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
         warnings.append(
             f"{kind} names that look alike count as different ones: {equal}; if they are one, correct them."
         )
+    if is_unequal(summary):
+        counts = summary["trained_categories"]
+        rare, frequent = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+        warnings.append(
+            f"the categories of train are of {counts[rare]} ({rare}) to {counts[frequent]} ({frequent}) clips: rare "
+            "ones are recognised less often; balance=weights or sampler makes each count alike."
+        )
     for name in ("train", "val"):
         part = clips[clips["split"] == name]
         constant = [target for target in corpus.targets if part[target].nunique() == 1]
@@ -211,6 +226,12 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
             if missing:
                 warnings.append(f"{missing} of {len(part)} {name} clips have no {column}.")
     return warnings
+
+
+def is_unequal(summary: dict[str, Any]) -> bool:
+    """Whether train has `UNEQUAL` times as many clips of one category as of another."""
+    counts = (summary.get("trained_categories") or {}).values()
+    return bool(counts) and max(counts) >= UNEQUAL * min(counts)
 
 
 def _count(number: int, noun: str) -> str:
@@ -245,6 +266,7 @@ def _overview(summary: dict[str, Any], treated: str) -> list[str]:
     lines = [f"corpus     {summary['corpus']} ({kind})", f"rates      {rates or 'none'}"]
     if summary["reading"]:
         lines.insert(1, f"table      read with {', '.join(summary['reading'])}")
+    lines += [f"selected   {phrase}" for phrase in summary["selected"]]
     if summary["assigned_splits"]:
         lines.append(f"splits     {summary['assigned_splits']}")
     if summary["countries"] is not None:
@@ -272,6 +294,12 @@ def _tables(summary: dict[str, Any]) -> list[str]:
     lines = ["", f"{'split':<8}{'clips':>8}{'labelled':>10}{'speakers':>10}{'hours':>9}"]
     for name, part in parts.items():
         lines.append(f"{name:<8}{part['clips']:>8}{part['labelled']:>10}{part['speakers']:>10}{part['hours']:>9.3f}")
+    if is_unequal(summary):
+        counts = sorted(summary["trained_categories"].items(), key=lambda item: -item[1])
+        width = max(len(name) for name, _ in counts[:MOST_COUNTS]) + 2
+        lines += ["", f"{'category':<{max(width, 10)}}{'train':>8}"]
+        lines += [f"{name:<{max(width, 10)}}{count:>8}" for name, count in counts[:MOST_COUNTS]]
+        lines += [f"and {len(counts) - MOST_COUNTS} more, with fewer"] if len(counts) > MOST_COUNTS else []
     labels = {} if summary["categories"] else summary["labels"]
     ranges = {**labels, **({"age (years)": summary["ages"]} if summary["ages"] else {})}
     if not ranges:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -14,6 +13,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from exvo.config import SPLITS
+from exvo.corpora.rules import is_number
 from exvo.files import on_disk
 from exvo.spreadsheets import decimal_points, number_advice
 from exvo.tables import refuse_items, require_columns
@@ -28,7 +28,6 @@ INTENSITY_LIMITS = (0.0, 1.0)
 ANY_NUMBER = (-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max))
 """The lowest and the highest number that single precision, in which networks train, can hold."""
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _MISSING = {"", "nan", "na"}
 _TEXTS = ("file", "split", "speaker", "country", "category")
 
@@ -41,16 +40,17 @@ class Corpus:
         name: of the corpus, as the option `corpus` has it.
         folder: that holds it.
         clips: one row a clip, in the order of the corpus' file of clips. Columns: `file` (POSIX path relative to
-            `folder`), `split` (train, val, test), `speaker` (text; may be empty in test); then where the corpus has
-            them `country` (text, empty where unknown), `age` (float, years, NaN where unknown) and `category` (text);
-            then one float column a target, NaN in all targets of an unlabelled test clip. Texts are in composed form
-            (NFC); the name of a file on the disk may be in another (`exvo.files.on_disk`).
+            `folder`), `split` (train, val, test), `speaker` (text; empty in all clips, or in some of test); then where
+            the corpus has them `country` (text, empty where unknown), `age` (float, years, NaN where unknown) and
+            `category` (text); then one float column a target, NaN in all targets of an unlabelled test clip. Texts are
+            in composed form (NFC); the name of a file on the disk may be in another (`exvo.files.on_disk`).
         targets: names of the columns of labels.
         synthetic: whether a program made the voices.
         categories: the targets, where a clip is of exactly one of them; else empty.
         notes: how the corpus' file of clips was read, where it is not plain CSV or Parquet: short phrases.
         assigned: how exvo has assigned the splits, see `exvo.corpora.splits`; empty: they are the corpus' own.
         own_splits: where they are assigned, the corpus' own ones, (clips,), which are set aside; empty: it has none.
+        selected: what options left out or renamed, see `exvo.corpora.selection`: short phrases.
     """
 
     name: str
@@ -62,6 +62,12 @@ class Corpus:
     notes: tuple[str, ...] = ()
     assigned: str = ""
     own_splits: tuple[str, ...] = ()
+    selected: tuple[str, ...] = ()
+
+    @property
+    def has_speakers(self) -> bool:
+        """Whether it says of any clip who speaks."""
+        return bool((self.clips["speaker"] != "").any())
 
 
 def build(
@@ -163,12 +169,12 @@ def _is_inside(text: str) -> bool:
 
 
 def _check_splits(source: Path, clips: pd.DataFrame) -> None:
-    """Refuses unknown splits, and clips of train or val without a speaker."""
+    """Refuses unknown splits, and clips of train or val without a speaker where others have one."""
     unknown = clips["split"][~clips["split"].isin(SPLITS)]
     if len(unknown):
         refuse_items(source, "unknown split", _quoted(unknown), f"the splits are {listing(SPLITS)}")
     speakerless = clips["speaker"][(clips["speaker"] == "") & (clips["split"] != "test")]
-    if len(speakerless):
+    if len(speakerless) and (clips["speaker"] != "").any():
         refuse_items(source, "clips of train or val without a speaker", speakerless.index, "name their speakers")
 
 
@@ -210,7 +216,7 @@ def _numbers(source: Path, column: pd.Series, limits: tuple[float, float]) -> pd
         wrong = numbers.isin([math.inf, -math.inf])
     else:
         empty = column.map(is_missing)
-        wrong = ~empty & ~column.map(lambda text: _NUMBER.fullmatch(text) is not None)
+        wrong = ~empty & ~column.map(is_number)
         numbers = column.where(~empty & ~wrong, "nan").map(float).astype(float)
     if wrong.any():
         remedy = number_advice([str(cell) for cell in column[wrong]])

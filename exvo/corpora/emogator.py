@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from exvo.corpora.base import Corpus, build
+from exvo.corpora.categories import one_hot
+from exvo.corpora.rules import parse_merges
+from exvo.corpora.selection import EVERYTHING, Selection, select
 from exvo.errors import InputError
 from exvo.tables import refuse_items
 
@@ -52,7 +55,7 @@ _SPLITS = ("test", "train", "train", "train", "val")
 """The split of a contributor, by the number modulo 5."""
 
 
-def read(folder: Path) -> Corpus:
+def read(folder: Path, selection: Selection = EVERYTHING) -> Corpus:
     """Reads EmoGator, the whole release or any of its contributors, in the order of the file names.
 
     A clip is `data/mp3/NNNNNN-EE-I.mp3`: contributor (the speaker), category 01-30, instance 1-3. Targets are the 30
@@ -77,15 +80,21 @@ def read(folder: Path) -> Corpus:
     if other:
         refuse_items(source, "names that are not NNNNNN-EE-I.mp3", other, "move these files elsewhere")
     parts = [match.groups() for match in matches if match is not None]
-    category = np.array([int(number) - 1 for _, number in parts], dtype=int)
     rows = pd.DataFrame(
         {
             "file": [f"data/mp3/{name}" for name in names],
             "split": [_SPLITS[int(speaker) % 5] for speaker, _ in parts],
             "speaker": [speaker for speaker, _ in parts],
-            "category": [CATEGORIES[index] for index in category],
+            "category": [CATEGORIES[int(number) - 1] for _, number in parts],
         },
         index=names,
     )
-    labels = pd.DataFrame(np.eye(len(CATEGORIES))[category], columns=CATEGORIES, index=names)
-    return build("emogator", folder, source, rows.join(labels), CATEGORIES, categories=CATEGORIES)
+    rows, selected = select(source, rows, selection)
+    categories: tuple[str, ...] = CATEGORIES
+    if selection.is_part:
+        merges = parse_merges("labels", selection.labels)
+        present = set(rows["category"])
+        categories = tuple(dict.fromkeys(name for old in CATEGORIES if (name := merges.get(old, old)) in present))
+    table = rows.join(one_hot(rows["category"], categories))
+    corpus = build("emogator", folder, source, table, categories, categories=categories)
+    return replace(corpus, selected=tuple(selected))

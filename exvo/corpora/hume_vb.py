@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from exvo.config import EMOTIONS
 from exvo.corpora.base import Corpus, build
+from exvo.corpora.selection import EVERYTHING, Selection, select
 from exvo.tables import read_csv_cells, refuse_items, require_columns
 
 _COLUMNS = {"Split": "split", "Subject_ID": "speaker", "Country_string": "country", "Age": "age"}
 _LAYOUT = "a HUME-VB folder holds data_info.csv and the folder wav, as released for ExVo 2022"
 
 
-def read(folder: Path) -> Corpus:
+def read(folder: Path, selection: Selection = EVERYTHING) -> Corpus:
     """Reads HUME-VB: the ten emotions as targets, the country as its name, the age in years.
 
     The `File_ID` `[58712]` is `wav/58712.wav`. Labels of test clips may be empty.
@@ -31,7 +33,8 @@ def read(folder: Path) -> Corpus:
     rows = rows.rename(columns=_COLUMNS)
     rows["file"] = "wav/" + names.str[1:-1] + ".wav"
     rows["split"] = rows["split"].str.lower()
-    return build("hume-vb", folder, source, rows, EMOTIONS)
+    rows, selected = select(source, rows, selection)
+    return replace(build("hume-vb", folder, source, rows, EMOTIONS), selected=tuple(selected))
 
 
 def country_codes(folder: Path) -> dict[str, int]:

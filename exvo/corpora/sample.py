@@ -41,6 +41,7 @@ import soundfile
 from exvo.config import EMOTIONS
 from exvo.corpora import table
 from exvo.corpora.base import Corpus
+from exvo.corpora.selection import EVERYTHING, Selection
 from exvo.errors import InputError
 from exvo.progress import followed
 from exvo.text import listing
@@ -209,7 +210,7 @@ def _rms(wave: np.ndarray) -> float:
     return float(np.sqrt(np.mean(wave**2)))
 
 
-def read(folder: Path) -> Corpus:
+def read(folder: Path, selection: Selection = EVERYTHING) -> Corpus:
     """Reads the sample corpus, which is written first where `folder` is missing or empty. Nothing is overwritten.
 
     Raises:
@@ -222,7 +223,7 @@ def read(folder: Path) -> Corpus:
         except OSError as error:
             raise InputError(f"{folder}: the sample can't be written there ({error}); give another folder.") from error
     _require_unchanged(folder)
-    return dataclasses.replace(table.read(folder), name="sample", synthetic=True)
+    return dataclasses.replace(table.read(folder, selection), name="sample", synthetic=True)
 
 
 def _write(folder: Path) -> None:

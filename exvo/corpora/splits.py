@@ -23,8 +23,8 @@ QUOTAS = {"train": 0.6, "val": 0.2, "test": 0.2}
 FEWEST_CLIPS = 2
 """Without which a split can be neither trained on nor scored."""
 
-BY_SPEAKER = "by speaker"
-"""What `Corpus.assigned` says of `split_by_speaker`."""
+BY_SPEAKER, BY_CLIP = "by speaker", "by clip"
+"""What `Corpus.assigned` says of `split_by_speaker`; of a corpus that does not say who speaks, its files are dealt."""
 
 
 def deal(speakers: pd.Series, quotas: Sequence[float]) -> np.ndarray:
@@ -75,25 +75,35 @@ def require_both(corpus: Corpus) -> None:
             )
 
 
-def with_folds(corpus: Corpus, count: int) -> Corpus:
+def with_folds(corpus: Corpus, folds: int | str) -> Corpus:
     """A corpus for cross-validation: its own splits are set aside, and each clip's split is its fold, `fold 1` and on.
 
     Clips without a speaker or without all their labels are in no fold (their split is empty).
 
+    Args:
+        corpus: with speakers.
+        folds: how many, or `config.SPEAKERS`: each speaker is one, which is what as many folds as speakers are too.
+
     Raises:
         InputError: there are fewer than three folds, or fewer speakers than folds.
     """
-    if count < FEWEST_FOLDS:
+    if isinstance(folds, int) and folds < FEWEST_FOLDS:
         raise InputError(
-            f"folds={count}: of the folds one tests, one validates and the others train, so give {FEWEST_FOLDS} or "
+            f"folds={folds}: of the folds one tests, one validates and the others train, so give {FEWEST_FOLDS} or "
             "more, or 0 for the corpus' own splits."
+        )
+    if not corpus.has_speakers:
+        raise InputError(
+            f"folds={folds}, but the corpus {corpus.name} does not say who speaks, and folds test a model on speakers "
+            "that it has not heard; give the column of the speakers, or leave folds out."
         )
     clips = corpus.clips
     usable = (clips["speaker"] != "") & clips[list(corpus.targets)].notna().all(axis=1)
     speakers = clips.loc[usable, "speaker"]
+    count = max(FEWEST_FOLDS, speakers.nunique()) if isinstance(folds, str) else folds
     if speakers.nunique() < count:
         raise InputError(
-            f"folds={count}, but the corpus {corpus.name} has {speakers.nunique()} speakers with labelled clips, and a "
+            f"folds={folds}, but the corpus {corpus.name} has {speakers.nunique()} speakers with labelled clips, and a "
             f"fold needs one: give folds={speakers.nunique()} or fewer."
             if speakers.nunique() >= FEWEST_FOLDS
             else f"The corpus {corpus.name} has {speakers.nunique()} speakers with labelled clips; cross-validation "
@@ -101,7 +111,13 @@ def with_folds(corpus: Corpus, count: int) -> Corpus:
         )
     dealt = [f"fold {part + 1}" for part in deal(speakers, [1.0] * count)]
     names = pd.Series(dealt, index=speakers.index).reindex(clips.index, fill_value="")
-    return reassigned(corpus, names, f"{count} folds by speaker")
+    each = "" if speakers.nunique() > count else ", one for each"
+    return reassigned(corpus, names, f"{count} folds by speaker{each}")
+
+
+def fold_count(corpus: Corpus) -> int:
+    """The number of folds of a corpus that `with_folds` has made."""
+    return max(int(name.removeprefix("fold ")) for name in corpus.clips["split"].unique() if name)
 
 
 def fold(corpus: Corpus, number: int, count: int) -> Corpus:

@@ -1,11 +1,10 @@
-"""Your own corpus: a folder with `clips.csv` or `clips.parquet` and the audio files that it names."""
+"""Your own corpus: a table of clips, be it `clips.csv` in a folder or another's, and the audio files that it names."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,81 +14,106 @@ import pyarrow as pa
 
 from exvo.config import SPLITS
 from exvo.corpora.base import ANY_NUMBER, Corpus, build, is_missing
-from exvo.corpora.splits import BY_SPEAKER, QUOTAS, split_by_speaker
+from exvo.corpora.categories import build_categories
+from exvo.corpora.columns import OURS, local_paths, parse_columns, read_splits, rename, require_names
+from exvo.corpora.selection import EVERYTHING, Selection, select
+from exvo.corpora.splits import BY_CLIP, BY_SPEAKER, QUOTAS, split_by_speaker
 from exvo.errors import InputError
 from exvo.spreadsheets import WORKBOOKS, refuse_workbook
 from exvo.tables import read_csv_cells, read_flat_parquet, refuse_items, require_columns
-from exvo.text import listing, printable, slug
+from exvo.text import LONGEST_NAME, listing, printable
 
-MAX_CATEGORIES = 1_000
-"""Each category is a column of the table of clips, and two of the predictions."""
-
-_PLAIN = ("file", "split", "speaker", "age", "country", "category")
 _LAYOUT = (
     "the folder of a table corpus holds clips.csv or clips.parquet with the columns file, speaker and category, or one "
     "numeric column a target, and split if you have one"
 )
 
 
-def read(folder: Path) -> Corpus:
+def read(folder: Path, selection: Selection = EVERYTHING) -> Corpus:
     """Reads a table of clips, from CSV or from Parquet; both give the same corpus.
 
-    Columns: `file`, `speaker`, optionally `split` (train, val, test), `age` (years) and `country`; then either
-    `category`, of which a clip has exactly one, or numeric targets. Beside `category` other numeric columns are left
-    out, and `notes` says so. Without `split`, speakers are dealt to the splits, see `splits.split_by_speaker`.
+    Columns: `file`, `speaker`, `split` (train, val, test), `age` (years) and `country`, all but `file` optional; then
+    either `category`, of which a clip has exactly one, or numeric targets. Beside `category`, and beside targets that
+    `selection.columns` names, further columns are left out, and `notes` says so. Without `split`, speakers are dealt to
+    the splits, see `splits.split_by_speaker`; without speakers, clips are.
+
+    Args:
+        folder: that holds clips.csv or clips.parquet; or the file of the table.
+        selection: the names of its columns, where its audio is, and what of it is used.
 
     Raises:
         InputError: the folder holds neither file or both, or the table breaks a rule; names the rows.
     """
     source = _source(folder)
-    rows = read_csv_cells(source, _LAYOUT) if source.suffix == ".csv" else _read_parquet_cells(source)
+    root = Path(selection.root) if selection.root else source.parent
+    if not os.path.isdir(root):
+        raise InputError(f"root={printable(selection.root, LONGEST_NAME)} is no folder; give that of the audio files.")
+    rows = _read_parquet_cells(source) if source.suffix == ".parquet" else read_csv_cells(source, _LAYOUT)
+    notes, named = list(rows.attrs.get("notes", ())), parse_columns(selection.columns)
+    rows = rename(source, rows, named)
+    require_names(source, rows, named)
+    require_columns(source, rows, ["file"])
+    rows = rows if "speaker" in rows else rows.assign(speaker="")
+    rows = rows.assign(file=local_paths(source, rows["file"], root, bool(selection.root) or source == folder))
+    if "split" in rows:
+        rows, said = read_splits(source, rows, selection.splits)
+        notes += said
+    elif selection.splits:
+        raise InputError(f"{source} has no column split, so splits={printable(selection.splits, 80)} means nothing.")
+    rows, selected = select(source, rows, selection, {theirs: ours for ours, theirs in named.items() if theirs})
+    targets = [name for name in named if name not in OURS] or [name for name in rows.columns if name not in OURS]
+    corpus = _build(source, root, rows, targets, named, notes)
+    return replace(corpus, selected=tuple(selected))
+
+
+def _build(
+    source: Path, root: Path, rows: pd.DataFrame, targets: Sequence[str], named: Mapping[str, str], notes: list[str]
+) -> Corpus:
+    """The corpus of a table under our names.
+
+    Args:
+        source: the table.
+        root: the folder of the audio.
+        rows: of the clips that are used.
+        targets: the columns that hold numeric targets where there is no category.
+        named: what the user has named, see `columns.parse_columns`.
+        notes: how the table was read so far.
+
+    Raises:
+        InputError: the table breaks a rule; names the rows.
+    """
     has_category = "category" in rows
-    targets = [column for column in rows.columns if column not in _PLAIN]
     if not targets and not has_category:
         beside = listing(printable(name) for name in rows.columns)
         raise InputError(
             f"{source} has no target; add the column category, or at least one numeric column, beside {beside}."
         )
-    require_columns(source, rows, ["file", "speaker"])
-    _refuse_texts(source, rows, targets)
-    assigned = "" if "split" in rows else BY_SPEAKER
+    assigned = "" if "split" in rows else BY_SPEAKER if (rows["speaker"] != "").any() else BY_CLIP
     if assigned:
-        rows = rows.assign(split=_splits(source, rows["speaker"]))
+        rows = rows.assign(split=_splits(source, rows))
+    others = targets if has_category else [name for name in rows.columns if name not in (*OURS, *targets)]
+    if others:
+        learnt = "category as what is recognised" if has_category else f"{listing(targets)} as what is learnt"
+        left = listing(printable(name) for name in others)
+        notes = [*notes, f"{learnt}, and these columns left out: {left}"]
+    rows.attrs["notes"] = tuple(notes)
     if has_category:
-        corpus = _with_categories(folder, source, rows, targets)
+        corpus = build_categories("table", root, source, rows)
     else:
-        corpus = build("table", folder, source, rows, targets, limits=ANY_NUMBER)
+        _refuse_texts(source, rows, targets)
+        corpus = build("table", root, source, rows, targets, limits=ANY_NUMBER)
     return replace(corpus, assigned=assigned)
 
 
-def require_trained_categories(corpus: Corpus) -> None:
-    """Refuses a corpus with categories that no training clip has, because their clips can't be recognised.
-
-    Raises:
-        InputError: names them.
-    """
-    clips = corpus.clips
-    trained = set(clips["category"][clips["split"] == "train"]) if corpus.categories else set()
-    unheard = [category for category in corpus.categories if category not in trained]
-    if unheard:
-        rows = clips[clips["category"].isin(unheard)]
-        splits = rows.groupby("category")["split"].agg(lambda column: " and ".join(sorted(set(column), reverse=True)))
-        missing = listing(f"{name} (only in {splits[name]})" for name in unheard)
-        what, remedy = "the column split", "give train some clips of each"
-        if corpus.assigned:
-            what, remedy = "the split by speaker", "add a column split that gives train some of each, or give folds=5"
-        raise InputError(
-            f"{corpus.folder}: {what} leaves train without a clip of these categories, which can't be recognised: "
-            f"{missing}; {remedy}, or leave these clips out."
-        )
-
-
 def _source(folder: Path) -> Path:
-    """The file of the table.
+    """The file of the table: the one that is given, or the one in the folder.
 
     Raises:
-        InputError: there is none, or there are two.
+        InputError: there is none, there are two, or it is of another kind.
     """
+    if os.path.isfile(folder):
+        refuse_workbook(str(folder))
+        return folder
     sources = [folder / name for name in ("clips.csv", "clips.parquet") if os.path.isfile(folder / name)]
     if not sources:
         for ending in WORKBOOKS:
@@ -97,7 +121,9 @@ def _source(folder: Path) -> Path:
                 refuse_workbook(str(folder / f"clips{ending}"))
     if len(sources) != 1:
         content = "both clips.csv and clips.parquet" if sources else "neither clips.csv nor clips.parquet"
-        raise InputError(f"{folder} holds {content}: {_LAYOUT}; give exactly one.")
+        tables = sorted(name for name in os.listdir(folder) if name.endswith((".csv", ".tsv", ".parquet")))
+        other = f"; a table of another name is given itself, as data={folder / tables[0]}" if tables else ""
+        raise InputError(f"{folder} holds {content}: {_LAYOUT}; give exactly one{other}.")
     return sources[0]
 
 
@@ -105,21 +131,17 @@ def _refuse_texts(source: Path, rows: pd.DataFrame, targets: Sequence[str]) -> N
     """Refuses columns that hold text where a target would hold numbers.
 
     Raises:
-        InputError: says what they may be called instead.
+        InputError: says what they may be instead.
     """
     for name in targets:
         cells = rows[name][~rows[name].map(is_missing)]
         if cells.empty or cells.map(_looks_like_number).any():
             continue  # `build` names the cells that are no numbers
-        known = name.strip().lower()
-        if known in _PLAIN and known not in rows:
-            remedy = f"call the column {known}"
-        elif "category" in rows:
-            remedy = "leave the column out, as category is what is recognised"
-        else:
-            remedy = "call the column category if these are exclusive categories, else leave it out"
         examples = listing([repr(printable(text)) for text in dict.fromkeys(cells)], 3)
-        raise InputError(f"{source}: {printable(name)} holds text ({examples}); {remedy}.")
+        raise InputError(
+            f"{source}: {printable(name)} holds text ({examples}); if these are exclusive categories, give "
+            f"columns=category:{printable(name)}, else name the numeric targets, as in columns=<name>:<column>."
+        )
 
 
 def _looks_like_number(cell: str) -> bool:
@@ -131,12 +153,15 @@ def _looks_like_number(cell: str) -> bool:
     return bool(re.search(r"\d", cell)) and not re.search(r"[^\W\d_eE]", cell)
 
 
-def _splits(source: Path, speakers: pd.Series) -> np.ndarray:
-    """The splits of a table that has none, (clips,).
+def _splits(source: Path, rows: pd.DataFrame) -> np.ndarray:
+    """The splits of a table that has none, (clips,): by speaker, or where no speaker is known by clip.
 
     Raises:
-        InputError: a clip has no speaker, or there are fewer than three speakers.
+        InputError: some clips have no speaker, or there are fewer than three speakers.
     """
+    speakers = rows["speaker"]
+    if (speakers == "").all():
+        return split_by_speaker(rows["file"])
     nobody = speakers[speakers == ""]
     if len(nobody):
         problem = "clips without a speaker, though a table without the column split is divided by speaker"
@@ -147,60 +172,6 @@ def _splits(source: Path, speakers: pd.Series) -> np.ndarray:
             f"{speakers.nunique()}; add the column split ({', '.join(SPLITS)})."
         )
     return split_by_speaker(speakers)
-
-
-def _with_categories(folder: Path, source: Path, rows: pd.DataFrame, others: Sequence[str]) -> Corpus:
-    """The corpus of a table with a category: one target each, 1 for the clips of that category and 0 for others.
-
-    Args:
-        folder: of the corpus.
-        source: its table.
-        rows: of the table.
-        others: numeric columns, which are left out.
-
-    Raises:
-        InputError: a clip of train or val has no category, or the categories can't be told apart.
-    """
-    category = rows["category"].where(~rows["category"].map(is_missing), "")
-    missing = category[(category == "") & rows["split"].isin(["train", "val"])]
-    if len(missing):
-        refuse_items(source, "clips of train or val without a category", missing.index, "give them one, or remove them")
-    categories = sorted(set(category) - {""})
-    _check_categories(source, categories)
-    labels = np.full((len(rows), len(categories)), np.nan)
-    codes = pd.Categorical(category, categories=categories).codes
-    labels[codes >= 0] = np.eye(len(categories))[codes[codes >= 0]]
-    plain = rows[[name for name in _PLAIN if name in rows]].assign(category=category)
-    table = pd.concat([plain, pd.DataFrame(labels, columns=categories, index=rows.index)], axis=1)
-    table.attrs["notes"] = tuple(rows.attrs.get("notes", ()))
-    if others:
-        names = listing(printable(name) for name in others)
-        table.attrs["notes"] += (f"category as what is recognised, and these columns left out: {names}",)
-    return build("table", folder, source, table, categories, categories=tuple(categories))
-
-
-def _check_categories(source: Path, categories: Sequence[str]) -> None:
-    """Refuses categories that can't be learnt or told apart: one alone, too many, equal names.
-
-    Raises:
-        InputError: names them.
-    """
-    if len(categories) < 2:
-        names = repr(printable(categories[0])) if categories else "none"
-        raise InputError(f"{source}: the only category is {names}; to recognise one takes two or more.")
-    if len(categories) > MAX_CATEGORIES:
-        raise InputError(
-            f"{source}: category has {len(categories):,} different values, more than {MAX_CATEGORIES:,}; is it the "
-            "column of the categories? Merge or leave out the rare ones."
-        )
-    reserved = [name for name in categories if name in _PLAIN or slug(name) == "emotion"]
-    if reserved:
-        refuse_items(source, "categories with the name of something else in the tables", reserved, "rename them")
-    counts = Counter(map(slug, categories))
-    alike = [repr(printable(name)) for name in categories if counts[slug(name)] > 1 or not slug(name)]
-    if alike:
-        problem = "categories whose names have the same letters and digits (a to z, 0 to 9), or none"
-        refuse_items(source, problem, alike, "rename them, or merge them if they are one")
 
 
 def _read_parquet_cells(source: Path) -> pd.DataFrame:

@@ -159,10 +159,12 @@ class Doubts:
     Attributes:
         few_speakers: how many speakers are resampled, where they are too few; else None.
         constant: runs with constant predictions.
+        no_speakers: whether nobody of whom clips are is known.
     """
 
     few_speakers: int | None
     constant: list[Constant]
+    no_speakers: bool = False
 
 
 def doubts(rows: Sequence[tuple[str, pd.DataFrame]], task: Task) -> Doubts:
@@ -176,7 +178,9 @@ def doubts(rows: Sequence[tuple[str, pd.DataFrame]], task: Task) -> Doubts:
     count = clips["speaker"].nunique()
     few = speakers_are_units(clips, task) and few_speakers(count)
     constant = [Constant(name, constant_predictions(table, task)) for name, table in rows]
-    return Doubts(count if few else None, [run for run in constant if run.targets])
+    return Doubts(
+        count if few else None, [run for run in constant if run.targets], bool((clips["speaker"] == "").all())
+    )
 
 
 def resampled_unit(metric: str) -> Unit:

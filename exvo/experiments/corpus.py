@@ -10,10 +10,11 @@ import pandas as pd
 
 from exvo.batches.clips import Clips
 from exvo.config import SPLITS
-from exvo.corpora import splits
+from exvo.corpora import require_parts, splits
 from exvo.corpora.audit import Audit, audit, recordings
 from exvo.corpora.base import Corpus
-from exvo.corpora.options import corpus_settings, load_corpus
+from exvo.corpora.options import corpus_settings, folds_of, load_corpus
+from exvo.corpora.selection import length_conditions, within_seconds
 from exvo.devices import resolve_device
 from exvo.enrolment import Enrolment, choose_enrolment
 from exvo.errors import InputError
@@ -108,6 +109,10 @@ def read_corpus(settings: ExtractSettings, extractor: Extractor | None = None, a
     corpus = load_corpus(settings)
     files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
     store, audio = extraction.extract(corpus.folder, files, features, extractor, settings.workers or 0)
+    if length_conditions(settings.where):
+        corpus, audio = within_seconds(corpus, audio, settings.where)
+        if not folds_of(settings):
+            require_parts(corpus)
     audited = audit(corpus, audio)
     print_audit(audited, extractor.features.kind, Path(settings.output), again)
     return Ready(corpus, store, extractor, audio, audited)
@@ -226,7 +231,7 @@ def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainS
 def as_trained(ready: Ready, source: Run, training: TrainSettings) -> Ready:
     """The corpus with the splits of a training run: as it is, or as the run's fold of a cross-validation has them."""
     number = source.data.tags.get(FOLD_TAG)
-    return ready.fold(int(number), training.folds) if number else ready
+    return ready.fold(int(number), splits.fold_count(ready.corpus)) if number else ready
 
 
 def require_same(ready: Ready, source: Run) -> None:

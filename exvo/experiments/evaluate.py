@@ -37,6 +37,7 @@ from exvo.reports.sentences import score_sentence
 from exvo.reports.tables import split_text
 from exvo.settings import EvaluateSettings, TrainSettings
 from exvo.tasks import Task
+from exvo.text import NO_SPEAKERS
 from exvo.tracking import artifacts, experiments, labels, lookup, models, runs
 from exvo.tracking.artifacts import Trained
 from exvo.tracking.tags import ENTRY_TAG, OTHER_SHOTS_TAG, SYSTEM_TAG
@@ -161,7 +162,8 @@ def described(
     """
     speakers = set(scoring.scorable(scored.predictions)["speaker"])
     count = 0 if "" in speakers else len(speakers)
-    return description(split, scored.scores, task, settings, ready.name, count, report)
+    text = description(split, scored.scores, task, settings, ready.name, count, report)
+    return text if ready.corpus.has_speakers else f"{text}\n\n{NO_SPEAKERS}"
 
 
 def predictions_of(
@@ -235,6 +237,7 @@ def log_report(
         temperature=temperature,
         uncalibrated=uncalibrated,
         published=published,
+        selected=ready.corpus.selected,
         sounds=sounds(scored.predictions, task, ready),
     )
     page = report_page(scored.predictions, scored.scores, task, about)

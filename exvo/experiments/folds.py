@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from exvo import systems
-from exvo.config import POOLED
-from exvo.corpora.splits import untrained
+from exvo.config import POOLED, SPEAKERS
+from exvo.corpora.splits import fold_count, untrained
 from exvo.errors import InputError
 from exvo.evaluation import scoring
+from exvo.evaluation.groups import group_scores, with_intervals
+from exvo.evaluation.prior import chance
 from exvo.experiments.corpus import Ready, log_corpus, read_corpus, require_usable_clips
 from exvo.experiments.evaluate import log_report, log_scores, predictions_of
 from exvo.experiments.features import open_extractor, record
 from exvo.experiments.resume import Begun, resumable
-from exvo.experiments.train import log_system, start, train, training_task
+from exvo.experiments.train import Watch, log_system, start, train, training_task
 from exvo.files import write_atomically
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
 from exvo.networks.run_encoder import RunEncoder
+from exvo.progress import duration
+from exvo.reports import pictures
 from exvo.reports.names import score_name
 from exvo.reports.page import Section
-from exvo.reports.tables import columns_of, number_texts
+from exvo.reports.tables import columns_of, interval_texts, number_texts
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tasks import Task
-from exvo.text import listing
+from exvo.text import listing, printable
 from exvo.tracking import experiments, lookup, runs
 from exvo.tracking.tags import DIGEST_TAG, FOLD_TAG, FOLDS_TAG
-from exvo.training.states import States
+from exvo.training.states import Epoch, States
+
+LONG = 60.0
+"""Seconds from which on it is said how long all folds take."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,20 +79,27 @@ def cross_validate(entry_point: str, settings: TrainSettings, system: SystemConf
     require_new_speakers(settings, system)
     with resumable(entry_point, settings, system) as begun:
         ready = start_folds(settings, system, begun.ready)
+        alone, settings = settings.folds == SPEAKERS, replace(settings, folds=fold_count(ready.corpus))
         folder = Path(settings.output) / "runs" / begun.run_id / "folds"
-        tested = []
-        for number in range(1, settings.folds + 1):
+        tested: list[Tested] = []
+        for number in numbers(ready):
             done = read_fold(folder, number)
             if done is None:
                 begun.fold = number
-                done = train_fold(settings, system, ready.fold(number, settings.folds), begun)
+                done = train_fold(settings, system, ready.fold(number, len(numbers(ready))), begun)
                 write_fold(folder, number, done)
             else:
                 print(f"fold {number} of {settings.folds} is done: run {done.run} ({done.run_id})")
             tested.append(done)
-        log_pooled(settings, training_task(settings, system, ready.fold(1, settings.folds).corpus), ready, tested)
+        task = training_task(settings, system, ready.fold(1, len(tested)).corpus)
+        log_pooled(settings, task, ready, tested, alone)
         print(experiments.where_to_look(begun.run_id))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def numbers(ready: Ready) -> range:
+    """The numbers of the folds of a corpus."""
+    return range(1, fold_count(ready.corpus) + 1)
 
 
 def require_new_speakers(settings: TrainSettings, system: SystemConfig) -> None:
@@ -122,6 +137,23 @@ def require_new_encoder(settings: TrainSettings, ready: Ready) -> None:
         )
 
 
+def require_two_clips(ready: Ready) -> None:
+    """Refuses to leave out speakers of whom a single clip can be read: a score takes two.
+
+    Raises:
+        InputError: names them.
+    """
+    clips = ready.corpus.clips[(ready.audio["problem"] == "").to_numpy()]
+    counts = clips.loc[clips["split"] != "", "speaker"].value_counts()
+    lone = sorted(counts.index[counts < 2])
+    if lone:
+        without = "|".join(map(printable, lone[:3]))
+        raise InputError(
+            f"folds={SPEAKERS}: of {len(lone)} speakers a single clip can be read, and a score takes two: "
+            f"{listing(lone)}; leave them out (where=speaker!={without}), or give a number of folds."
+        )
+
+
 def start_folds(settings: TrainSettings, system: SystemConfig, ready: Ready | None) -> Ready:
     """Logs the settings and the corpus in the command's run, after all that can be refused was looked at.
 
@@ -131,16 +163,21 @@ def start_folds(settings: TrainSettings, system: SystemConfig, ready: Ready | No
     features = record(open_extractor(settings.features, settings.device))
     runs.log_settings(asdict(settings), {"system": asdict(system), "features": features})
     log_system(settings)
-    runs.set_tags({FOLDS_TAG: settings.folds})
     ready = ready or read_corpus(settings)
     log_corpus(ready)
+    count = fold_count(ready.corpus)
+    runs.set_tags({FOLDS_TAG: count})
     require_new_encoder(settings, ready)
-    numbers = range(1, settings.folds + 1)
-    require_usable_clips(ready, settings.skip_unreadable, [f"fold {number}" for number in numbers])
-    for number in numbers:
-        task = training_task(settings, system, ready.fold(number, settings.folds).corpus)
+    if settings.folds == SPEAKERS:
+        require_two_clips(ready)
+    require_usable_clips(ready, settings.skip_unreadable, [f"fold {number}" for number in numbers(ready)])
+    for number in numbers(ready):
+        task = training_task(settings, system, ready.fold(number, count).corpus)
     runs.log_resolved({"objective": task.objective})
-    unheard = untrained(ready.corpus, settings.folds)
+    print(
+        f"{count} folds, each a training of {settings.epochs} epochs at most; the first epoch tells how long all take"
+    )
+    unheard = untrained(ready.corpus, count)
     if unheard:
         print(f"can't be recognised, because no speaker of the folds that train has the category: {listing(unheard)}")
         runs.set_tags({"exvo.untrained": listing(unheard)})
@@ -165,7 +202,7 @@ def train_fold(settings: TrainSettings, system: SystemConfig, ready: Ready, begu
         best_file = Path(settings.output) / "runs" / run_id / WEIGHTS
         begun.states = States(best_file, f"{begun.command}-{begun.fold}")
         start(settings, system, ready)
-        best = train(settings, system, ready, run_id, states=begun.states)
+        best = train(settings, system, ready, run_id, time_all(settings, begun.fold), begun.states)
         checkpoint = load_checkpoint(best_file)
         tables = predictions_of(checkpoint, ready, "test", settings)
         log_scores(tables["right"], checkpoint.task, "test", settings.model, ready)
@@ -173,6 +210,18 @@ def train_fold(settings: TrainSettings, system: SystemConfig, ready: Ready, begu
     begun.states.clear()
     tables = {name: ready.with_audio(table, "test") for name, table in tables.items()}
     return Tested(run_id, name, best.number, tables)
+
+
+def time_all(settings: TrainSettings, fold: int) -> Watch:
+    """Prints after the first epoch of a fold how long this one and those after it take, where that is over a minute."""
+
+    def watch(epoch: Epoch) -> None:
+        left = int(settings.folds) - fold + 1
+        seconds = (epoch.seconds + epoch.validation_seconds) * (settings.epochs or 1) * left
+        if epoch.number == 1 and seconds > LONG and (fold == 1 or left == 1 or fold % 10 == 0):
+            print(f"at this pace {left} folds take about {duration(seconds)}, less where they stop early", flush=True)
+
+    return watch
 
 
 def write_fold(folder: Path, number: int, tested: Tested) -> None:
@@ -203,7 +252,7 @@ def read_fold(folder: Path, number: int) -> Tested | None:
     return Tested(**about, predictions={name: rows.reset_index(drop=True) for name, rows in tables.items()})
 
 
-def log_pooled(settings: TrainSettings, task: Task, ready: Ready, tested: Sequence[Tested]) -> None:
+def log_pooled(settings: TrainSettings, task: Task, ready: Ready, tested: Sequence[Tested], alone: bool) -> None:
     """Logs the predictions of all folds as one table, its scores by clip and by speaker, and the report.
 
     Args:
@@ -211,6 +260,7 @@ def log_pooled(settings: TrainSettings, task: Task, ready: Ready, tested: Sequen
         task: of the folds.
         ready: the corpus with its folds.
         tested: each fold, in order.
+        alone: whether each fold is one speaker.
     """
     order = {file: place for place, file in enumerate(ready.corpus.clips["file"])}
     names = [name for name in tested[0].predictions if all(name in fold.predictions for fold in tested)]
@@ -220,7 +270,7 @@ def log_pooled(settings: TrainSettings, task: Task, ready: Ready, tested: Sequen
         .reset_index(drop=True)
         for name in names
     }
-    table = fold_table(pooled["right"], task, tested)
+    table = speaker_table(pooled["right"], task, tested) if alone else fold_table(pooled["right"], task, tested)
     runs.log_table(table, "folds.csv")
     print()
     headline = scoring.headline(task)
@@ -228,7 +278,7 @@ def log_pooled(settings: TrainSettings, task: Task, ready: Ready, tested: Sequen
     print(shown.to_string(index=False, float_format=lambda number: f"{number:.4f}"))
     scored = log_scores(pooled.pop("right"), task, POOLED, settings.model, ready)
     if scored is not None:
-        section = folds_section(table, headline)
+        section = alone_section(table, task) if alone else folds_section(table, headline)
         log_report(scored, pooled, task, POOLED, ready, settings, runs.trained(settings), sections=[section])
 
 
@@ -241,6 +291,46 @@ def fold_table(pooled: pd.DataFrame, task: Task, tested: Sequence[Tested]) -> pd
         rows.append((number, clips["speaker"].nunique(), len(clips), score, fold.best_epoch, fold.run, fold.run_id))
     columns = ["fold", "speakers", "clips", scoring.headline(task), "best_epoch", "run", "run_id"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def speaker_table(pooled: pd.DataFrame, task: Task, tested: Sequence[Tested]) -> pd.DataFrame:
+    """`fold_table` where each fold is one speaker, the worst first, with an interval over the speaker's own clips."""
+    table = fold_table(pooled, task, tested).drop(columns="speakers")
+    rows = scoring.scorable(pooled)
+    names = rows["speaker"].to_numpy(str)
+    metric = scoring.headline(task)
+    clips = scoring.statistics_of(rows, task, metric)
+    scores = with_intervals(group_scores(clips, names, metric), clips, names, metric)
+    speakers = pooled.groupby("fold")["speaker"].first()
+    table.insert(0, "speaker", table["fold"].map(speakers))
+    for end in ("lo", "hi"):
+        table[end] = table["speaker"].map(scores[end])
+    return table.sort_values(metric, kind="stable", ignore_index=True)
+
+
+def alone_section(table: pd.DataFrame, task: Task) -> Section:
+    """Each speaker's score under a model that has heard all others but one, the worst first."""
+    metric = scoring.headline(task)
+    title = score_name(metric)
+    text = [
+        "Each speaker was tested by a model that has learnt from all others but the one by whom its best epoch was "
+        "chosen. Brackets are 95% intervals over the speaker's own clips; where there are few clips somebody always "
+        "looks worst."
+    ]
+    cells = zip(
+        table["speaker"], number_texts(table[metric], 3), interval_texts(table["lo"], table["hi"], 3), strict=True
+    )
+    rows = [
+        (speaker, score, "" if bounds == "undefined" else bounds, f"{row['clips']:,}", str(row["best_epoch"]))
+        for (speaker, score, bounds), row in zip(cells, table.to_dict("records"), strict=True)
+    ]
+    columns = columns_of(["speaker", title, "95% by clip", "clips", "best epoch"], rows)
+    guessed = chance(task) if task.name == "fewshot" else math.nan
+    caption = f"{title} of each speaker, the worst first; the dashed line is chance"
+    picture = pictures.ranking(
+        "speakers-alone", caption, table["speaker"], table.rename(columns={metric: "value"}), title, guessed
+    )
+    return Section("Speakers, each left out", text, pictures=[picture], table=columns, numbers=table)
 
 
 def folds_section(table: pd.DataFrame, headline: str) -> Section:

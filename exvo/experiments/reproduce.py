@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from exvo.config import SPLITS
+from exvo.corpora.options import corpus_settings
 from exvo.devices import resolve_device
 from exvo.errors import InputError
 from exvo.evaluation import scoring
@@ -112,14 +113,8 @@ def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSetting
         deleted = names.run_of_id(parent)
         why = names.deleted([deleted]) if deleted else f"The run {parent} has been removed from the tracking server."
         raise InputError(f"The run {name} started from the weights of another run. {why}")
-    settings = TrainSettings(**artifacts.FORMER | options)
-    settings = replace(
-        settings,
-        data=given.data or settings.data,
-        workers=given.workers,
-        output=given.output,
-        init=f"runs:/{parent}" if parent else settings.init,
-    )
+    settings = corpus_settings(given, TrainSettings(**artifacts.FORMER | options))
+    settings = replace(settings, init=f"runs:/{parent}" if parent else settings.init)
     return settings, SystemConfig(**system), extractor
 
 

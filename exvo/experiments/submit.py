@@ -31,6 +31,11 @@ def run(settings: SubmitSettings) -> None:
     task = training.task
     if task not in submission.TITLES:
         raise InputError(f"The run {source.info.run_name} was trained for task={task}; the challenge has no such task.")
+    if training.labels or training.where or training.clips_per_speaker:
+        raise InputError(
+            f"The run {source.info.run_name} was trained on a part of the corpus (labels, where or clips_per_speaker); "
+            "the challenge wants every clip and every emotion."
+        )
     if settings.check:
         check_file(Path(settings.check), test_files(load_corpus(corpus_settings(settings, training))))
         return

@@ -24,6 +24,7 @@ from exvo.errors import InputError, TrainingError
 from exvo.evaluation import scoring
 from exvo.evaluation.prior import prior_of
 from exvo.experiments import calibration
+from exvo.experiments.balance import balanced, category_weights
 from exvo.experiments.corpus import (
     Ready,
     describe_enrolment,
@@ -106,6 +107,8 @@ def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = N
     runs.log_settings(asdict(settings), {"system": asdict(system), "features": record(extractor)})
     log_system(settings)
     ready = ready or read_corpus(settings)
+    if not ready.corpus.has_speakers:
+        systems.require_speakers(settings.model, system, settings.task)
     log_corpus(ready)
     require_usable_clips(ready, settings.skip_unreadable)
     return ready
@@ -114,7 +117,8 @@ def start(settings: TrainSettings, system: SystemConfig, ready: Ready | None = N
 def log_system(settings: TrainSettings) -> None:
     """Tags the present run with what is trained, and names it."""
     width = "" if settings.width == 1 else f"w{settings.width:g}-"
-    details = f"{width}e{settings.epochs}-s{settings.seed}"
+    balance = "" if settings.balance == "none" else f"{settings.balance}-"
+    details = f"{width}{balance}e{settings.epochs}-s{settings.seed}"
     runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol, details)
 
 
@@ -177,7 +181,7 @@ def train(
         ready = known_speakers(ready)
     task = training_task(settings, system, ready.corpus)
     runs.log_resolved({"objective": task.objective})
-    clips = training_clips(ready, task, settings, system)
+    clips = balanced(settings, system, task, training_clips(ready, task, settings, system))
     enrolment = ready.enrolment("val", settings.protocol, settings.shots)
     held_out = HeldOut(settings, task, ready.rows("val"), ready.clips("val", task, settings.fill), enrolment)
     network = first_weights(settings, system, task, clips)
@@ -200,7 +204,7 @@ def train(
     runs.log_json("prior.json", prior_of(ready.rows("train"), task))
     if isinstance(ready.extractor, Encoder):
         carry(ready.extractor, ready.store.folder / ENCODER, best_file)
-    config = training_config(settings, system, task, network)
+    config = training_config(settings, system, task, network, clips)
     try:
         best = fit(network, task, clips, config, held_out.validate, save_best, on_epoch, states)
     except TrainingError as error:
@@ -290,7 +294,9 @@ def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: Sy
     return clips
 
 
-def training_config(settings: TrainSettings, system: SystemConfig, task: Task, network: Network) -> TrainingConfig:
+def training_config(
+    settings: TrainSettings, system: SystemConfig, task: Task, network: Network, clips: Clips
+) -> TrainingConfig:
     """How to train, from options without `auto`; crops are as long as the system says, or whole features of clips.
 
     People's clips are drawn by the shares of the task's categories.
@@ -319,6 +325,7 @@ def training_config(settings: TrainSettings, system: SystemConfig, task: Task, n
         system.clip_gradient,
         system.patience,
         inputs[0] if inputs else round(system.crop_seconds * FeatureConfig.sample_rate / FeatureConfig.hop),
+        category_weights(clips, categories) if settings.balance == "weights" else (),
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from exvo import systems
+from exvo.corpora import Selection
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.experiments.corpus import Ready, log_corpus, read_corpus, require_usable_clips
@@ -156,6 +157,7 @@ def open_study(
     """
     name = systems.full_name(settings.model)
     elsewhere = {"data", "workers", "output", "device", "experiment", "resume", *search}  # may differ by machine
+    elsewhere |= {field.name for field in fields(Selection)}  # what they choose is in the digest
     equal = {option: value for option, value in asdict(settings).items() if option not in elsewhere}
     init = settings.init if settings.init.startswith("runs:/") else Path(settings.init).name
     equal |= {"model": name, "digest": digest, "precision": given.precision, "init": init, "system": asdict(system)}

@@ -31,7 +31,7 @@ from exvo.reports.enrolment_curve import curve_conclusion
 from exvo.reports.names import explained_name
 from exvo.reports.sentences import few_speakers_sentence, prior_text
 from exvo.reports.tables import Column, interval_texts, markdown, number_texts
-from exvo.text import SYNTHETIC, default_text, listing, slug
+from exvo.text import NO_SPEAKERS, SYNTHETIC, default_text, listing, slug
 
 LONGEST = 5_000
 """Characters that the registry keeps of a description (a server's database has no room for more)."""
@@ -174,10 +174,13 @@ def data(facts: CardFacts) -> list[str]:
     ages = facts.audit["ages"]
     if ages and ages["min"] is not None:
         origins += f" Ages {ages['min']:.0f} to {ages['max']:.0f} years."
+    selected = [text(phrase, 120) for phrase in facts.audit.get("selected", [])]
+    part = f" A part of it: {listing(selected, 4, '; ')}." if selected else ""
     return [
         "## Data",
         markdown(spaced(table)),
-        f"Corpus {condition.corpus}, digest `{condition.digest}`. {origins} Licence: {LICENCES[condition.corpus]}.",
+        f"Corpus {condition.corpus}, digest `{condition.digest}`.{part} {origins} "
+        f"Licence: {LICENCES[condition.corpus]}.",
     ]
 
 
@@ -215,6 +218,7 @@ def scores(facts: CardFacts) -> list[str]:
         explanation += "; the test split has not been scored: run `evaluate`, then `register`."
     speakers = rows["speaker"].nunique()
     few = [few_speakers_sentence(speakers)] if few_speakers(speakers) else []
+    few = [f"**{NO_SPEAKERS}**"] if (rows["speaker"] == "").all() else few
     return ["## Scores", markdown(spaced(columns)), " ".join([explanation, *gate(facts), *worst(facts, rows), *few])]
 
 

@@ -19,6 +19,9 @@ BAR_INCHES = 0.3
 UNIT_COLOURS: dict[Unit, str] = dict(zip(UNITS, (BLUE, ORANGE), strict=True))
 """Of the intervals by clip and by speaker."""
 
+NAMED, LONGEST_LABEL = 50, 20
+"""Points of a ranking that are named at most, and the letters of a name that are shown."""
+
 CELLS = 32
 """Squares of a density along each axis."""
 
@@ -48,6 +51,29 @@ def bars(name: str, caption: str, labels: pd.Series[str], table: pd.DataFrame, m
         ax.grid(axis="x")
         ax.tick_params(axis="y", length=0)
         legend(ax)
+    return make_picture(name, caption, ax)
+
+
+def ranking(name: str, caption: str, labels: pd.Series[str], table: pd.DataFrame, metric: str, mark: float) -> Picture:
+    """A point for each row in its order, however many there are, with its interval; named where there is room.
+
+    Args:
+        name, caption: of the picture.
+        labels: (rows,).
+        table: value, lo and hi, (rows,).
+        metric: what the points measure.
+        mark: where a dashed line lies; NaN: nowhere.
+    """
+    places = np.arange(len(table))
+    with axes(WIDE, 3.2) as ax:
+        ax.vlines(places, table["lo"], table["hi"], color=BLUE, alpha=0.4, lw=min(4.0, 200 / len(table)))
+        ax.plot(places, table["value"], "o", color=BLUE, ms=min(5.0, 300 / len(table)))
+        if not np.isnan(mark):
+            ax.axhline(mark, ls="--", color=INK, lw=0.8)
+        if len(table) <= NAMED:
+            ax.set_xticks(places, [label[:LONGEST_LABEL] for label in labels], rotation=90, fontsize=8)
+        ax.set(xlabel="" if len(table) <= NAMED else "speakers, the worst first", ylabel=metric)
+        ax.grid(axis="y")
     return make_picture(name, caption, ax)
 
 

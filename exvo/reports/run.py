@@ -46,7 +46,7 @@ from exvo.reports.tables import (
     split_text,
 )
 from exvo.tasks import Task
-from exvo.text import SYNTHETIC, default_text, listing, slug
+from exvo.text import NO_SPEAKERS, SYNTHETIC, default_text, listing, slug
 
 MOST_BINS = 10
 """Bins of equal numbers of clips."""
@@ -79,6 +79,7 @@ class RunFacts:
         temperature: of the shares of categories; None: not fitted.
         uncalibrated: their log loss at temperature 1; NaN where there is none.
         published: the published headline score under the same conditions; NaN where there is none.
+        selected: what options left out of the corpus or renamed, in phrases.
         sounds: clips to play, by file, see `listening.listening_section`.
     """
 
@@ -98,6 +99,7 @@ class RunFacts:
     temperature: float | None = None
     uncalibrated: float = math.nan
     published: float = math.nan
+    selected: Sequence[str] = ()
     sounds: Mapping[str, bytes] = field(default_factory=dict)
 
 
@@ -163,6 +165,8 @@ def scores_section(
             "the mean. The network has learnt nothing about them."
         )
     speakers = rows["speaker"].nunique()
+    if (rows["speaker"] == "").all():
+        warnings.append(NO_SPEAKERS)
     if speakers_are_units(rows, task) and few_speakers(speakers):
         warnings.append(few_speakers_sentence(speakers))
     text = [
@@ -289,6 +293,7 @@ def training_section(task: Task, facts: RunFacts) -> Section | None:
 def corpus_section(facts: RunFacts) -> Section:
     """The digest and the audit's warnings."""
     text = [f"Digest of all labels and audio (SHA-256): {facts.digest}"]
+    text += [f"A part of the corpus: {listing(facts.selected, separator='; ')}."] if facts.selected else []
     return Section(
         "Corpus", text if facts.warnings else [*text, "The audit of the corpus has no warnings."], facts.warnings
     )

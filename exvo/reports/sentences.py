@@ -12,7 +12,7 @@ from exvo.evaluation.prior import OverPrior
 from exvo.evaluation.scoring import FEW_SPEAKERS
 from exvo.reports.names import score_name
 from exvo.reports.tables import interval_texts
-from exvo.text import listing
+from exvo.text import NO_SPEAKERS, listing
 
 OTHER_SEEDS = "What differs are these trained networks; another seed of the same system may differ as much."
 """What a comparison of runs does not show."""
@@ -54,8 +54,9 @@ def few_speakers_sentence(count: int) -> str:
 
 
 def doubt_sentences(doubts: Doubts) -> list[str]:
-    """What a reader must know of differences: too few speakers, constant predictions."""
-    few = [] if doubts.few_speakers is None else [few_speakers_sentence(doubts.few_speakers)]
+    """What a reader must know of differences: too few speakers or none, constant predictions."""
+    few = [NO_SPEAKERS] if doubts.no_speakers else []
+    few += [] if doubts.few_speakers is None else [few_speakers_sentence(doubts.few_speakers)]
     return few + [
         f"{constant.run} predicts the same for every clip in {listing(constant.targets)}: the CCC is undefined there, "
         "and so is the mean over the emotions."

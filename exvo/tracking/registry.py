@@ -248,7 +248,10 @@ def better_than_prior(over: OverPrior) -> tuple[bool, str]:
     if math.isnan(over.value):
         return False, "its validation score is undefined"
     if math.isnan(over.low):
-        return False, "its difference to the prior or the 95% interval by speaker is undefined"
+        return False, (
+            "its difference to the prior or the 95% interval by speaker is undefined, as it is where the corpus does "
+            "not say who speaks; gate=none asks for none"
+        )
     lies = "lies" if over.better else "does not lie"
     return over.better, f"its 95% interval by speaker over the prior {lies} above zero"
 

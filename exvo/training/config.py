@@ -31,6 +31,7 @@ class TrainingConfig:
         clip_gradient: largest norm of the gradient; 0: any.
         patience: epochs without a better score after which training stops; 0: never.
         crop_frames: frames of a training crop; for features of a fixed shape their layers.
+        category_weights: by which cross entropy's terms of each category are multiplied; empty: by 1.
     """
 
     epochs: int
@@ -49,3 +50,4 @@ class TrainingConfig:
     clip_gradient: float = 0.0
     patience: int = 0
     crop_frames: int = CROP_FRAMES
+    category_weights: tuple[float, ...] = ()

@@ -68,7 +68,8 @@ def train_step(
     factors = {name: gradient_factor(role, epoch) for name, role in config.roles.items()}
     with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
         outputs: dict[str, Tensor] = network(batch.log_mel, batch.enrolment, batch.enrols, factors)
-    loss = total_objective(objectives(outputs, task, batch, config.label_smoothing))
+    weights = torch.tensor(config.category_weights, device=config.device) if config.category_weights else None
+    loss = total_objective(objectives(outputs, task, batch, config.label_smoothing, weights))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if config.clip_gradient:

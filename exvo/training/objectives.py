@@ -19,7 +19,11 @@ REVERSAL_EPOCHS = 50
 
 
 def objectives(
-    outputs: Mapping[str, Tensor], task: Task, batch: Batch, label_smoothing: float = 0.0
+    outputs: Mapping[str, Tensor],
+    task: Task,
+    batch: Batch,
+    label_smoothing: float = 0.0,
+    category_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The objective of the main output and of each head: the task's for emotions, cross entropy for speakers.
 
@@ -28,16 +32,17 @@ def objectives(
         task: what the main output is.
         batch: with labels and, for heads of speakers, speakers.
         label_smoothing: of the emotions, see `emotion_loss`.
+        category_weights: of the emotions, see `emotion_loss`.
 
     Returns:
         For each name in `outputs` a number on the device.
     """
-    parts = {"main": task_loss(task, outputs["main"].float(), batch.labels, label_smoothing)}
+    parts = {"main": task_loss(task, outputs["main"].float(), batch.labels, label_smoothing, category_weights)}
     shots = 1 if batch.enrolment_index is None else batch.enrolment_index.shape[1]
     for name, head_outputs in outputs.items():
         if name == "enrolment_emotion":
             labels = batch.labels if batch.enrolment_labels is None else batch.enrolment_labels.flatten(0, 1)
-            parts[name] = emotion_loss(task, head_outputs.float(), labels, label_smoothing)
+            parts[name] = emotion_loss(task, head_outputs.float(), labels, label_smoothing, category_weights)
         elif name != "main":
             assert batch.speakers is not None
             speakers = batch.speakers.repeat_interleave(1 if name == "main_speaker" else shots)
@@ -97,7 +102,9 @@ def total_objective(parts: Mapping[str, Tensor]) -> Tensor:
     return total
 
 
-def task_loss(task: Task, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def task_loss(
+    task: Task, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0, category_weights: Tensor | None = None
+) -> Tensor:
     """The objective of a batch (arXiv 2206.06680).
 
     Few-shot: that of the emotions, as published 1 - CCC over the batch's values of all at once (`emotion_loss`).
@@ -109,12 +116,13 @@ def task_loss(task: Task, outputs: Tensor, labels: Tensor, label_smoothing: floa
         outputs: (batch, outputs).
         labels: (batch, targets), (batch, targets + 2) or (batch, 1), as `Task.labels` gives them.
         label_smoothing: of few-shot's cross entropy.
+        category_weights: of the same, see `emotion_loss`.
     """
     if task.name == "speaker":
         return functional.cross_entropy(outputs, labels[:, 0].long())
     count = len(task.targets)
     if task.name == "fewshot":
-        return emotion_loss(task, outputs, labels, label_smoothing)
+        return emotion_loss(task, outputs, labels, label_smoothing, category_weights)
     if task.objective == "mse":
         emotions = (outputs[:, :count] - labels[:, :count]).square().mean(dim=0)
     else:
@@ -124,7 +132,9 @@ def task_loss(task: Task, outputs: Tensor, labels: Tensor, label_smoothing: floa
     return torch.cat([emotions, age[None], country[None]]).mean()
 
 
-def emotion_loss(task: Task, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def emotion_loss(
+    task: Task, outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0, category_weights: Tensor | None = None
+) -> Tensor:
     """1 - CCC over the values of all emotions at once, their mean squared error, or the cross entropy of categories.
 
     Args:
@@ -132,10 +142,11 @@ def emotion_loss(task: Task, outputs: Tensor, labels: Tensor, label_smoothing: f
         outputs: (clips, targets); for cross entropy logits.
         labels: (clips, labels), the emotions first.
         label_smoothing: share of cross entropy's target that is spread over all categories (arXiv 1512.00567).
+        category_weights: (categories,), by which cross entropy's terms of each category are multiplied; None: 1.
     """
     labels = labels[:, : len(task.targets)]
     if task.objective == "cross-entropy":
-        return functional.cross_entropy(outputs, labels, label_smoothing=label_smoothing)
+        return functional.cross_entropy(outputs, labels, category_weights, label_smoothing=label_smoothing)
     if task.objective == "mse":
         return functional.mse_loss(outputs, labels)
     return ccc_loss(labels.reshape(-1, 1), outputs.reshape(-1, 1)).mean()

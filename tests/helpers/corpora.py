@@ -49,3 +49,24 @@ def write_category_corpus(folder: Path, speakers: int = 8, clips: int = 4) -> pd
     table["category"] = [("joy", "fear", "awe")[number % 3] for number in range(len(table))]
     table.to_csv(folder / "clips.csv", index=False)
     return table
+
+
+def write_public_table(folder: Path, speakers: int = 6, clips: int = 6) -> pd.DataFrame:
+    """A corpus as others publish theirs: `labels/consensus.csv` with their names of columns, the clips in `Audios`.
+
+    The splits are Train, Development and Test1, by speaker; the classes are H, S and U in turn.
+    """
+    made = write_table_corpus(folder / "Audios", speakers, clips, seconds=0.3)
+    (folder / "Audios" / "clips.csv").unlink()
+    table = pd.DataFrame(
+        {
+            "FileName": made["file"],
+            "EmoClass": [("H", "S", "U")[number % 3] for number in range(len(made))],
+            "SpkrID": made["speaker"],
+            "Gender": [("Female", "Male")[number % 2] for number in range(len(made))],
+            "Split_Set": made["split"].map({"train": "Train", "val": "Development", "test": "Test1"}),
+        }
+    )
+    (folder / "labels").mkdir(exist_ok=True)
+    table.to_csv(folder / "labels" / "consensus.csv", index=False)
+    return table
