@@ -51,6 +51,7 @@ def test_the_public_table_of_the_docs_is_trained_on_and_evaluated_from_the_run(
     options = documented()
     assert (options["data"], options["root"], options["columns"]) == ("labels/consensus.csv", "Audios", COLUMNS)
     assert (options["labels"], options["where"]) == ("happy=H,sad=S,U=", "Gender=Female,seconds>=0.3")
+    assert (options.pop("model"), options.pop("features")) == ("frozen", "compare2016")
     (tmp_path / "labels.txt").write_text("happy=H\nsad=S\nU=\n")
     options |= TINY | public(folder) | {"labels": f"@{tmp_path / 'labels.txt'}", "clips_per_speaker": "3"}
     assert run_here("main", options, monkeypatch) == 0
