@@ -43,6 +43,7 @@ ORDER = (
     "options",
     "systems",
     "devices",
+    "ranks",
     "corpora",
     "features",
     "tasks",

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from exvo import systems
+from exvo import ranks, systems
 from exvo.batches.clips import Clips
 from exvo.config import SAMPLE_EPOCHS, FeatureConfig
 from exvo.corpora.base import Corpus
@@ -23,7 +23,7 @@ from exvo.enrolment import Draw, Enrolment, EnrolmentSettings
 from exvo.errors import InputError, TrainingError
 from exvo.evaluation import scoring
 from exvo.evaluation.prior import prior_of
-from exvo.experiments import calibration
+from exvo.experiments import calibration, several
 from exvo.experiments.corpus import (
     Ready,
     describe_enrolment,
@@ -49,6 +49,7 @@ from exvo.tasks import Task, make_task, speaker_split
 from exvo.text import listing
 from exvo.tracking import experiments, runs
 from exvo.tracking.tags import EPOCH
+from exvo.training.along import Work, send
 from exvo.training.augmentation import Augment
 from exvo.training.config import TrainingConfig
 from exvo.training.loop import Validation, fit
@@ -77,6 +78,7 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
         settings,
         features=resolve_features(settings.features),
         device=device,
+        devices=ranks.resolve_devices(settings.devices, device),
         precision=resolve_precision(settings.precision, device),
         fill=fill if settings.fill == "auto" else settings.fill,
         **recipe,
@@ -89,6 +91,11 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
 def run(given: TrainSettings) -> None:
     """Trains in a run of its own."""
     settings, system = resolve(given)
+    several.run("train", given, settings, system, lambda: run_here(settings, system))
+
+
+def run_here(settings: TrainSettings, system: SystemConfig) -> None:
+    """Trains in a run of its own, as the only rank or the first of several."""
     if settings.folds:
         from exvo.experiments.folds import cross_validate  # which uses this module
 
@@ -136,14 +143,14 @@ class HeldOut:
     clips: Clips
     enrolment: Enrolment
 
-    def outputs(self, network: Network, progress: str = "") -> np.ndarray:
-        """The outputs of the network, (clips, outputs); `progress` names a progress bar."""
+    def outputs(self, network: Network) -> np.ndarray:
+        """The outputs of the network, (clips, outputs)."""
         device, protocol = self.settings.device, self.settings.protocol
-        return predict_clips(network, self.clips, device, self.enrolment.clips, progress=progress, protocol=protocol)
+        return predict_clips(network, self.clips, device, self.enrolment.clips, protocol=protocol)
 
-    def validate(self, network: Network) -> Validation:
-        """The scores of an epoch."""
-        predictions = self.task.table(self.rows, self.outputs(network, "validation"), self.enrolment.scored)
+    def validate(self, outputs: np.ndarray) -> Validation:
+        """The scores of an epoch from the outputs of its network, (clips, outputs)."""
+        predictions = self.task.table(self.rows, outputs, self.enrolment.scored)
         scores = {str(name): float(value) for name, value in scoring.score_epoch(predictions, self.task).items()}
         return Validation(scores[scoring.headline(self.task)], scores)
 
@@ -201,8 +208,14 @@ def train(
     if isinstance(ready.extractor, Encoder):
         carry(ready.extractor, ready.store.folder / ENCODER, best_file)
     config = training_config(settings, system, task, network)
+    work = Work(network, task, config, clips, held_out.clips, enrolment.clips, settings.protocol)
+
+    def validate(network: Network) -> Validation:
+        return held_out.validate(work.outputs(network))
+
+    send(work)
     try:
-        best = fit(network, task, clips, config, held_out.validate, save_best, on_epoch, states)
+        best = fit(network, task, clips, config, validate, save_best, on_epoch, states)
     except TrainingError as error:
         kept = f" The best weights before it are in {best_file}." if best_file.exists() else ""
         raise TrainingError(f"{error}{kept}") from None
@@ -340,6 +353,9 @@ def training_text(settings: TrainSettings, network: Network, clips: int, synthet
         f"training {settings.model} ({weights_text(weights)}) on {clips} clips: {settings.epochs} epochs, "
         f"batch {settings.batch_size}, {settings.precision} on {settings.device}"
     )
+    if settings.devices > 1:
+        own = "all of it" if settings.device == "cuda" else "its own part alone, because PyTorch has no other on CPUs"
+        line += f"\n{settings.devices} devices share out each batch; batch norm of each has the statistics of {own}"
     if synthetic:
         line += "\nThe sample corpus is synthetic: its scores show that training works, not how well on real voices."
     return line
