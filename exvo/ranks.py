@@ -62,7 +62,7 @@ def resolve_devices(devices: int, device: str) -> int:
     ranks = started()
     if ranks > 1 and devices not in (1, ranks):
         raise InputError(f"devices={devices}, but torchrun has started {ranks} ranks; leave devices out.")
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks)) if ranks > 1 else devices
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks > 1 else devices
     there_are = torch.cuda.device_count() if device == "cuda" else max(2, os.cpu_count() or 1)
     if here > 1 and here > there_are:
         unit = "GPUs that PyTorch finds" if device == "cuda" else "cores"

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from exvo import ranks
+from exvo import ranks, systems
+from exvo.batches.clips import Batch
+from exvo.batches.epoch import training_batches
+from exvo.batches.shares import share_counts, share_of
+from exvo.config import FeatureConfig
 from exvo.enrolment import Draw
+from exvo.errors import InputError, TrainingError
+from exvo.experiments.several import require_same, require_shares
+from exvo.experiments.train import resolve
+from exvo.features.store import Store
+from exvo.networks.inference import predict_clips
+from exvo.settings import TrainSettings
+from exvo.training.along import Work, send, train_along
 from exvo.training.augmentation import Augment
 from exvo.training.config import TrainingConfig
 from exvo.training.loop import Validation, fit
-from exvo.training.states import States
+from exvo.training.states import Epoch, States
 
 from helpers.networks import TASK, config, make_clips, make_network
 from helpers.ranks import on_ranks
 
+WITHOUT_DROPOUT: dict[str, object] = {"width": 0.05, "dropout": 0.0}
 PLAIN: dict[str, object] = {"encoder": "cnn10"}
 RELATIVE: dict[str, object] = {"encoder": "cnn10", "enrolment": "shared", "fusion": "relative"}
 ATTENTION: dict[str, object] = {"encoder": "cnn10", "enrolment": "cnn10", "fusion": "attention"}
@@ -44,40 +60,44 @@ def fix_statistics(network: nn.Module) -> None:
             module.train = lambda mode=True, module=module: module  # type: ignore[method-assign]
 
 
-def trained(name: str, folder: str, epochs: int = 1, fixed: bool = True, states: str = "") -> list[str]:
-    """Trains one of `TRAININGS` in these ranks, writes its weights and gives their file and what was validated."""
+def trained(name: str, folder: str, epochs: int = 1, states: str = "") -> tuple[str, list[int]]:
+    """Trains one of `TRAININGS` in these ranks, with fixed batch statistics and without dropout.
+
+    Gives the file of this rank's weights, and the numbers of the epochs that it has trained.
+    """
     options, given = TRAININGS[name]
-    given = TrainingConfig(**vars(given) | {"epochs": epochs, "learning_rate": 0.05})
-    network = make_network(ranks.rank(), **{"width": 0.05, "dropout": 0.0} | options)  # the first rank's are taken
-    if fixed:
-        fix_statistics(network)
-    clips = make_clips(13, (40, 60, 300))
+    network = make_network(ranks.rank(), **WITHOUT_DROPOUT | options)  # the first rank's weights are those that count
+    fix_statistics(network)
     kept = None
     if states and ranks.rank() == 0:
         kept = States(Path(states) / "best.safetensors", "settings", lambda text: None)
 
-    def save_best(weights: object, epoch: object) -> None:
+    def save_best(weights: Mapping[str, torch.Tensor], epoch: Epoch) -> None:
         if ranks.rank() == 0 and states:
-            Path(states).mkdir(exist_ok=True)
             save_file({"none": torch.zeros(1)}, Path(states) / "best.safetensors")
 
-    seen: list[int] = []
-
-    def on_epoch(epoch: object) -> None:
-        seen.append(epoch.number)  # type: ignore[attr-defined]
-
+    numbers: list[int] = []
     score = 1.0 + ranks.rank()  # the first rank's counts
-    fit(network, TASK, clips, given, lambda network: Validation(score), save_best, on_epoch, kept)
-    file = Path(folder) / f"{name}-{ranks.count()}-{ranks.rank()}.safetensors"
-    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, file)
-    return [str(file), str(seen)]
+    fit(
+        network,
+        TASK,
+        make_clips(13, (40, 60, 300)),
+        replace(given, epochs=epochs, learning_rate=0.05),
+        lambda network: Validation(score),
+        save_best,
+        lambda epoch: numbers.append(epoch.number),
+        kept,
+    )
+    file = Path(folder) / f"{name}-{epochs}-{ranks.count()}-{ranks.rank()}{'-resumed' * bool(states)}.safetensors"
+    save_file(contiguous(network.state_dict()), file)
+    return str(file), numbers
 
 
-def all_trained(folder: str) -> list[str]:
-    return [trained(name, folder)[0] for name in TRAININGS]
+def contiguous(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.contiguous() for name, tensor in weights.items()}
 
 
-def difference(first: str, second: str) -> float:
+def difference(first: str | Path, second: str | Path) -> float:
     """The largest difference of a weight, as a share of the largest weight."""
     one, other = load_file(first), load_file(second)
     assert one.keys() == other.keys()
@@ -85,19 +105,171 @@ def difference(first: str, second: str) -> float:
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one) / largest
 
 
+def in_ranks(folder: str) -> dict[str, Any]:
+    """All that the tests of this file want from two ranks, which take seconds to start."""
+    given: dict[str, Any] = {"trained": {name: trained(name, folder)[0] for name in TRAININGS}}
+    given["begun"] = trained("relative", folder, 1, f"{folder}/two")
+    given["resumed"] = trained("relative", folder, 2, f"{folder}/one")
+    clips, relative = make_clips(7), make_network(0, **RELATIVE)
+    enrolment = [np.array([(clip + 1) % 7]) for clip in range(7)]
+    own = ranks.own_clips(clips.frames())
+    assert own is not None
+    outputs = predict_clips(relative, clips, "cpu", enrolment, rows=own)
+    given["outputs"] = ranks.collect(outputs, own, 7).tolist()
+    given["own"] = len(own)
+    settings, _ = resolve(TrainSettings(model="cnn10", precision="float32", batch_size=8))
+    given["refused"] = [
+        sentence_of(lambda: require_same(settings)),
+        sentence_of(lambda: require_same(replace(settings, seed=ranks.rank()))),
+        sentence_of(lambda: ranks.together(lambda: refuse(1))),
+        sentence_of(lambda: ranks.together(lambda: refuse(0))),
+    ]
+    given["texts"] = ranks.texts_of_all("é" * ranks.rank())
+    given["first"] = ranks.from_first({"number": ranks.rank(), "none": None})
+    work = Work(relative, TASK, TRAININGS["relative"][1], clips, clips, enrolment, "strict")
+    if ranks.rank() == 0:
+        send(store_work(work, folder))
+        send(None)
+    else:
+        given["sent"] = sentence_of(train_along)
+    return given
+
+
+def store_work(work: Work, folder: str) -> Work:
+    """The same training, of clips that are in no store."""
+    empty = replace(work.clips, features=Store(f"{folder}/nowhere", FeatureConfig()))
+    return replace(work, clips=empty, held_out=empty)
+
+
+def refuse(number: int) -> None:
+    if ranks.rank() == number:
+        raise (InputError if number else TrainingError)(f"rank {number} can't")
+
+
+def sentence_of(work: Callable[[], object]) -> list[str]:
+    """The type and the text of the error that something raises; empty where it raises none."""
+    try:
+        work()
+    except (InputError, TrainingError) as error:
+        return [type(error).__name__, str(error)]
+    return []
+
+
+@dataclass(frozen=True)
+class Given:
+    """What one rank has given, which these tests have run themselves, and what each of two has."""
+
+    folder: Path
+    one: dict[str, str]
+    two: list[dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
-    """The weights of each training: of one rank, and of each of two."""
+def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     folder = tmp_path_factory.mktemp("ranks")
-    return [all_trained(str(folder)), *on_ranks(2, all_trained, str(folder), folder=folder)]
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    one = {name: trained(name, str(folder))[0] for name in TRAININGS}
+    trained("relative", str(folder), 1, f"{folder}/one")
+    return Given(folder, one, on_ranks(2, in_ranks, str(folder), folder=folder))
 
 
-@pytest.mark.parametrize("number", range(len(TRAININGS)), ids=list(TRAININGS))
-def test_two_ranks_train_as_one_does(number: int, files: list[list[str]], tmp_path: Path) -> None:
-    one, first, second = (each[number] for each in files)
-    options, _ = list(TRAININGS.values())[number]
-    before = make_network(0, **{"width": 0.05, "dropout": 0.0} | options).state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in before.items()}, tmp_path / "before")
-    assert difference(one, str(tmp_path / "before")) > 1e-3  # it has learnt
-    assert difference(one, first) < 1e-5
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(TRAININGS))
+def test_two_ranks_train_as_one_does(name: str, given: Given) -> None:
+    before = given.folder / "before.safetensors"
+    save_file(contiguous(make_network(0, **WITHOUT_DROPOUT | TRAININGS[name][0]).state_dict()), before)
+    assert difference(given.one[name], before) > 1e-3  # it has learnt
+    first, second = (rank["trained"][name] for rank in given.two)
+    assert difference(given.one[name], first) < 1e-5
     assert difference(first, second) == 0
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_with_another_number_of_ranks(given: Given) -> None:
+    whole, _ = trained("relative", str(given.folder), 2)
+    assert given.two[0]["resumed"][1] == [2]  # one rank has trained the first epoch
+    assert difference(whole, given.two[0]["resumed"][0]) < 1e-5
+    assert given.two[1]["begun"][1] == [1]
+    file, numbers = trained("relative", str(given.folder), 2, f"{given.folder}/two")
+    assert numbers == [2]
+    assert difference(whole, file) < 1e-5
+
+
+@pytest.mark.slow
+def test_validation_is_shared_out(given: Given) -> None:
+    clips, enrolment = make_clips(7), [np.array([(clip + 1) % 7]) for clip in range(7)]
+    whole = predict_clips(make_network(0, **RELATIVE), clips, "cpu", enrolment)
+    assert sorted(rank["own"] for rank in given.two) == [3, 4]
+    for rank in given.two:
+        np.testing.assert_allclose(rank["outputs"], whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_is_refused_on_one_rank_is_refused_on_all(given: Given) -> None:
+    for rank in given.two:
+        same, seeds, second, first = rank["refused"]
+        assert same == []
+        assert seeds[0] == "InputError"
+        assert seeds[1].startswith("Rank 1 has seed=1, but the first rank has seed=0")
+        assert second == ["InputError", "On rank 1: rank 1 can't"]
+        assert first == ["TrainingError", "rank 0 can't"]
+        assert rank["texts"] == ["", "é"]
+        assert rank["first"] == {"number": 0, "none": None}
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_shared(given: Given) -> None:
+    kind, sentence = given.two[1]["sent"]
+    assert kind == "InputError"
+    assert "lacks the features of 7 clips that the first rank has; output must be a folder" in sentence
+
+
+def test_groups_stay_whole() -> None:
+    batch = Batch(torch.arange(9.0).view(9, 1, 1), torch.zeros(9, 1), np.arange(9), groups=(2, 4, 3))
+    assert share_counts(batch, 2) == [6, 3]
+    assert share_counts(batch, 3) == [2, 4, 3]
+    assert share_counts(batch, 4) is None  # there are three groups
+    assert share_counts(replace(batch, groups=()), 4) == [2, 2, 3, 2]
+    assert share_counts(replace(batch, groups=()), 5) is None  # one would have a single clip
+    parts = [share_of(batch, [6, 3], number) for number in range(2)]
+    assert [part.log_mel.flatten().tolist() for part in parts] == [[0, 1, 2, 3, 4, 5], [6, 7, 8]]
+
+
+@pytest.mark.parametrize("draw", [Draw(2, False, True), Draw(2, False, True, people=4), Draw(2, True, False), None])
+def test_no_clip_enrols_one_of_another_rank(draw: Draw | None) -> None:
+    for batch in training_batches(make_clips(30), 12, 0, 1, draw):
+        counts = share_counts(batch, 2)
+        assert counts is not None
+        parts = [share_of(batch, counts, number) for number in range(2)]
+        for name in ("log_mel", "labels", "enrolment", "speakers"):
+            values = [getattr(part, name) for part in parts]
+            if getattr(batch, name) is not None:
+                assert torch.equal(torch.cat(values), getattr(batch, name))
+        if batch.enrols is not None:
+            assert sum(float(part.enrols.sum()) for part in parts) == float(batch.enrols.sum())  # type: ignore[union-attr]
+
+
+def test_the_option_devices_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ranks.resolve_devices(1, "cpu") == 1
+    assert ranks.resolve_devices(2, "cpu") == 2
+    with pytest.raises(InputError, match=r"devices=1000: 1000 ranks on a machine with \d+ cores would wait"):
+        ranks.resolve_devices(1000, "cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="devices=4: 4 ranks on a machine with 2 GPUs that PyTorch finds"):
+        ranks.resolve_devices(4, "cuda")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ranks.resolve_devices(1, "cpu") == 2
+    with pytest.raises(InputError, match="devices=4, but torchrun has started 2 ranks; leave devices out"):
+        ranks.resolve_devices(4, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("model", "batch_size", "least"), [("cnn10", 7, 8), ("cnn10-relative", 11, 12), ("resnet-relative", 31, 32)]
+)
+def test_batches_that_are_too_small_are_refused(model: str, batch_size: int, least: int) -> None:
+    settings, system = TrainSettings(model=model, devices=4, batch_size=batch_size), systems.find(model)
+    with pytest.raises(InputError, match=f"too small for devices=4, .*: give batch_size={least}, or fewer devices"):
+        require_shares(settings, system)
+    require_shares(replace(settings, batch_size=least), system)
