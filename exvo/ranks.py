@@ -85,16 +85,20 @@ def joined(device: str) -> Iterator[None]:
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    has_ended = False
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
         yield
-        dist.destroy_process_group()
+        has_ended = True
     except RuntimeError as error:
         if not _is_of_connection(error):
             raise
         raise RankLost(
             f"One of the {started()} ranks has ended, so the others stop; the same command goes on."
         ) from None
+    finally:
+        if dist.is_initialized() and (has_ended or device == "cpu"):  # NCCL would wait for the others
+            dist.destroy_process_group()
 
 
 def _is_of_connection(error: RuntimeError) -> bool:

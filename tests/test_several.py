@@ -71,7 +71,7 @@ def test_torchrun_and_what_it_refuses(tiny_corpus: Path, store: str) -> None:
     folder = Path(sys.executable).parent
     options = OPTIONS | {"data": str(tiny_corpus), "epochs": "1", "output": str(Path.cwd() / "output")}
     del options["devices"]
-    words = [str(folder / "torchrun"), "--nproc-per-node", "2", "--master-port", "0", "-m", "pipelines.train"]
+    words = [str(folder / "torchrun"), "--standalone", "--nproc-per-node", "2", "-m", "pipelines.train"]
     words += [word for name, value in options.items() for word in (f"--{name}", value)]
     variables = environment(store) | {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=500)

@@ -27,6 +27,7 @@ from exvo.experiments import calibration, several
 from exvo.experiments.corpus import (
     Ready,
     describe_enrolment,
+    known_speakers,
     log_copies,
     log_corpus,
     read_corpus,
@@ -45,7 +46,7 @@ from exvo.networks.network import Network
 from exvo.reports.names import score_name
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
-from exvo.tasks import Task, make_task, speaker_split
+from exvo.tasks import Task, make_task
 from exvo.text import listing
 from exvo.tracking import experiments, runs
 from exvo.tracking.tags import EPOCH
@@ -209,13 +210,11 @@ def train(
         carry(ready.extractor, ready.store.folder / ENCODER, best_file)
     config = training_config(settings, system, task, network)
     work = Work(network, task, config, clips, held_out.clips, enrolment.clips, settings.protocol)
-
-    def validate(network: Network) -> Validation:
-        return held_out.validate(work.outputs(network))
-
     send(work)
     try:
-        best = fit(network, task, clips, config, validate, save_best, on_epoch, states)
+        best = fit(
+            network, task, clips, config, lambda one: held_out.validate(work.outputs(one)), save_best, on_epoch, states
+        )
     except TrainingError as error:
         kept = f" The best weights before it are in {best_file}." if best_file.exists() else ""
         raise TrainingError(f"{error}{kept}") from None
@@ -257,24 +256,6 @@ def log_epoch(epoch: Epoch, epochs: int | None, headline: str) -> None:
     loss = "" if math.isnan(epoch.loss) else f"loss {epoch.loss:.4f}   "
     line = f"{loss}val {score_name(headline)} {epoch.score:.4f}   {epoch.seconds:.1f} s{best}"
     print(f"epoch {epoch.number:3d}/{epochs}   {line}", flush=True)
-
-
-def known_speakers(ready: Ready) -> Ready:
-    """The corpus for a speaker recogniser: its train and val splits are the two parts of `speaker_split`."""
-    rows = ready.rows("train")
-    training, held_out = speaker_split(rows)
-    clips = ready.corpus.clips.assign(split="")
-    clips.loc[training.index, "split"] = "train"
-    clips.loc[held_out.index, "split"] = "val"
-    print(
-        f"the val split has other people, so of each training speaker's clips the 3rd, 8th, 13th and so on (of two the "
-        f"2nd) are held out: {len(training)} clips of {training['speaker'].nunique()} speakers to learn from, "
-        f"{len(held_out)} held out"
-    )
-    lone = sorted(set(rows["speaker"]) - set(training["speaker"]))
-    if lone:
-        print(f"left out, because nothing can be held out, {len(lone)} speakers with a single clip: {listing(lone)}")
-    return replace(ready, corpus=replace(ready.corpus, clips=clips))
 
 
 def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: SystemConfig) -> Clips:

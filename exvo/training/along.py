@@ -96,9 +96,7 @@ def send(work: Work | None) -> None:
         "sizes": np.array(sizes, np.int64),
     }
     ranks.from_first(texts)
-    ranks.bytes_from_first(
-        to_bytes({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
-    )
+    ranks.bytes_from_first(to_bytes({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}))
     ranks.together(lambda: None)
 
 
