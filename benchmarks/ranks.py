@@ -161,8 +161,8 @@ def cost(network: Network, batch: int, machine: Machine) -> Cost:
 def paper(machine: Machine | None = None) -> str:
     """The costs of some networks as a table in Markdown."""
     machine = machine or Machine()
-    heads = ("network", "weights", "gradients, MB", "G operations a clip", "batch", "step on 1, ms")
-    heads += (f"on {machine.gpus}, ms", "of it sending", "times as fast")
+    heads = ["network", "weights", "gradients, MB", "G operations a clip", "batch", "step on 1, ms"]
+    heads += [f"on {machine.gpus}, ms", "of it sending", "times as fast"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for encoder in ("cnn14", "cnn10", "resnet"):
         for batch in (32, 256, 2048):
