@@ -25,7 +25,7 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from benchmarks import encoders, learning, many_runs, memory, plain, startup
+from benchmarks import encoders, learning, many_runs, memory, plain, ranks, startup
 from benchmarks.files import Files
 from benchmarks.timing import REPEATS, Row, compare, row, seconds
 from exvo import corpora
@@ -345,6 +345,7 @@ def main() -> None:
         ):
             add(evaluation(store, shuffled[:clips], encoder, width) for _ in range(1))
         add(training_rows(store, shuffled, scratch))
+        add(ranks.rows(store))
         paths = [corpus.folder / file for file in files[: max(encoders.CLIPS.values())]]
         add(encoders.rows([read_audio(path, FEATURES).waveform for path in paths], scratch))
         add(interval_rows(20_000))

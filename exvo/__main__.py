@@ -17,7 +17,7 @@ from typing import Any
 
 from exvo import passwords
 from exvo.errors import InputError, TrainingError
-from exvo.experiments.process import Stopped, end_with_parent, lasting_streams, stoppable, use_utf8
+from exvo.experiments.process import Ranked, Stopped, end_with_parent, lasting_streams, stoppable, use_utf8
 from exvo.options import launched_run, note_launcher, parse
 from exvo.settings import ENTRY_POINTS
 from exvo.text import nearest
@@ -66,11 +66,13 @@ def command(entry_point: str, words: Sequence[str]) -> None:
     with lasting_streams():
         try:
             with stoppable():
-                if launched_run():
+                ranked = Ranked.of_environment()
+                if launched_run() or ranked:
                     end_with_parent()
                 if entry_point not in ENTRY_POINTS:
                     raise InputError(f"exvo has no entry point {entry_point}{nearest(entry_point, list(ENTRY_POINTS))}")
                 settings = parse(entry_point, words, about(entry_point))
+                settings = type(settings)(**ranked.settings) if ranked else settings
                 body(entry_point)(settings)
         except InputError as error:
             sys.exit(fail(str(error), 2))
@@ -82,8 +84,15 @@ def command(entry_point: str, words: Sequence[str]) -> None:
 
 
 def fail(sentence: str, status: int) -> int:
-    """Prints the sentence to the terminal's error stream, and in the run of `mlflow run`; returns the status."""
-    print(f"exvo: {passwords.hide(sentence)}", file=sys.stderr, flush=True)
+    """Prints the sentence to the terminal's error stream, and in the run of `mlflow run`; returns the status.
+
+    A rank leaves its printing to the command that has started it.
+    """
+    ranked = Ranked.of_environment()
+    if ranked:
+        ranked.leave(passwords.hide(sentence), status)
+    else:
+        print(f"exvo: {passwords.hide(sentence)}", file=sys.stderr, flush=True)
     if launched_run():
         from exvo.tracking import ends
 

@@ -15,6 +15,14 @@ SECONDS = 60.0
 
 Item = TypeVar("Item")
 
+_hidden = False
+
+
+def hide() -> None:
+    """Has this process show nothing of how far it is: another one shows it."""
+    global _hidden
+    _hidden = True
+
 
 @contextlib.contextmanager
 def counting(what: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
@@ -28,7 +36,7 @@ def counting(what: str, total: int, unit: str) -> Iterator[Callable[[int], objec
     Yields:
         A function that is told how many more are done.
     """
-    if not what:
+    if not what or _hidden:
         yield lambda more: None
     elif sys.stderr is not None and sys.stderr.isatty():
         with tqdm(total=total, desc=what, unit=unit, leave=False) as bar:

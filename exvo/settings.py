@@ -171,6 +171,9 @@ class TrainSettings(ExtractSettings):
     )
     seed: int = option(0, "seed of the weights, the order, the crops and the dropout", low=0, high=2**31 - 1)
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
+    devices: int = option(
+        1, "devices of this machine that share out each batch, each in a process of its own", low=1, high=1024
+    )
     precision: str = option(
         "auto",
         "arithmetic of the training; auto: bf16 where the processor has instructions for it",

@@ -44,6 +44,7 @@ ORDER = (
     "options",
     "systems",
     "devices",
+    "ranks",
     "corpora",
     "features",
     "tasks",

@@ -46,7 +46,9 @@ def assert_equal(one: Batch, other: Batch) -> None:
     for name, value in vars(one).items():
         found = vars(other)[name]
         assert type(found) is type(value), name
-        if value is not None:
+        if isinstance(value, tuple):
+            assert found == value, name
+        elif value is not None:
             assert found.dtype == value.dtype, name
             assert np.array_equal(np.asarray(found), np.asarray(value)), name
 

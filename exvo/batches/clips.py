@@ -66,6 +66,7 @@ class Batch:
         enrolment: (batch, shots, frames, bands), dB, of the clips that enrol.
         enrolment_labels: (batch, shots, labels), of the clips that enrol.
         enrols: (batch, batch), float32: in the row of a clip 1 at each clip that enrols it, else 0.
+        groups: sizes of the groups, one after the other, within which clips enrol each other; empty: there are none.
     """
 
     log_mel: Tensor
@@ -76,6 +77,7 @@ class Batch:
     enrolment: Tensor | None = None
     enrolment_labels: Tensor | None = None
     enrols: Tensor | None = None
+    groups: tuple[int, ...] = ()
 
     def to(self, device: str) -> Batch:
         """The batch with its tensors on that device."""

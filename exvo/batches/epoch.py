@@ -77,6 +77,7 @@ class DrawnBatch:
         enrols: (batch, batch), see `Batch`.
         enrolment_index: (batch, shots), see `Batch`.
         enrolment_places: (batch, shots), 0-1: where the crops of the clips that enrol begin.
+        groups: see `Batch`.
     """
 
     index: np.ndarray
@@ -84,6 +85,7 @@ class DrawnBatch:
     enrols: np.ndarray | None = None
     enrolment_index: np.ndarray | None = None
     enrolment_places: np.ndarray | None = None
+    groups: tuple[int, ...] = ()
 
 
 def draw_epoch(clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw | None) -> Iterator[DrawnBatch]:
@@ -103,7 +105,8 @@ def draw_epoch(clips: Clips, batch_size: int, seed: int, epoch: int, draw: Draw 
         index = np.concatenate(groups)
         batch = DrawnBatch(index, crop.random(len(index)) if people else places[index])
         if draw is not None and draw.shared:
-            batch = replace(batch, enrols=draw_enrols([len(group) for group in groups], draw.people, enrol))
+            sizes = tuple(len(group) for group in groups)
+            batch = replace(batch, enrols=draw_enrols(sizes, draw.people, enrol), groups=sizes)
         elif enrolment_index is not None:
             enrolling = enrolment_index[index]
             batch = replace(batch, enrolment_index=enrolling, enrolment_places=enrol_crop.random(enrolling.shape))
@@ -126,7 +129,8 @@ def training_batches(
         labels = torch.from_numpy(clips.labels[index]).float()
         speakers = None if numbers is None else numbers[index]
         enrols = None if drawn.enrols is None else torch.from_numpy(drawn.enrols)
-        batch = Batch(crops(clips, index, drawn.places, frames), labels, index, speakers, enrols=enrols)
+        log_mel = crops(clips, index, drawn.places, frames)
+        batch = Batch(log_mel, labels, index, speakers, enrols=enrols, groups=drawn.groups)
         if enrolling is not None and places is not None:
             enrolment = crops(clips, enrolling.ravel(), places.ravel(), frames)
             batch = replace(

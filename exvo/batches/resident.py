@@ -86,7 +86,7 @@ class ResidentClips:
             speakers = None if self.speakers is None else self.speakers[chosen.clips]
             batch = Batch(self._crops(chosen, frames), self.labels[chosen.clips], drawn.index, speakers)
             if enrols:
-                batch = replace(batch, enrols=enrols.pop(0))
+                batch = replace(batch, enrols=enrols.pop(0), groups=drawn.groups)
             if enrolling is not None and drawn.enrolment_index is not None:
                 shots = drawn.enrolment_index.shape[1]
                 chosen = enrolling.part(start * shots, stop * shots)

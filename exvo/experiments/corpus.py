@@ -24,7 +24,7 @@ from exvo.features.extractors import Extractor
 from exvo.features.store import Store
 from exvo.files import write_atomically
 from exvo.settings import ExtractSettings, RunSettings, SubmitSettings, TrainSettings
-from exvo.tasks import Task
+from exvo.tasks import Task, speaker_split
 from exvo.text import listing
 from exvo.tracking import runs
 from exvo.tracking.artifacts import load_settings
@@ -90,6 +90,24 @@ class Ready:
             rows["file"].tolist(),
             rows["category"].tolist() if self.corpus.categories else None,
         )
+
+
+def known_speakers(ready: Ready) -> Ready:
+    """The corpus for a speaker recogniser: its train and val splits are the two parts of `speaker_split`."""
+    rows = ready.rows("train")
+    training, held_out = speaker_split(rows)
+    clips = ready.corpus.clips.assign(split="")
+    clips.loc[training.index, "split"] = "train"
+    clips.loc[held_out.index, "split"] = "val"
+    print(
+        f"the val split has other people, so of each training speaker's clips the 3rd, 8th, 13th and so on (of two the "
+        f"2nd) are held out: {len(training)} clips of {training['speaker'].nunique()} speakers to learn from, "
+        f"{len(held_out)} held out"
+    )
+    lone = sorted(set(rows["speaker"]) - set(training["speaker"]))
+    if lone:
+        print(f"left out, because nothing can be held out, {len(lone)} speakers with a single clip: {listing(lone)}")
+    return replace(ready, corpus=replace(ready.corpus, clips=clips))
 
 
 def read_corpus(settings: ExtractSettings, extractor: Extractor | None = None, again: bool = False) -> Ready:

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from exvo.experiments import several
 from exvo.experiments.evaluate import evaluate
 from exvo.experiments.folds import cross_validate
 from exvo.experiments.resume import resumable
 from exvo.experiments.train import resolve, start, train
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
 from exvo.settings import TrainSettings
+from exvo.systems import SystemConfig
 from exvo.tracking import experiments, runs
 
 
 def run(given: TrainSettings) -> None:
     """Does all in one run."""
     settings, system = resolve(given)
+    several.run("main", given, settings, system, lambda: run_here(settings, system))
+
+
+def run_here(settings: TrainSettings, system: SystemConfig) -> None:
+    """Does all in one run, as the only rank or the first of several."""
     if settings.folds:
         cross_validate("main", settings, system)
         return

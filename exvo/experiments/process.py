@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -30,8 +31,39 @@ SAME_SIGNAL_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1
 """Of Linux: which signal comes when the parent ends."""
 
+RANKS = "EXVO_RANKS"
+"""The variable that makes a command one of several ranks that another one starts: JSON of `Ranked`."""
+
 EXIT_SECONDS = 20.0
 """What a command that is stopped has to mark its run; then it ends as if it were killed, which harms nothing."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What a command passes to the ranks that it starts.
+
+    Attributes:
+        settings: the command's.
+        folder: where each rank leaves the sentence with which it ends, instead of printing it.
+    """
+
+    settings: dict[str, Any]
+    folder: str
+
+    @classmethod
+    def of_environment(cls) -> Ranked | None:
+        """What this process was passed; None where it is no such rank."""
+        return cls(**json.loads(os.environ[RANKS])) if RANKS in os.environ else None
+
+    def leave(self, sentence: str, status: int) -> None:
+        """Leaves the sentence with which this rank ends, and its status."""
+        path = Path(self.folder) / f"rank-{int(os.environ['RANK']):04d}.json"
+        path.write_text(json.dumps([sentence, status]), encoding="utf-8")
+
+    def left(self) -> list[tuple[str, int]]:
+        """What the ranks have left, the first rank's first."""
+        paths = sorted(Path(self.folder).glob("rank-*.json"))
+        return [tuple(json.loads(path.read_text(encoding="utf-8"))) for path in paths]
 
 
 class LastingFile(io.FileIO):

@@ -108,6 +108,12 @@ def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSetting
         )
     if options["device"] == "cuda" and not torch.cuda.is_available():
         raise InputError(f"The run {name} was trained with device=cuda, which this machine lacks; repeat it on a GPU.")
+    began_with, ended_with = source.data.params.get("devices", "1"), options.get("devices", 1)
+    if (began_with, ended_with) != ("1", 1):
+        raise InputError(
+            f"The run {name} was trained on several devices together, which can't be repeated bit for bit; train again "
+            "with the same options, and compare the two runs."
+        )
     parent = source.data.tags.get(PARENT_TAG)
     if parent and not lookup.run_exists(parent):
         deleted = names.run_of_id(parent)

@@ -24,7 +24,7 @@ from exvo.tracking.lookup import Run
 from exvo.tracking.tags import CODE_TAG, COMMAND_TAG, CONTINUES_TAG, DIGEST_TAG
 from exvo.training.states import States
 
-FREE = ("workers", "resume", "output")
+FREE = ("workers", "devices", "resume", "output")
 """Options that may differ between a command and the one that goes on with its run; the folder is known by its id."""
 
 

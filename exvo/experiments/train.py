@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from exvo import systems
+from exvo import ranks, systems
 from exvo.batches.clips import Clips
 from exvo.config import SAMPLE_EPOCHS, FeatureConfig
 from exvo.corpora.base import Corpus
@@ -23,11 +23,12 @@ from exvo.enrolment import Draw, Enrolment, EnrolmentSettings
 from exvo.errors import InputError, TrainingError
 from exvo.evaluation import scoring
 from exvo.evaluation.prior import prior_of
-from exvo.experiments import calibration
+from exvo.experiments import calibration, several
 from exvo.experiments.balance import balanced, category_weights
 from exvo.experiments.corpus import (
     Ready,
     describe_enrolment,
+    known_speakers,
     log_copies,
     log_corpus,
     read_corpus,
@@ -46,10 +47,11 @@ from exvo.networks.network import Network
 from exvo.reports.names import score_name
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
-from exvo.tasks import Task, make_task, speaker_split
+from exvo.tasks import Task, make_task
 from exvo.text import listing
 from exvo.tracking import experiments, runs
 from exvo.tracking.tags import EPOCH
+from exvo.training.along import Work, send
 from exvo.training.augmentation import Augment
 from exvo.training.config import TrainingConfig
 from exvo.training.loop import Validation, fit
@@ -78,6 +80,7 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
         settings,
         features=resolve_features(settings.features),
         device=device,
+        devices=ranks.resolve_devices(settings.devices, device),
         precision=resolve_precision(settings.precision, device),
         fill=fill if settings.fill == "auto" else settings.fill,
         **recipe,
@@ -90,6 +93,11 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
 def run(given: TrainSettings) -> None:
     """Trains in a run of its own."""
     settings, system = resolve(given)
+    several.run("train", given, settings, system, lambda: run_here(settings, system))
+
+
+def run_here(settings: TrainSettings, system: SystemConfig) -> None:
+    """Trains in a run of its own, as the only rank or the first of several."""
     if settings.folds:
         from exvo.experiments.folds import cross_validate  # which uses this module
 
@@ -140,14 +148,14 @@ class HeldOut:
     clips: Clips
     enrolment: Enrolment
 
-    def outputs(self, network: Network, progress: str = "") -> np.ndarray:
-        """The outputs of the network, (clips, outputs); `progress` names a progress bar."""
+    def outputs(self, network: Network) -> np.ndarray:
+        """The outputs of the network, (clips, outputs)."""
         device, protocol = self.settings.device, self.settings.protocol
-        return predict_clips(network, self.clips, device, self.enrolment.clips, progress=progress, protocol=protocol)
+        return predict_clips(network, self.clips, device, self.enrolment.clips, protocol=protocol)
 
-    def validate(self, network: Network) -> Validation:
-        """The scores of an epoch."""
-        predictions = self.task.table(self.rows, self.outputs(network, "validation"), self.enrolment.scored)
+    def validate(self, outputs: np.ndarray) -> Validation:
+        """The scores of an epoch from the outputs of its network, (clips, outputs)."""
+        predictions = self.task.table(self.rows, outputs, self.enrolment.scored)
         scores = {str(name): float(value) for name, value in scoring.score_epoch(predictions, self.task).items()}
         return Validation(scores[scoring.headline(self.task)], scores)
 
@@ -205,8 +213,12 @@ def train(
     if isinstance(ready.extractor, Encoder):
         carry(ready.extractor, ready.store.folder / ENCODER, best_file)
     config = training_config(settings, system, task, network, clips)
+    work = Work(network, task, config, clips, held_out.clips, enrolment.clips, settings.protocol)
+    send(work)
     try:
-        best = fit(network, task, clips, config, held_out.validate, save_best, on_epoch, states)
+        best = fit(
+            network, task, clips, config, lambda one: held_out.validate(work.outputs(one)), save_best, on_epoch, states
+        )
     except TrainingError as error:
         kept = f" The best weights before it are in {best_file}." if best_file.exists() else ""
         raise TrainingError(f"{error}{kept}") from None
@@ -248,24 +260,6 @@ def log_epoch(epoch: Epoch, epochs: int | None, headline: str) -> None:
     loss = "" if math.isnan(epoch.loss) else f"loss {epoch.loss:.4f}   "
     line = f"{loss}val {score_name(headline)} {epoch.score:.4f}   {epoch.seconds:.1f} s{best}"
     print(f"epoch {epoch.number:3d}/{epochs}   {line}", flush=True)
-
-
-def known_speakers(ready: Ready) -> Ready:
-    """The corpus for a speaker recogniser: its train and val splits are the two parts of `speaker_split`."""
-    rows = ready.rows("train")
-    training, held_out = speaker_split(rows)
-    clips = ready.corpus.clips.assign(split="")
-    clips.loc[training.index, "split"] = "train"
-    clips.loc[held_out.index, "split"] = "val"
-    print(
-        f"the val split has other people, so of each training speaker's clips the 3rd, 8th, 13th and so on (of two the "
-        f"2nd) are held out: {len(training)} clips of {training['speaker'].nunique()} speakers to learn from, "
-        f"{len(held_out)} held out"
-    )
-    lone = sorted(set(rows["speaker"]) - set(training["speaker"]))
-    if lone:
-        print(f"left out, because nothing can be held out, {len(lone)} speakers with a single clip: {listing(lone)}")
-    return replace(ready, corpus=replace(ready.corpus, clips=clips))
 
 
 def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: SystemConfig) -> Clips:
@@ -347,6 +341,9 @@ def training_text(settings: TrainSettings, network: Network, clips: int, synthet
         f"training {settings.model} ({weights_text(weights)}) on {clips} clips: {settings.epochs} epochs, "
         f"batch {settings.batch_size}, {settings.precision} on {settings.device}"
     )
+    if settings.devices > 1:
+        own = "all of it" if settings.device == "cuda" else "its own part alone, because PyTorch has no other on CPUs"
+        line += f"\n{settings.devices} devices share out each batch; batch norm of each has the statistics of {own}"
     if synthetic:
         line += "\nThe sample corpus is synthetic: its scores show that training works, not how well on real voices."
     return line

@@ -98,6 +98,11 @@ def settings_and_search(given: TuneSettings) -> tuple[TrainSettings, tuple[str, 
             f"folds={given.folds}: a study compares its trials on one validation split; leave folds out, and give the "
             "options that it finds to `train` with folds."
         )
+    if given.devices > 1:
+        raise InputError(
+            f"devices={given.devices}: a study shares out its trials, not their batches; leave devices out, and give "
+            "workers=<number>, or start the same command on several machines with one storage."
+        )
     search = parse_search(given.search)
     options = {field.name: getattr(given, field.name) for field in fields(TrainSettings)}
     defaults = {field.name: field.default for field in fields(TrainSettings)}

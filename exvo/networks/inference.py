@@ -138,6 +138,7 @@ def predict_clips(
     batch_size: int | None = None,
     progress: str = "",
     protocol: str | None = None,
+    rows: np.ndarray | None = None,
 ) -> np.ndarray:
     """The network's outputs for whole clips, in float32 and in evaluation mode; see `apply_to_clips`.
 
@@ -150,14 +151,15 @@ def predict_clips(
         batch_size: as for `apply_to_clips`.
         progress: label of the progress bar; empty: no bar.
         protocol: how the clips that enrol are filled, see `plan_encodings`.
+        rows: (rows,), indices of the clips whose outputs are wanted; None: of all.
 
     Returns:
-        (clips, outputs), in the order of `clips`.
+        (rows, outputs), in the order of `rows` or `clips`.
 
     Raises:
         TrainingError: an output is not finite; names the clips.
     """
-    return predict_enrolments(network, clips, device, [enrolment], batch_size, progress, protocol)[0]
+    return predict_enrolments(network, clips, device, [enrolment], batch_size, progress, protocol, rows)[0]
 
 
 def predict_enrolments(
@@ -168,6 +170,7 @@ def predict_enrolments(
     batch_size: int | None = None,
     progress: str = "",
     protocol: str | None = None,
+    rows: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """The outputs of `predict_clips` under each of several enrolments, in one pass over the clips.
 
@@ -178,12 +181,16 @@ def predict_enrolments(
         enrolments: several arguments `enrolment` of `predict_clips`.
 
     Returns:
-        For each enrolment (clips, outputs).
+        For each enrolment (rows, outputs).
 
     Raises:
         TrainingError: an output is not finite; names the clips.
     """
     network.eval().to(device)
+    predicted = clips
+    if rows is not None:
+        predicted = clips.take(rows)
+        enrolments = [None if each is None else [each[row] for row in rows] for each in enrolments]
     profiles = [
         speaker_profiles(network, clips, device, enrolment, protocol, batch_size)
         if network.personalised and enrolment is not None
@@ -196,7 +203,8 @@ def predict_enrolments(
         outputs = [network.predict(log_mel, None if each is None else each[index], embedding) for each in profiles]
         return torch.cat(outputs, dim=1)
 
-    outputs = apply_to_clips(predict, clips, network.min_frames, device, batch_size, progress, step=network.frame_step)
+    step = network.frame_step
+    outputs = apply_to_clips(predict, predicted, network.min_frames, device, batch_size, progress, step=step)
     return np.split(outputs, len(profiles), axis=1)
 
 

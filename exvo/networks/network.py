@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exvo import ranks
 from exvo.networks.chain import Chain
 from exvo.networks.cnn import PANN, make_linear
 from exvo.networks.encoders import OURS, make_encoder
@@ -242,7 +243,7 @@ class Network(nn.Module):
     ) -> dict[str, Tensor]:
         """The outputs of a training batch, and those of the heads.
 
-        Moves the typical profile towards the batch's mean, unless it is learnt.
+        Moves the typical profile towards the mean of the batch, of all ranks' parts of it, unless it is learnt.
 
         Args:
             log_mel: (batch, frames, bands), dB.
@@ -264,7 +265,7 @@ class Network(nn.Module):
             enrolment_embedding, profile = embedding, self.profile(*mean_of_enrolling(embedding, enrols))
         if profile is not None and self.personalised and not self.typical_clips:
             with torch.no_grad():
-                self.typical.lerp_(profile.float().mean(dim=0), TYPICAL_MOMENTUM)
+                self.typical.lerp_(ranks.mean_of_rows(profile.float()), TYPICAL_MOMENTUM)
         outputs = {"main": self.output(self.fuse(embedding, profile))}
         for name, head in self.heads.items():
             head_input = enrolment_embedding

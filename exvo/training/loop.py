@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from exvo import ranks
 from exvo.batches.clips import Batch, Clips
 from exvo.batches.epoch import draw_epoch, training_batches
 from exvo.batches.resident import ResidentClips, make_resident
+from exvo.batches.shares import share_counts, share_of
 from exvo.devices import keep_freed_memory
 from exvo.errors import TrainingError
 from exvo.networks.inference import clip_names
@@ -24,7 +26,7 @@ from exvo.training.augmentation import Augment, Augmentation
 from exvo.training.config import TrainingConfig
 from exvo.training.objectives import gradient_factor, objectives, total_objective
 from exvo.training.optimizers import Schedule, is_per_step, make_optimizer
-from exvo.training.states import Epoch, State, States
+from exvo.training.states import Epoch, State, States, from_first_rank
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Validation:
 
 
 def train_step(
-    network: Network,
+    network: nn.Module,
     task: Task,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
@@ -49,37 +51,59 @@ def train_step(
     epoch: int,
     augment: Callable[[Batch], Batch] | None = None,
 ) -> Tensor:
-    """One step of the optimiser on one batch.
+    """One step of the optimiser on one batch, of which each rank computes its part.
 
     Args:
-        network: in training mode, on the device.
+        network: as `ranks.parallel` gives it, in training mode, on the device.
         task: what the outputs are.
         optimizer: of the network's weights.
-        batch: on any device.
+        batch: the whole of it, on any device.
         config: how to train.
         epoch: 1 is the first.
         augment: changes the batch on the device; None: it stays as it is.
 
     Returns:
-        The objective, a number on the device.
+        The objective of the whole batch, a number on the device.
     """
     batch = batch.to(config.device)
     batch = augment(batch) if augment else batch
+    counts = share_counts(batch, ranks.count()) if ranks.count() > 1 else None
+    own = batch if counts is None else share_of(batch, counts, ranks.rank())
     factors = {name: gradient_factor(role, epoch) for name, role in config.roles.items()}
     with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bf16"):
-        outputs: dict[str, Tensor] = network(batch.log_mel, batch.enrolment, batch.enrols, factors)
+        outputs: dict[str, Tensor] = network(own.log_mel, own.enrolment, own.enrols, factors)
+    if counts is not None:
+        outputs = {name: gather_outputs(each, counts) for name, each in outputs.items()}
     weights = torch.tensor(config.category_weights, device=config.device) if config.category_weights else None
     loss = total_objective(objectives(outputs, task, batch, config.label_smoothing, weights))
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    (loss if counts is None else loss * ranks.count()).backward()  # type: ignore[no-untyped-call]
     if config.clip_gradient:
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_gradient)
     optimizer.step()
     return loss.detach()
 
 
+def gather_outputs(outputs: Tensor, counts: Sequence[int]) -> Tensor:
+    """The outputs of the whole batch from this rank's, one row or more a clip; see `ranks.gather_rows`.
+
+    Args:
+        outputs: (own clips x rows, outputs).
+        counts: the clips of each rank.
+
+    Returns:
+        (clips x rows, outputs), in single precision.
+    """
+    rows = len(outputs) // counts[ranks.rank()]
+    return ranks.gather_rows(outputs.float(), [clips * rows for clips in counts])
+
+
 CHECK_EVERY = {"cpu": 1, "cuda": 50}
 """Steps after which their losses are checked: to read a loss from a GPU waits until all steps up to it are done."""
+
+
+DROPOUT_STEP = 2**48
+"""Between the seeds of two ranks' dropout, so that no two ranks drop the same."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +120,7 @@ class StepLoss:
 
 
 def train_epoch(
-    network: Network,
+    network: nn.Module,
     task: Task,
     optimizer: torch.optim.Optimizer,
     source: Clips | ResidentClips,
@@ -107,7 +131,7 @@ def train_epoch(
     """One pass over the training clips.
 
     Args:
-        network: the network to train, in place.
+        network: as `ranks.parallel` gives it; it is trained in place.
         task: what the outputs are.
         optimizer: of the network's weights.
         source: the training clips: batches come from the feature store, or from the device if the clips are there.
@@ -123,7 +147,7 @@ def train_epoch(
     """
     keep_freed_memory()
     network.train()
-    torch.manual_seed(config.seed * 1_000_003 + epoch)  # dropout
+    torch.manual_seed(config.seed * 1_000_003 + epoch + ranks.rank() * DROPOUT_STEP)  # dropout
     augment = None
     if config.augment != Augment():
         augment = Augmentation(config.augment, config.seed, epoch)
@@ -184,14 +208,14 @@ def fit(
     """Trains a network epoch by epoch: validates, reports, and keeps the best weights and the last state on disk.
 
     It stops early after `config.patience` epochs without a better score, and says so. A network that is not trained
-    (the prior) has one epoch, whose loss is NaN.
+    (the prior) has one epoch, whose loss is NaN. Of several ranks all train; what is written, the first writes.
 
     Args:
-        network: the network to train, in place.
+        network: the network to train, in place; all ranks start from the first one's.
         task: what the outputs are.
         clips: the training split.
         config: how to train.
-        validate: scores the network on the validation clips.
+        validate: scores the network on the validation clips; of several ranks the first one's score counts.
         save_best: writes the weights of an epoch that is the best so far.
         on_epoch: called after each epoch, when its weights, if best, are written.
         states: the states on disk: training resumes from the last one, bit for bit on the CPU, and writes one after
@@ -208,6 +232,7 @@ def fit(
     optimizer = make_optimizer(network, config)
     schedule = Schedule(optimizer, config, steps_of_epoch(clips, config))
     best, finished = restore(states, network, optimizer, schedule)
+    trained_network = ranks.parallel(network, config.device)
     source = make_resident(clips, config.device) or clips
     for number in range(finished + 1, 1 + (config.epochs if network.trainable else 1)):
         if stops_early(best, number, config):
@@ -215,11 +240,12 @@ def fit(
         rate = optimizer.param_groups[0]["lr"]
         began = time.perf_counter()
         options = (optimizer, source, config, number, schedule)
-        loss = train_epoch(network, task, *options) if network.trainable else math.nan
+        loss = train_epoch(trained_network, task, *options) if network.trainable else math.nan
+        ranks.average_buffers(network)
         trained = time.perf_counter()
         validation = validate(network)
         seconds, validated = trained - began, time.perf_counter() - trained
-        score = validation.score
+        score = ranks.from_first(validation.score)
         is_best = best is None or score > best.score or (math.isnan(best.score) and not math.isnan(score))
         epoch = Epoch(number, loss, rate, seconds, score, is_best, validation.scores, validated)
         if is_best or best is None:
@@ -241,8 +267,9 @@ def restore(
     Returns:
         The best epoch so far, None where none is finished, and the number of finished epochs.
     """
-    state = None if states is None else states.latest()
+    state = from_first_rank(None if states is None else states.latest())
     if state is None:
+        ranks.copy_from_first(network)
         return None, 0
     network.load_state_dict(state.weights)
     optimizer.load_state_dict(dict(state.optimizer))

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from exvo import ranks
 from exvo.errors import InputError
 from exvo.files import plain_path, write_atomically
 from exvo.text import reason
@@ -108,19 +110,8 @@ class States:
             self._best_digest = _digest(best)
         if not best.exists():
             return
-        header = {
-            "settings": self._settings,
-            "epoch": state.epoch,
-            "best": asdict(state.best),
-            "best_sha256": self._best_digest,
-            "groups": state.optimizer["param_groups"],
-            "scheduler": state.scheduler,
-        }
-        tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
-        for number, values in state.optimizer["state"].items():
-            tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in values.items()}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        content = to_bytes(tensors, metadata={"exvo": json.dumps(header)})
+        header = {"settings": self._settings, "best_sha256": self._best_digest} | _header(state)
+        content = to_bytes(_tensors(state), metadata={"exvo": json.dumps(header)})
         path = self._folder / f"epoch-{state.epoch:06d}-{hashlib.sha256(content).hexdigest()}.safetensors"
         write_atomically(path, content)
         self.epoch = state.epoch
@@ -159,25 +150,17 @@ class States:
     def _read(self, path: Path) -> State:
         if _digest(path) != path.stem.rpartition("-")[2]:
             raise ValueError("its checksum is another")
-        weights: dict[str, Tensor] = {}
-        optimizer: dict[int, dict[str, Tensor]] = {}
         with plain_path(path) as plain, safe_open(plain, framework="pt") as file:
             header = json.loads(file.metadata()["exvo"])
-            for path_in_file in file.keys():  # noqa: SIM118
-                kind, _, name = path_in_file.partition("/")
-                if kind == "weights":
-                    weights[name] = file.get_tensor(path_in_file)
-                else:
-                    number, _, name = name.partition("/")
-                    optimizer.setdefault(int(number), {})[name] = file.get_tensor(path_in_file)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header["settings"] != self._settings:
             raise ValueError("its settings are others")
-        best = Epoch(**header["best"])
-        if _digest(self._best(best.number)) != header["best_sha256"]:
-            raise ValueError(f"the checksum of {self._best(best.number).name} is another")
+        state = _state(header, tensors)
+        best = self._best(state.best.number)
+        if _digest(best) != header["best_sha256"]:
+            raise ValueError(f"the checksum of {best.name} is another")
         self._best_digest = header["best_sha256"]
-        optimizer_state = {"state": optimizer, "param_groups": header["groups"]}
-        return State(header["epoch"], best, weights, optimizer_state, header["scheduler"])
+        return state
 
     def _remove(self, keep: set[Path]) -> None:
         """Removes all states, best weights and half-written files of killed processes, except those to keep."""
@@ -185,6 +168,49 @@ class States:
             for path in self._folder.glob(pattern):
                 if path not in keep:
                     path.unlink(missing_ok=True)
+
+
+def from_first_rank(state: State | None) -> State | None:
+    """The state that the first rank has read, on all ranks; None where it has read none."""
+    if ranks.count() == 1:
+        return state
+    header = ranks.from_first(None if state is None else _header(state))
+    if header is None:
+        return None
+    return _state(header, from_bytes(ranks.bytes_from_first(b"" if state is None else to_bytes(_tensors(state)))))
+
+
+def _header(state: State) -> dict[str, Any]:
+    """What JSON can hold of a state."""
+    return {
+        "epoch": state.epoch,
+        "best": asdict(state.best),
+        "groups": state.optimizer["param_groups"],
+        "scheduler": state.scheduler,
+    }
+
+
+def _tensors(state: State) -> dict[str, Tensor]:
+    """The tensors of a state by their names in its file."""
+    tensors = {f"weights/{name}": tensor for name, tensor in state.weights.items()}
+    for number, values in state.optimizer["state"].items():
+        tensors |= {f"optimizer/{number}/{name}": tensor for name, tensor in values.items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _state(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> State:
+    """The state of which `_header` and `_tensors` have given these."""
+    weights: dict[str, Tensor] = {}
+    optimizer: dict[int, dict[str, Tensor]] = {}
+    for place, tensor in tensors.items():
+        kind, _, name = place.partition("/")
+        if kind == "weights":
+            weights[name] = tensor
+        else:
+            number, _, name = name.partition("/")
+            optimizer.setdefault(int(number), {})[name] = tensor
+    optimizer_state = {"state": optimizer, "param_groups": header["groups"]}
+    return State(header["epoch"], Epoch(**header["best"]), weights, optimizer_state, header["scheduler"])
 
 
 def _digest(path: Path) -> str:
