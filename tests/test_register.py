@@ -502,7 +502,7 @@ def test_the_version_tells_the_truth_wherever_register_is_killed(
         assert [version.run_id for version in versions() if str(version.version) == champion()] == [made]
         (tag,) = [version.tags["exvo.gate"] for version in versions() if version.run_id == made]
         assert tag.startswith("not-worse: became champion, because ")
-    assert number == 3  # create, alias, tag
+    assert number == 4  # create, its own address on the card, alias, tag
 
 
 def test_a_curve_counts_as_measured_and_so_does_a_test_under_other_options(

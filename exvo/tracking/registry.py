@@ -168,7 +168,7 @@ def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion
 
         uri = whole_model(run)
         model_id = uri.removeprefix("models:/")
-        version = client.create_model_version(MODEL, uri, run.info.run_id, dict(tags), model_id=model_id)
+        version = client.create_model_version(MODEL, uri, run.info.run_id, dict(tags), None, card, model_id=model_id)
         is_new = True
     else:
         for name, value in tags.items():
