@@ -94,6 +94,22 @@ def test_of_two_that_put_at_once_one_stays(local: Path, tmp_path: Path, monkeypa
     assert [path.parts[-4] for path in local.rglob("best.safetensors")] == [kept.info.run_id]
 
 
+@pytest.mark.parametrize("times", [(1_000, 2_000), (2_000, 1_000), (1_000, 1_000)])
+def test_of_two_that_overlap_one_stays_whatever_their_clocks_say(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: tuple[int, int]
+) -> None:
+    encoder = saved(tmp_path / "one")
+    true, end, ends = encoders.kept_runs, MlflowClient.set_terminated, iter(times)
+    monkeypatch.setattr(MlflowClient, "set_terminated", lambda client, run: end(client, run, end_time=next(ends)))
+    for _ in times:  # the second began before the first was whole, and ends after the first looked
+        looks = iter([list])  # at its first look it finds none
+        monkeypatch.setattr(encoders, "kept_runs", lambda features, looks=looks: next(looks, lambda: true(features))())
+        keep(encoder.features, tmp_path / "one")
+    (kept,) = true(encoder.features)
+    assert kept.info.end_time == min(times)
+    assert [path.parts[-4] for path in local.rglob("best.safetensors")] == [kept.info.run_id]
+
+
 def test_a_copy_that_was_cut_short_is_never_found(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = saved(tmp_path / "one")
 

@@ -35,7 +35,8 @@ def digest_of(features: Features) -> str:
 def keep(features: Features, folder: Path) -> None:
     """Puts an encoder into the artifact store, unless it is there.
 
-    Of several processes that put the same one at once, all but one remove theirs.
+    Several processes may put the same one at once: whoever sees several removes all but the first, so one stays. (A
+    process that removed only its own could miss one that is older by its clock and came to the store later.)
 
     Args:
         features: of the encoder.
@@ -52,8 +53,8 @@ def keep(features: Features, folder: Path) -> None:
     except BaseException:
         _remove(run_id)
         raise
-    if kept_runs(features)[0].info.run_id != run_id:
-        _remove(run_id)
+    for other in kept_runs(features)[1:]:
+        _remove(other.info.run_id)
 
 
 def kept_runs(features: Features) -> list[Run]:
