@@ -2,9 +2,9 @@
 
 .venv/bin/python -m benchmarks.small     # needs all of EmoGator beside this checkout; half an hour
 
-Each corpus is a part of EmoGator's training speakers, never of those that validate or test: some speakers, categories and
-clips, drawn by a seed. Both are scored by the same five folds of speakers, each tested by what has not heard it, with another
-fold to choose the epoch or C by. The baseline is a linear SVM on ComParE's functionals.
+Each corpus is a part of EmoGator's training speakers, never of those that validate or test: some speakers, categories
+and clips, drawn by a seed. Both are scored by the same five folds of speakers, each tested by what has not heard it,
+with another fold to choose the epoch or C by. The baseline is a linear SVM on ComParE's functionals.
 """
 
 from __future__ import annotations
@@ -83,9 +83,8 @@ def main() -> None:
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'mlflow.db').resolve()}")
     rows = []
     for name, data in write_corpora(folder):
-        said = exvo(
-            "main", "--corpus", "table", "--data", str(data), *MODEL, "--folds", str(FOLDS), "--output", str(FOLDER)
-        )
+        words = ["--corpus", "table", "--data", str(data), *MODEL, "--folds", str(FOLDS), "--output", str(FOLDER)]
+        said = exvo("main", *words)
         ours = float(re.findall(r"UAR (0\.\d+)", said)[-1])
         rows.append((name, *CORPORA[name][1:], svm_by_folds(data), ours))
         print(rows[-1], flush=True)
