@@ -1,4 +1,4 @@
-"""The command that the README recommends for a corpus of one's own against the field's usual baseline, on small corpora.
+"""The command that the README recommends for one's own corpus, against the usual baseline, on small corpora.
 
 .venv/bin/python -m benchmarks.small     # needs all of EmoGator beside this checkout; half an hour
 
