@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import balanced_accuracy_score
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
@@ -35,6 +36,19 @@ def score_svm(corpus: str, data: str, features: str, output: Path) -> tuple[pd.D
     task = make_task("fewshot", ready.corpus.clips, ready.corpus.targets, ready.corpus.name, True)
     numbers = {split: table_of(ready, task, split) for split in ("train", "val", "test")}
     began = time.perf_counter()
+    best = best_svm(numbers, features)
+    minutes = (time.perf_counter() - began) / 60
+    chosen = best.predict(numbers["test"][0])
+    return task.table(ready.rows("test"), np.eye(len(task.targets))[chosen]), minutes
+
+
+def best_svm(numbers: Mapping[str, tuple[np.ndarray, np.ndarray]], features: str) -> Pipeline:
+    """The SVM with the best UAR on validation.
+
+    Args:
+        numbers: of train and val, as `table_of` gives them.
+        features: what it is on, for what is printed.
+    """
     best, best_recall = None, -1.0
     for choice in CHOICES:
         machine = make_pipeline(StandardScaler(), LinearSVC(C=choice))
@@ -43,10 +57,8 @@ def score_svm(corpus: str, data: str, features: str, output: Path) -> tuple[pd.D
         print(f"linear SVM on {features}, C {choice:g}: validation UAR {recall:.4f}", flush=True)
         if recall > best_recall:
             best, best_recall = machine, recall
-    minutes = (time.perf_counter() - began) / 60
     assert best is not None
-    chosen = best.predict(numbers["test"][0])
-    return task.table(ready.rows("test"), np.eye(len(task.targets))[chosen]), minutes
+    return best
 
 
 def table_of(ready: Ready, task: Task, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,7 @@ class SystemConfig:
     enrolment_speaker: str = "none"  # head on the enrolment clips: none, learn, forget
     main_speaker: str = "none"  # head on the main embedding: none, learn, forget
     people: int = 0  # clips of a person in a training batch, who enrol each other 0 to all at a time; 0: always `shots`
+    members: int = 1  # of `frozen`: heads side by side whose outputs are averaged
     typical_clips: int = 0  # how many clips the typical speaker counts for in a profile: fewer clips, less trust
     protocol: str = "published"  # of enrolment
     objective: str = "ccc"  # of the emotions: ccc (1 - CCC), mse, cross-entropy; auto: cross-entropy for categories
@@ -110,7 +111,7 @@ _RESNET = SystemConfig(
     dropout=0.3,
     crop_seconds=2.0,
 )
-_FROZEN = replace(_RESNET, encoder="frozen", learning_rate=0.0003, dropout=0.5, spec_augment=0.0, mixup=0.0)
+_FROZEN = replace(_RESNET, encoder="frozen", members=5, learning_rate=0.0003, dropout=0.5, spec_augment=0.0, mixup=0.0)
 
 PERSONALISATION = "cnn14-random-init-personalisation"
 ATTENTION = "cnn14-attention-cnn10"

@@ -36,7 +36,7 @@ LABELS |= {"speakers": []}
 FORMER_LABELS = dict(LABELS)
 LABELS |= {"limits": None}
 PLAIN = {"layer_norm": False, "heads": {}}
-LATER = {"head": "linear", "typical_clips": 0, "inputs": None}
+LATER = {"head": "linear", "typical_clips": 0, "inputs": None, "members": 1}
 """Arguments of a network that older files lack."""
 
 

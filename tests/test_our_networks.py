@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from exvo.networks.inference import predict_clips, speaker_profiles
 from exvo.networks.network import Network
 from exvo.systems import find
 from exvo.tasks import Task
+from exvo.training.objectives import task_loss
 
 State = dict[str, Tensor]
 INPUTS = [3, 20]
@@ -42,7 +44,7 @@ def make(kind: str, **changes: object) -> Network:
         for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
             if "var" in name or name.endswith("scale") or (tensor.ndim == 1 and name.endswith("weight")):
                 tensor.uniform_(0.5, 2)
-            elif name == "output.place":
+            elif name.endswith("place"):
                 tensor.copy_(torch.tensor([2.0, 0.0, 3.0, 1.0]))
             elif tensor.is_floating_point() and (tensor.ndim == 1 or not tensor.any()):
                 tensor.uniform_(-1, 1)
@@ -143,6 +145,32 @@ def test_outputs(kind: str, frames: int) -> None:
             torch.testing.assert_close(network.predict(clips), alone, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["frozen", "frozen-relative", "frozen-film", "chain"])
+def test_members_are_networks_side_by_side(kind: str) -> None:
+    """A clip's output is the mean over the members; in training each member's output is learnt by itself."""
+    network = make(kind, members=3)
+    state = network.state_dict()
+    clips, profile = features(network, 4), torch.randn(4, network.encoder.size)
+    expected = []
+    for member in range(3):
+        own = {name: tensor for name, tensor in state.items() if not name.startswith(("output", "relative", "film"))}
+        for name, tensor in state.items():
+            layer, _, rest = name.partition(f".{member}.")
+            own |= {f"{layer}.{rest}": tensor} if rest else {}
+        for name in ("encoder.hidden.weight", "encoder.hidden.bias"):
+            own[name] = state[name].chunk(3)[member]
+        mine = profile.chunk(3, dim=1)[member]
+        expected.append(output(kind, own, encode(kind, own, clips), mine))
+    given = profile if network.personalised else None
+    torch.testing.assert_close(network.predict(clips, given), torch.stack(expected).mean(dim=0), rtol=1e-4, atol=1e-4)
+    apart = network.output(network.fuse(network.embed(clips), given))
+    torch.testing.assert_close(apart, torch.cat(expected, dim=1), rtol=1e-4, atol=1e-4)
+    task = Task("fewshot", ("a", "b", "c", "d"), categories=True, objective="cross-entropy")
+    labels = torch.eye(4)
+    each = torch.stack([functional.cross_entropy(one, labels) for one in expected])
+    torch.testing.assert_close(task_loss(task, apart, labels), each.mean(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["resnet-relative", "frozen-relative", "frozen-film"])
 def test_training_within_the_batch(kind: str) -> None:
     """In evaluation mode, whose statistics stay."""
@@ -219,7 +247,7 @@ def test_frozen_standardises_by_the_training_clips(dtype: type) -> None:
     mean, deviation = statistics(clips)
     np.testing.assert_allclose(mean, values.astype(np.float64).mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(deviation, values.astype(np.float64).std(axis=0), rtol=1e-6, atol=1e-12)
-    network = build_network(find("frozen"), Task("fewshot", tuple("abcd")), 0.1, 0, "", clips)
+    network = build_network(replace(find("frozen"), members=1), Task("fewshot", tuple("abcd")), 0.1, 0, "", clips)
     assert network.arguments["inputs"] == INPUTS
     state = network.state_dict()
     standardised = (torch.from_numpy(values.astype(np.float32)) - state["encoder.mean"]) * state["encoder.scale"]
@@ -283,7 +311,7 @@ def test_the_order_of_a_chain() -> None:
     assert chain_places(labels).tolist() == [2, 0, 3, 1]
     clips = clips_of(rng.random((5000, *INPUTS)).astype(np.float32), labels)
     network = build_network(find("frozen-chain"), Task("fewshot", tuple("abcd")), 0.1, 0, "", clips)
-    assert network.output.place.tolist() == [2, 0, 3, 1]
+    assert [output.place.tolist() for output in network.output] == [[2, 0, 3, 1]] * len(network.output)
 
 
 @pytest.mark.parametrize(

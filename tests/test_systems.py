@@ -266,7 +266,7 @@ def size_by_formula(name: str, task: str, width: float, speakers: int) -> int:
         if encoder == "resnet":
             return resnet_size()
         if encoder == "frozen":
-            return INPUTS[0] + 2 * INPUTS[1] + linear(INPUTS[1], embedding)
+            return INPUTS[0] + 2 * INPUTS[1] + members * linear(INPUTS[1], embedding)
         pairs = list(zip([1, *counts[encoder]], counts[encoder], strict=False))
         if encoder == "cnn5":  # a 3x5 convolution with its bias, a batch norm
             return sum(15 * before * after + 3 * after for before, after in pairs)
@@ -276,21 +276,24 @@ def size_by_formula(name: str, task: str, width: float, speakers: int) -> int:
     rows = {row[0]: row for row in ROWS}
     enrolment, fusion, layer_norm = rows[name][3] if name in rows else (*OURS[name][1:], False)
     heads = rows[name][4] if name in rows else {}
-    encoder = name.split("-")[0]
+    encoder, members = name.split("-")[0], find(name).members
     own = enrolment in counts
     size = counts[encoder][-1] if encoder in counts else embedding
     profile = counts[enrolment][-1] if own else size
     total = encoder_size(encoder) + (encoder_size(enrolment) if own else 0)
-    total += {
-        "none": 0,
-        "attention": linear(profile, size) + 4 * size * layer_norm,
-        "conditioning": sum(linear(profile, count) for count in counts.get(encoder, [])),
-        "relative": linear(2 * size, size),
-        "film": linear(profile, 2 * size),
-    }[fusion]
-    total += linear(size, 3 if task == "fewshot" else 3 + 1 + 2)
-    total += 9 if name == "frozen-chain" else 0  # what each emotion is given
-    total += profile if find(name).typical_clips else 0  # the typical profile
+    total += (
+        members
+        * {
+            "none": 0,
+            "attention": linear(profile, size) + 4 * size * layer_norm,
+            "conditioning": sum(linear(profile, count) for count in counts.get(encoder, [])),
+            "relative": linear(2 * size, size),
+            "film": linear(profile, 2 * size),
+        }[fusion]
+    )
+    total += members * linear(size, 3 if task == "fewshot" else 3 + 1 + 2)
+    total += members * 9 if name == "frozen-chain" else 0  # what each emotion is given
+    total += members * profile if find(name).typical_clips else 0  # the typical profile
     for head in heads:
         inputs = size if head == MAIN else profile
         total += linear(inputs, inputs) + linear(inputs, 3 if head == EMOTION else speakers)
@@ -386,7 +389,7 @@ def test_a_training_step_changes_everything_once(name: str, task: str) -> None:
     after = network.state_dict()
     buffers = {key for key, _ in network.named_buffers() if "running" not in key and "num_batches" not in key}
     fixed = {"encoder.mean", "encoder.scale"} if system.encoder == "frozen" else set()
-    fixed |= {"output.place"} if system.head == "chain" else set()
+    fixed |= {f"output.{member}.place" for member in range(system.members)} if system.head == "chain" else set()
     assert {key for key, tensor in after.items() if torch.equal(tensor, before[key])} == fixed
     assert buffers == fixed | ({"typical"} if system.fusion != "none" and not system.typical_clips else set())
     steps = {key: int(after[key]) for key in after if key.endswith("num_batches_tracked")}

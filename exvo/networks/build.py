@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from exvo.batches.clips import Clips
 from exvo.errors import InputError
 from exvo.networks.chain import Chain, chain_places
 from exvo.networks.cnn import PANN
 from exvo.networks.frozen import Frozen
+from exvo.networks.members import Members
 from exvo.networks.network import Network
 from exvo.networks.panns import PANNS_URL, load_panns
 from exvo.systems import SystemConfig
@@ -64,6 +66,7 @@ def build_network(system: SystemConfig, task: Task, width: float, seed: int, ini
         system.head,
         system.typical_clips,
         inputs,
+        system.members,
     )
     start_from_labels(network, task, clips.labels)
     if isinstance(network.encoder, Frozen):
@@ -79,12 +82,14 @@ def build_network(system: SystemConfig, task: Task, width: float, seed: int, ini
 def start_from_labels(network: Network, task: Task, labels: np.ndarray) -> None:
     """Sets what of a network follows from the labels of training: the prior, an age's mean, the order of a chain."""
     count = len(task.targets)
-    if not network.trainable:
-        network.output.bias.copy_(torch.from_numpy(prior_outputs(task, labels)))
-    elif task.name == "multitask":
-        network.output.bias[count] = float(labels[:, count].mean())
-    if isinstance(network.output, Chain):
-        network.output.place.copy_(torch.from_numpy(chain_places(labels)))
+    for output in network.output if isinstance(network.output, Members) else [network.output]:
+        assert isinstance(output, nn.Linear | Chain)
+        if not network.trainable:
+            output.bias.copy_(torch.from_numpy(prior_outputs(task, labels)))
+        elif task.name == "multitask":
+            output.bias[count] = float(labels[:, count].mean())
+        if isinstance(output, Chain):
+            output.place.copy_(torch.from_numpy(chain_places(labels)))
 
 
 def prior_outputs(task: Task, labels: np.ndarray) -> np.ndarray:

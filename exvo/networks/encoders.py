@@ -16,7 +16,9 @@ OURS = ("resnet", "frozen", "prior")
 ENCODERS = (*CHANNELS, *OURS)
 
 
-def make_encoder(encoder: str, width: float, dropout: float, inputs: Sequence[int] | None = None) -> Encoder:
+def make_encoder(
+    encoder: str, width: float, dropout: float, inputs: Sequence[int] | None = None, members: int = 1
+) -> Encoder:
     """The encoder of that name, one of `ENCODERS`.
 
     Args:
@@ -24,11 +26,13 @@ def make_encoder(encoder: str, width: float, dropout: float, inputs: Sequence[in
         width: multiplier of its channels.
         dropout: probability within it; `frozen` has one of its own.
         inputs: layers and numbers of a clip's features for `frozen`; the others take log-mels (`prior` anything).
+        members: of `frozen`; the others have one.
     """
     assert (inputs is not None) == (encoder == "frozen")
+    assert members == 1 or encoder == "frozen"
     if inputs is not None:
         layers, numbers = inputs
-        return Frozen((layers, numbers), width)
+        return Frozen((layers, numbers), width, members)
     if encoder == "prior":
         return Prior()
     if encoder == "resnet":

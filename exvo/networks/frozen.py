@@ -35,6 +35,7 @@ class Frozen(nn.Module):
     Args:
         inputs: layers and numbers of a clip's features.
         width: multiplier of the hidden layer.
+        members: hidden layers side by side, each of which makes a part of the embedding, see `exvo.networks.members`.
     """
 
     min_frames = frame_step = 1
@@ -43,10 +44,10 @@ class Frozen(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, inputs: tuple[int, int], width: float = 1.0) -> None:
+    def __init__(self, inputs: tuple[int, int], width: float = 1.0, members: int = 1) -> None:
         super().__init__()
         layers, numbers = inputs
-        self.size = max(4, round(EMBEDDING * width))
+        self.size = members * max(4, round(EMBEDDING * width))
         self.register_buffer("mean", torch.zeros(layers, numbers))
         self.register_buffer("scale", torch.ones(layers, numbers))  # 1 / deviation; 0 where that is 0
         self.layer_weights = nn.Parameter(torch.zeros(layers))
@@ -62,7 +63,7 @@ class Frozen(nn.Module):
         self.scale.copy_(torch.from_numpy(scale))
 
     def forward(self, features: Tensor) -> Tensor:
-        """The embeddings of clips: (batch, layers, numbers) -> (batch, embedding), 256 numbers at width 1."""
+        """The embeddings of clips: (batch, layers, numbers) -> (batch, embedding), 256 numbers a member at width 1."""
         x = ((features - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
         x = functional.dropout(x, INPUT_DROPOUT, self.training)
         x = (self.layer_weights.softmax(dim=0)[:, None] * x).sum(dim=1)

@@ -54,6 +54,9 @@ MAX_HEADER = 16 * 2**20
 MAX_WINDOW = 2**14
 """Samples of a window: one second at 16 kHz."""
 
+MOST_MEMBERS = 100
+"""Members of a network: a file can't ask for more memory than that."""
+
 Notes = Mapping[str, str | int | float | bool | None]
 """Where weights come from: system, epoch, score and the like."""
 
@@ -179,11 +182,12 @@ NETWORK_RULES: Rules = {
     "heads": lambda value: isinstance(value, dict) and {*value} <= HEADS and all(map(is_count, value.values())),
     "head": lambda value: value in ["linear", "chain"],
     "typical_clips": lambda value: value == 0 or (is_count(value) and value <= MAX_SHOTS),
+    "members": lambda value: is_count(value) and value <= MOST_MEMBERS,
     "inputs": lambda value: (
         value is None or (isinstance(value, list) and len(value) == 2 and all(map(is_count, value)))
     ),
 }
-LATER_NETWORK: dict[str, Any] = {"head": "linear", "typical_clips": 0, "inputs": None}
+LATER_NETWORK: dict[str, Any] = {"head": "linear", "typical_clips": 0, "inputs": None, "members": 1}
 """What the network of a model file lacked before, with what it was then."""
 TASK_RULES: Rules = {
     "name": lambda value: value in list(TASKS),

@@ -23,6 +23,7 @@ from exvo.networks.cnn import PANN, make_linear
 from exvo.networks.encoders import OURS, make_encoder
 from exvo.networks.frozen import Prior
 from exvo.networks.fusion import Attention, Film, Relative, ScaleGradient, mean_of_enrolling
+from exvo.networks.members import average, side_by_side
 
 CONDITIONING_DROPOUT = 0.2  # of whole channels (arXiv 2206.06680)
 TYPICAL_MOMENTUM = 0.1  # of the running mean of profiles, as that of batch norm
@@ -42,6 +43,7 @@ class NetworkArguments(TypedDict):
     head: str
     typical_clips: int
     inputs: list[int] | None
+    members: int
 
 
 class Network(nn.Module):
@@ -62,6 +64,7 @@ class Network(nn.Module):
         head: of the output: linear, or chain (`exvo.networks.chain`).
         typical_clips: how many clips the typical speaker counts for in a profile.
         inputs: layers and numbers of a clip's features, for the encoder `frozen` alone.
+        members: of the encoder `frozen`, see `exvo.networks.members`; 1 for all others.
     """
 
     typical: Tensor
@@ -82,6 +85,7 @@ class Network(nn.Module):
         head: str = "linear",
         typical_clips: int = 0,
         inputs: Sequence[int] | None = None,
+        members: int = 1,
     ) -> None:
         super().__init__()
         heads = dict(heads or {})
@@ -97,15 +101,18 @@ class Network(nn.Module):
             head=head,
             typical_clips=typical_clips,
             inputs=None if inputs is None else list(inputs),
+            members=members,
         )
         self.ours = encoder in OURS
         self.dropout = dropout if self.ours else 0.0
         self.enrolment, self.typical_clips = enrolment, typical_clips
-        self.encoder = make_encoder(encoder, width, dropout, inputs)
+        self.members = members
+        self.encoder = make_encoder(encoder, width, dropout, inputs, members)
         separate = enrolment in ("cnn5", "cnn10")
         self.enrolment_encoder = make_encoder(enrolment, width, dropout) if separate else None
         size = self.encoder.size
         profile = self.enrolment_encoder.size if self.enrolment_encoder else size
+        each = size // members
         self.fusion = fusion
         if fusion == "attention":
             self.attention = Attention(size, profile, layer_norm)
@@ -113,14 +120,15 @@ class Network(nn.Module):
             assert isinstance(self.encoder, PANN)
             self.conditions = nn.ModuleList(nn.Linear(profile, count) for count in self.encoder.channels)
         elif fusion == "relative":
-            self.relative = Relative(size)
+            self.relative = side_by_side(members, lambda: Relative(each))
         elif fusion == "film":
-            self.film = Film(size, profile)
+            self.film = side_by_side(members, lambda: Film(each, profile // members))
         if self.personalised and typical_clips:
             self.typical = nn.Parameter(torch.zeros(profile))
         elif self.personalised:
             self.register_buffer("typical", torch.zeros(profile))
-        self.output = Chain(size, outputs) if head == "chain" else make_linear(size, outputs)
+        make_output = Chain if head == "chain" else make_linear
+        self.output = side_by_side(members, lambda: make_output(each, outputs))
         self.heads = nn.ModuleDict()
         for name, count in heads.items():
             below = size if name == "main_speaker" else profile
@@ -235,8 +243,7 @@ class Network(nn.Module):
         if self.personalised and profile is None:
             profile = self.typical.expand(len(log_mel), -1)
         embedding = self.embed(log_mel, profile) if embedding is None else embedding
-        outputs: Tensor = self.output(self.fuse(embedding, profile))
-        return outputs
+        return average(self.output(self.fuse(embedding, profile)), self.members)
 
     def forward(
         self, log_mel: Tensor, enrolment: Tensor | None, enrols: Tensor | None, factors: Mapping[str, float]
@@ -252,8 +259,8 @@ class Network(nn.Module):
             factors: of each head's gradient into the encoder beneath it.
 
         Returns:
-            main (batch, outputs); main_speaker (batch, speakers); enrolment_emotion (batch x shots, emotions) and
-            enrolment_speaker (batch x shots, speakers).
+            main (batch, members x outputs); main_speaker (batch, speakers); enrolment_emotion (batch x shots, emotions)
+            and enrolment_speaker (batch x shots, speakers).
         """
         profile = enrolment_embedding = None
         if enrolment is not None:

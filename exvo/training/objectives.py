@@ -113,11 +113,15 @@ def task_loss(
 
     Args:
         task: what the outputs are.
-        outputs: (batch, outputs).
+        outputs: (batch, outputs), or (batch, members x outputs), whose members are scored as further clips.
         labels: (batch, targets), (batch, targets + 2) or (batch, 1), as `Task.labels` gives them.
         label_smoothing: of few-shot's cross entropy.
         category_weights: of the same, see `emotion_loss`.
     """
+    members = outputs.shape[1] // task.outputs
+    if members > 1:
+        outputs = outputs.reshape(-1, task.outputs)
+        labels = labels.repeat_interleave(members, dim=0)
     if task.name == "speaker":
         return functional.cross_entropy(outputs, labels[:, 0].long())
     count = len(task.targets)
