@@ -1,0 +1,128 @@
+"""The rows of docs/results.md: each a system with a budget, and the command that trains it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the results: a system with a budget.
+
+    Attributes:
+        name: by which `--rows` chooses it.
+        title: what the page calls it.
+        options: of `exvo train`, but for corpus and seed; features `{row}` are the run of that row and seed.
+        seeds: how many runs; three where the row claims something.
+        against: the name of the plain row that a personalised one is compared with.
+        svm: whether it is not trained by exvo: a linear SVM on the features that `options` name.
+    """
+
+    name: str
+    title: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    seeds: int = 1
+    against: str = ""
+    svm: bool = False
+
+
+CNN = {"width": "0.25", "precision": "auto"}
+ROWS = (
+    Row("prior", "prior: what training says without hearing anything", {"model": "prior"}),
+    Row("svm-egemaps", "eGeMAPS, linear SVM", {"features": "egemaps"}, svm=True),
+    Row("svm-compare", "ComParE 2016, linear SVM", {"features": "compare2016"}, svm=True),
+    Row("frozen-egemaps", "eGeMAPS, `frozen`", {"model": "frozen", "features": "egemaps"}),
+    Row("frozen-compare", "ComParE 2016, `frozen`", {"model": "frozen", "features": "compare2016"}),
+    Row(
+        "relative-compare",
+        "ComParE 2016, `frozen-relative`",
+        {"model": "frozen-relative", "features": "compare2016"},
+        against="frozen-compare",
+    ),
+    Row("cnn14", "published `cnn14`, quarter width", CNN | {"model": "cnn14", "epochs": "12"}),
+    Row(
+        "cnn14-attention",
+        "published attention, quarter width",
+        CNN | {"model": "cnn14-attention-cnn10-multitask-adversarial", "epochs": "5"},
+    ),
+    Row("resnet-20", "`resnet`", {"model": "resnet", "epochs": "30"}, seeds=3),
+    Row("relative-20", "`resnet-relative`", {"model": "resnet-relative", "epochs": "30"}, 3, "resnet-20"),
+    Row("film-20", "`resnet-film`", {"model": "resnet-film", "epochs": "30"}, 1, "resnet-20"),
+    Row("head", "head over `resnet`", {"model": "frozen", "features": "{resnet-20}"}, 3),
+    Row(
+        "relative-head",
+        "personalised head over `resnet`",
+        {"model": "frozen-relative", "features": "{resnet-20}"},
+        seeds=3,
+        against="head",
+    ),
+    Row("resnet-60", "`resnet`, three times as long", {"model": "resnet", "epochs": "90"}),
+)
+"""On all of EmoGator."""
+
+CURVE = (
+    Row("half-width", "half the channels", {"model": "resnet", "epochs": "30", "width": "0.5"}),
+    Row("half-clips", "half the clips of each person", {"model": "resnet", "epochs": "30", "clips_per_speaker": "45"}),
+    Row("quarter-clips", "a quarter of them", {"model": "resnet", "epochs": "30", "clips_per_speaker": "23"}),
+)
+"""Beside `resnet-20`, what more data, width and time are worth: validation alone."""
+
+MINI = (
+    Row("prior", "prior", {"model": "prior"}),
+    Row("svm-compare", "ComParE 2016, linear SVM", {"features": "compare2016"}, svm=True),
+    Row("frozen-compare", "ComParE 2016, `frozen`", {"model": "frozen", "features": "compare2016"}, 3),
+    Row(
+        "relative-compare",
+        "ComParE 2016, `frozen-relative`",
+        {"model": "frozen-relative", "features": "compare2016"},
+        seeds=3,
+        against="frozen-compare",
+    ),
+    Row("cnn10", "published `cnn10`, quarter width", CNN | {"model": "cnn10", "epochs": "30"}),
+    Row("resnet", "`resnet`", {"model": "resnet", "epochs": "30"}, 3),
+    Row("relative", "`resnet-relative`", {"model": "resnet-relative", "epochs": "30"}, 3, "resnet"),
+)
+"""On emogator-mini, in minutes."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained run, and the predictions of the test speakers once they are scored.
+
+    Attributes:
+        row: what it is.
+        seed: of it.
+        run_id: on the tracking server; empty of an SVM.
+        minutes: of training with validation.
+        tables: predictions by `<enrolment>-<shots>`, see `evaluate`; `plain` of a system that is not personalised.
+    """
+
+    row: Row
+    seed: int
+    run_id: str
+    minutes: float
+    tables: Mapping[str, pd.DataFrame]
+
+
+def training_words(
+    row: Row, seed: int, corpus: Sequence[str], epochs: str, runs: Mapping[tuple[str, int], str] | None = None
+) -> list[str]:
+    """The command that trains a row.
+
+    Args:
+        row: the row.
+        seed: of the run.
+        corpus: the options that name the corpus.
+        epochs: instead of its own, if it is not empty.
+        runs: by row and seed, those that are trained; None: a run is called by its row.
+    """
+    options = dict(row.options) | {"seed": str(seed)}
+    if encoder := re.fullmatch(r"\{(.+)\}", options.get("features", "")):
+        options["features"] = f"<run of {encoder[1]}>" if runs is None else runs[encoder[1], seed]
+    if epochs and "epochs" in options:
+        options["epochs"] = epochs
+    return ["train", *corpus, *(word for name, value in options.items() for word in (f"--{name}", value))]
