@@ -68,7 +68,7 @@ def run_of(words: Sequence[str], notes: Path, system: str = "") -> str:
     command = f"{' '.join(words)} {systems.find(system) if system else ''}".strip()
     if command not in done:
         said = exvo(*words, "--output", str(FOLDER))
-        (run_id,) = re.findall(r"(?m)^run .*\(([0-9a-f]{32})\)$", said)
+        (run_id,) = re.findall(r"(?m)^run .*\(([0-9a-f]{32})\)", said)
         done[command] = run_id
         notes.write_text(json.dumps(done, indent=1), encoding="utf-8")
     return done[command]
