@@ -24,7 +24,7 @@ from exvo.text import nearest
 
 USES = {
     "Train": ("main", "extract", "train", "tune", "reproduce"),
-    "Look at runs": ("evaluate", "compare", "enrolment-curve", "embed"),
+    "Look at runs": ("evaluate", "compare", "enrolment-curve", "robustness", "embed"),
     "Use a model": ("register", "predict", "demo", "submit"),
     "After the tracking server was away": ("sync",),
 }

@@ -282,6 +282,11 @@ class CurveSettings(RunSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RobustnessSettings(RunSettings):
+    """Options of `robustness`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareSettings:
     """Options of `compare`."""
 
@@ -403,6 +408,7 @@ ENTRY_POINTS: dict[str, type[Any]] = {
     "evaluate": EvaluateSettings,
     "embed": EmbedSettings,
     "enrolment-curve": CurveSettings,
+    "robustness": RobustnessSettings,
     "compare": CompareSettings,
     "register": RegisterSettings,
     "predict": PredictSettings,

@@ -159,6 +159,7 @@ ENTRY_POINTS: list[tuple[str, str, dict[str, str]]] = [
     ("evaluate", "run_id", {}),
     ("embed", "run_id", {}),
     ("enrolment-curve", "run_id", {}),
+    ("robustness", "run_id", {}),
     ("submit", "run_id", {}),
     ("register", "run_id", {}),
     ("reproduce", "run", {}),

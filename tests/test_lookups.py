@@ -117,6 +117,7 @@ def commands(folder: Path) -> list[tuple[str, dict[str, str]]]:
         "evaluate": run,
         "embed": run | {"split": "val"},
         "enrolment-curve": run | {"draws": "1"},
+        "robustness": run | {"split": "val"},
         "compare": {"a": "cnn10", "b": "cnn10-relative"},
         "register": run | {"gate": "none"},
         "predict": {"audio": str(folder / "corpus/s0-0.wav")},

@@ -232,6 +232,7 @@ def facts(source: Run, challenger: Scored, over: OverPrior, forced: bool) -> Car
         scores={split: table for split, table in scores.items() if table is not None},
         enrolment=next(((split, table) for split, table in enrolments if table is not None), None),
         curve=scored.newest_curve(source),
+        robustness=scored.newest_robustness(source),
         over_prior=over,
         forced=forced,
         tested_otherwise=any(artifacts.load_settings(run)["options"]["split"] == "test" for run in others),

@@ -29,6 +29,7 @@ from exvo.evaluation.scoring import (
 from exvo.reports.enrolment import verdict_of
 from exvo.reports.enrolment_curve import curve_conclusion
 from exvo.reports.names import explained_name
+from exvo.reports.robustness import robustness_verdict
 from exvo.reports.sentences import few_speakers_sentence, prior_text
 from exvo.reports.tables import Column, interval_texts, markdown, number_texts
 from exvo.text import NO_SPEAKERS, SYNTHETIC, default_text, listing, slug
@@ -85,6 +86,7 @@ class CardFacts:
         scores: by split, as `scoring.score` gives them; test where the run was evaluated on it.
         enrolment: the split and the table of what enrolment is worth (`reports.enrolment`), if there is one.
         curve: the same of the newest `enrolment-curve` (`evaluation.enrolment_curve`).
+        robustness: the same of the newest `robustness` (`evaluation.robustness`).
         over_prior: how much better than the prior it is on val.
         forced: whether `gate=none` made it champion.
         tested_otherwise: whether test was scored, but only under another protocol or number of enrolment clips.
@@ -101,6 +103,7 @@ class CardFacts:
     scores: Mapping[str, pd.DataFrame]
     enrolment: tuple[str, pd.DataFrame] | None
     curve: tuple[str, pd.DataFrame] | None = None
+    robustness: tuple[str, pd.DataFrame] | None = None
     over_prior: OverPrior | None = None
     forced: bool = False
     tested_otherwise: bool = False
@@ -219,7 +222,16 @@ def scores(facts: CardFacts) -> list[str]:
     speakers = rows["speaker"].nunique()
     few = [few_speakers_sentence(speakers)] if few_speakers(speakers) else []
     few = [f"**{NO_SPEAKERS}**"] if (rows["speaker"] == "").all() else few
-    return ["## Scores", markdown(spaced(columns)), " ".join([explanation, *gate(facts), *worst(facts, rows), *few])]
+    sentences = [explanation, *gate(facts), *worst(facts, rows), *worse_signals(facts), *few]
+    return ["## Scores", markdown(spaced(columns)), " ".join(sentences)]
+
+
+def worse_signals(facts: CardFacts) -> list[str]:
+    """A sentence on noise and the like, if `robustness` has measured them."""
+    if facts.robustness is None:
+        return []
+    split, table = facts.robustness
+    return [f"Worse signals, {split} split: {robustness_verdict(table)}"]
 
 
 def gate(facts: CardFacts) -> list[str]:

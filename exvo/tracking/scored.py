@@ -94,6 +94,16 @@ def newest_curve(trained: Run) -> tuple[str, pd.DataFrame] | None:
     return None
 
 
+def newest_robustness(trained: Run) -> tuple[str, pd.DataFrame] | None:
+    """The same of the newest `robustness` of a training run."""
+    for run in runs_about(trained, "robustness"):
+        split = artifacts.load_settings(run)["options"]["split"]
+        text = artifact(run, f"robustness/{split}.csv")
+        if text is not None:
+            return split, pd.read_csv(io.StringIO(text))
+    return None
+
+
 @dataclass(frozen=True)
 class SystemRun:
     """A finished run of a system, in a table of results.
