@@ -30,6 +30,25 @@ from exvo.config import (
 
 RUN_HELP = "the training run: its id, its name, or a system (then it is the newest finished run of that system)"
 
+COLUMNS_HELP = (
+    "of a table whose columns have other names: ours:theirs with commas (file:FileName,category:EmoClass); other names "
+    "than file, speaker, category, split, age and country are numeric targets"
+)
+
+SPLITS_HELP = "which words of a table's splits are which: train=A+B,val=C; C= leaves its clips out"
+
+LABELS_HELP = (
+    "categories under other names: new=old1+old2 merges or renames, old= leaves its clips out, with commas, or @<file> "
+    "with one a line"
+)
+
+WHERE_HELP = (
+    "which clips are used: column=value, value|value, !=, or of numbers >=, <=, >, <; several with commas; seconds is "
+    "the length of a clip"
+)
+
+CLIPS_HELP = "the most clips of a speaker that are used; 0: all"
+
 ROOT_HELP = "the folder below which the paths of the table are, where that is another one: {}"
 
 PROTOCOL_HELP = (
@@ -61,25 +80,12 @@ class ExtractSettings:
     data: str = option(
         "", "the corpus' folder, or your table itself; empty for the sample corpus, which is synthesised", path="input"
     )
-    columns: str = option(
-        "",
-        "of a table whose columns have other names: ours:theirs with commas (file:FileName,category:EmoClass); other "
-        "names than file, speaker, category, split, age and country are numeric targets",
-    )
+    columns: str = option("", COLUMNS_HELP)
     root: str = option("", ROOT_HELP.format("of a table; empty: the table's folder"), path="input")
-    splits: str = option("", "which words of a table's splits are which: train=A+B,val=C; C= leaves its clips out")
-    labels: str = option(
-        "",
-        "categories under other names: new=old1+old2 merges or renames, old= leaves its clips out, with commas, or "
-        "@<file> with one a line",
-        lines=",",
-    )
-    where: str = option(
-        "",
-        "which clips are used: column=value, value|value, !=, or of numbers >=, <=, >, <; several with commas; seconds "
-        "is the length of a clip",
-    )
-    clips_per_speaker: int = option(0, "the most clips of a speaker that are used; 0: all", low=0, high=1_000_000)
+    splits: str = option("", SPLITS_HELP)
+    labels: str = option("", LABELS_HELP, lines=",")
+    where: str = option("", WHERE_HELP)
+    clips_per_speaker: int = option(0, CLIPS_HELP, low=0, high=1_000_000)
     features: str = option(
         "log-mel",
         "what the network is given: log-mel; egemaps or compare2016 (openSMILE's functionals); an audio encoder of "
@@ -258,11 +264,24 @@ class ReproduceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(RunSettings):
-    """Options of `evaluate`."""
+    """Options of `evaluate`; the last five are of the corpus that `elsewhere` names."""
 
-    split: str = option("test", "the split of its corpus", choices=SPLITS)
+    split: str = option(
+        "test", "the split of its corpus; elsewhere of a corpus that has splits, else all clips", choices=SPLITS
+    )
     protocol: str = option("auto", PROTOCOL_HELP.format("the run's"), choices=("auto", *PROTOCOLS))
     shots: int | None = option(None, "enrolment clips of a speaker", low=1, high=MAX_SHOTS, auto="the run's")
+    elsewhere: str = option(
+        "",
+        "of which kind another corpus is, on which the run is scored; data and the options after this one are then of "
+        "that corpus; empty: the run's own corpus",
+        choices=("", *CORPORA),
+    )
+    columns: str = option("", f"elsewhere, {COLUMNS_HELP}")
+    splits: str = option("", f"elsewhere, {SPLITS_HELP}")
+    labels: str = option("", f"elsewhere, {LABELS_HELP}", lines=",")
+    where: str = option("", f"elsewhere, {WHERE_HELP}")
+    clips_per_speaker: int = option(0, f"elsewhere, {CLIPS_HELP}", low=0, high=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,11 @@ class Task:
     def outputs(self) -> int:
         """The number of the network's outputs."""
         return len(self.targets) + len(self.speakers) + (1 + len(self.countries) if self.name == "multitask" else 0)
+
+    def among(self, targets: Sequence[str]) -> Task:
+        """The emotions alone, and of these the given ones, in the order of the task."""
+        kept = tuple(target for target in self.targets if target in targets)
+        return replace(self, name="fewshot", targets=kept, countries=())
 
     def labels(self, clips: pd.DataFrame) -> np.ndarray:
         """The labels of clips; NaN where one is missing, or where training has no such country or speaker.

@@ -18,7 +18,9 @@ __all__ = ["Corpus", "Selection", "load", "require_parts"]
 _READERS = {"sample": sample.read, "hume-vb": hume_vb.read, "emogator": emogator.read, "table": table.read}
 
 
-def load(name: str, folder: Path, folds: int | str = 0, selection: Selection = EVERYTHING) -> Corpus:
+def load(
+    name: str, folder: Path, folds: int | str = 0, selection: Selection = EVERYTHING, scored_only: bool = False
+) -> Corpus:
     """Reads and validates a corpus. Whether its audio files exist is left to feature extraction.
 
     Args:
@@ -27,6 +29,8 @@ def load(name: str, folder: Path, folds: int | str = 0, selection: Selection = E
             for `table` it may be the table itself.
         folds: of a cross-validation, see `splits.with_folds`; 0: the clips are in the splits of the corpus.
         selection: which of its clips and categories are used; of `table` also the names of its columns.
+        scored_only: whether nothing is trained on it: then it may lack train and val, and all clips of a table without
+            splits are its test clips.
 
     Raises:
         InputError: the name is unknown, options are of a table alone, the folder is missing, something breaks a rule of
@@ -42,10 +46,11 @@ def load(name: str, folder: Path, folds: int | str = 0, selection: Selection = E
         if os.path.exists(folder):
             raise InputError(f"{place} of corpus {name} is not a folder; give the folder that holds the corpus.")
         raise InputError(f"the folder {place} of corpus {name} is not there; give the folder that holds the corpus.")
-    corpus = _READERS[name](folder, selection)
+    corpus = table.read(folder, selection, scored_only) if name == "table" else _READERS[name](folder, selection)
     if folds:
         return with_folds(corpus, folds)
-    require_parts(corpus)
+    if not scored_only:
+        require_parts(corpus)
     return corpus
 
 

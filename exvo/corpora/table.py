@@ -17,7 +17,7 @@ from exvo.corpora.base import ANY_NUMBER, Corpus, build, is_missing
 from exvo.corpora.categories import build_categories
 from exvo.corpora.columns import OURS, local_paths, parse_columns, read_splits, rename, require_names
 from exvo.corpora.selection import EVERYTHING, Selection, select
-from exvo.corpora.splits import BY_CLIP, BY_SPEAKER, QUOTAS, split_by_speaker
+from exvo.corpora.splits import ALL_SCORED, BY_CLIP, BY_SPEAKER, QUOTAS, split_by_speaker
 from exvo.errors import InputError
 from exvo.spreadsheets import WORKBOOKS, refuse_workbook
 from exvo.tables import read_csv_cells, read_flat_parquet, refuse_items, require_columns
@@ -29,7 +29,7 @@ _LAYOUT = (
 )
 
 
-def read(folder: Path, selection: Selection = EVERYTHING) -> Corpus:
+def read(folder: Path, selection: Selection = EVERYTHING, scored_only: bool = False) -> Corpus:
     """Reads a table of clips, from CSV or from Parquet; both give the same corpus.
 
     Columns: `file`, `speaker`, `split` (train, val, test), `age` (years) and `country`, all but `file` optional; then
@@ -40,6 +40,7 @@ def read(folder: Path, selection: Selection = EVERYTHING) -> Corpus:
     Args:
         folder: that holds clips.csv or clips.parquet; or the file of the table.
         selection: the names of its columns, where its audio is, and what of it is used.
+        scored_only: whether nothing is trained on it: all clips of a table without splits are then its test clips.
 
     Raises:
         InputError: the folder holds neither file or both, or the table breaks a rule; names the rows.
@@ -62,6 +63,9 @@ def read(folder: Path, selection: Selection = EVERYTHING) -> Corpus:
         raise InputError(f"{source} has no column split, so splits={printable(selection.splits, 80)} means nothing.")
     rows, selected = select(source, rows, selection, {theirs: ours for ours, theirs in named.items() if theirs})
     targets = [name for name in named if name not in OURS] or [name for name in rows.columns if name not in OURS]
+    if scored_only and "split" not in rows:
+        corpus = _build(source, root, rows.assign(split="test"), targets, named, notes)
+        return replace(corpus, selected=tuple(selected), assigned=ALL_SCORED)
     corpus = _build(source, root, rows, targets, named, notes)
     return replace(corpus, selected=tuple(selected))
 

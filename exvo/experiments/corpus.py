@@ -31,6 +31,9 @@ from exvo.tracking.artifacts import load_settings
 from exvo.tracking.lookup import Run
 from exvo.tracking.tags import DIGEST_TAG, FOLD_TAG, SPLITS_TAG
 
+RECORDING = 32
+"""Characters of the key of a clip's samples that are kept with a run."""
+
 SHOTS_OF = {"published": "a speaker", "strict": "a speaker", "independent": "for each clip"}
 """How each protocol counts the enrolment clips."""
 
@@ -74,6 +77,16 @@ class Ready:
         speakers = rows["speaker"].tolist()
         return Clips(rows["file"].tolist(), contents.tolist(), self.store, task.labels(rows), fill, speakers)
 
+    def learnt(self) -> pd.DataFrame:
+        """The readable clips that make a model, those of train and val: file, split, speaker and recording.
+
+        `recording` is equal for equal samples: the first 32 characters of what `audit.recordings` gives.
+        """
+        rows = pd.concat([self.rows("train"), self.rows("val")])
+        samples = recordings(self.audio).to_numpy()[rows.index]
+        table = rows[["file", "split", "speaker"]].assign(recording=[text[:RECORDING] for text in samples])
+        return table.reset_index(drop=True)
+
     def with_audio(self, predictions: pd.DataFrame, split: str) -> pd.DataFrame:
         """The predictions table of a split with each clip's length (`seconds`) and loudness (`rms_db`)."""
         audio = self.audio.iloc[self.rows(split).index]
@@ -110,13 +123,16 @@ def known_speakers(ready: Ready) -> Ready:
     return replace(ready, corpus=replace(ready.corpus, clips=clips))
 
 
-def read_corpus(settings: ExtractSettings, extractor: Extractor | None = None, again: bool = False) -> Ready:
+def read_corpus(
+    settings: ExtractSettings, extractor: Extractor | None = None, again: bool = False, scored_only: bool = False
+) -> Ready:
     """Reads a corpus, extracts the features that the store lacks, and prints the audit, see `print_audit`.
 
     Args:
         settings: of the command.
         extractor: computes the features; None: what the settings name.
         again: whether to print the whole audit even if the output folder's commands have printed it before.
+        scored_only: whether nothing is trained on it, see `corpora.load`.
 
     Raises:
         InputError: the corpus can't be read, or the features can't be computed.
@@ -124,12 +140,12 @@ def read_corpus(settings: ExtractSettings, extractor: Extractor | None = None, a
     if extractor is None:
         device = settings.device if isinstance(settings, TrainSettings) else "auto"
         extractor = open_extractor(settings.features, resolve_device(device))
-    corpus = load_corpus(settings)
+    corpus = load_corpus(settings, scored_only)
     files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
     store, audio = extraction.extract(corpus.folder, files, features, extractor, settings.workers or 0)
     if length_conditions(settings.where):
         corpus, audio = within_seconds(corpus, audio, settings.where)
-        if not folds_of(settings):
+        if not (folds_of(settings) or scored_only):
             require_parts(corpus)
     audited = audit(corpus, audio)
     print_audit(audited, extractor.features.kind, Path(settings.output), again)
@@ -258,16 +274,26 @@ def require_same(ready: Ready, source: Run) -> None:
     Raises:
         InputError: the digests or the features differ.
     """
-    trained_with, present = load_settings(source).get("features"), record(ready.extractor)
-    if trained_with is not None and trained_with != present:
-        before = f"{trained_with.get('kind', 'log-mel')} {trained_with.get('key', 'of other settings')}"
-        raise InputError(
-            f"The run {source.info.run_name} was trained on other features, {before}, than its option gives here, "
-            f"{ready.extractor.features.text}: use the version of exvo, of openSMILE or of the encoder of that time."
-        )
+    require_same_features(ready.extractor, source)
     trained_on = source.data.tags[DIGEST_TAG]
     if ready.audit.digest != trained_on:
         raise InputError(
             f"The corpus has the digest {ready.audit.digest[:12]}, but the run {source.info.run_name} was trained "
-            f"on {trained_on[:12]}: labels, audio or order differ. Give the folder that it was trained on as data."
+            f"on {trained_on[:12]}: labels, audio or order differ. Give the folder that it was trained on as data; "
+            "evaluate scores it on another corpus with the option elsewhere."
+        )
+
+
+def require_same_features(extractor: Extractor, source: Run) -> None:
+    """Refuses features on which a run was not trained.
+
+    Raises:
+        InputError: they differ.
+    """
+    trained_with, present = load_settings(source).get("features"), record(extractor)
+    if trained_with is not None and trained_with != present:
+        before = f"{trained_with.get('kind', 'log-mel')} {trained_with.get('key', 'of other settings')}"
+        raise InputError(
+            f"The run {source.info.run_name} was trained on other features, {before}, than its option gives here, "
+            f"{extractor.features.text}: use the version of exvo, of openSMILE or of the encoder of that time."
         )

@@ -19,6 +19,7 @@ from exvo.systems import SHORT_NAMES, SYSTEMS
 from exvo.text import listing, writable
 from exvo.tracking import names, server
 from exvo.tracking.tags import (
+    AS_TRAINED,
     CONDITION,
     CORPUS_TAG,
     DIGEST_TAG,
@@ -26,7 +27,6 @@ from exvo.tracking.tags import (
     FOLD_TAG,
     NO_FOLD,
     ON_ITS_OWN,
-    OWN_SHOTS,
     PARENT_TAG,
     PROTOCOL_TAG,
     RESULT_TAGS,
@@ -186,7 +186,7 @@ def newest_runs(split: str, corpus: str = "") -> pd.DataFrame:
     """The newest finished run of each system under each condition, see `as_rows`.
 
     Trials of studies, folds of cross-validations, and evaluations with another number of enrolment clips than their
-    training's are not among them.
+    training's, or on another corpus, are not among them.
 
     Args:
         split: of which the runs have scores.
@@ -197,7 +197,7 @@ def newest_runs(split: str, corpus: str = "") -> pd.DataFrame:
     """
     server.quiet()
     server.check_store()
-    query = f"{OF_SYSTEM} and {ON_ITS_OWN} and {OWN_SHOTS}"
+    query = f"{OF_SYSTEM} and {ON_ITS_OWN} and {AS_TRAINED}"
     query += f" and tags.`{CORPUS_TAG}` = {names.quoted(corpus)}" if corpus else ""
     found: list[Run] = []
     for newest in names.newest_of_each(query, [f"tags.`{tag}`" for tag in CONDITION]):

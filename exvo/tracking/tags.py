@@ -40,7 +40,10 @@ ON_ITS_OWN = f"tags.`{TRIAL_TAG}` IS NULL and {NO_FOLD}"
 OTHER_SHOTS_TAG = "exvo.other_shots"
 """Of an evaluation with another number of enrolment clips than the training run's: the number."""
 
-OWN_SHOTS = f"tags.`{OTHER_SHOTS_TAG}` IS NULL"
+ELSEWHERE_TAG = "exvo.elsewhere"
+"""Of an evaluation on another corpus than the training run's: the kind of that corpus. It has a protocol of its own."""
+
+AS_TRAINED = f"tags.`{OTHER_SHOTS_TAG}` IS NULL and tags.`{ELSEWHERE_TAG}` IS NULL"
 """Of what stands in tables of results."""
 
 CONTINUES_TAG = "exvo.continues"
