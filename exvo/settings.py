@@ -66,8 +66,8 @@ def option(default: Any, help: str, **limits: Any) -> Any:
         help: what `--help` says of it.
         limits: any of `choices` (the values that a text may have), `low` and `high` (the range of a number, both
             included), `auto` (what `auto` means, for `--help`), `words` (texts that a number may be
-            instead), `path` (of a text that names a file or folder: which
-            kind, see `exvo.files.locate`) and `lines` (of a text that may be @<file>: its lines, joined by this).
+            instead), `path` (of a text that names a file or folder: which kind, see `exvo.files.locate`; `inputs`:
+            several with commas) and `lines` (of a text that may be @<file>: its lines, joined by this).
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
@@ -78,7 +78,10 @@ class ExtractSettings:
 
     corpus: str = option("sample", "the corpus to read", choices=CORPORA)
     data: str = option(
-        "", "the corpus' folder, or your table itself; empty for the sample corpus, which is synthesised", path="input"
+        "",
+        "the corpus' folder, or your table itself, or several tables with commas; empty for the sample corpus, which "
+        "is synthesised",
+        path="inputs",
     )
     columns: str = option("", COLUMNS_HELP)
     root: str = option("", ROOT_HELP.format("of a table; empty: the table's folder"), path="input")
@@ -244,7 +247,7 @@ class RunSettings:
 
     run_id: str = option("", RUN_HELP)
     split: str = option("val", "the split of its corpus", choices=SPLITS)
-    data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
+    data: str = option("", "the corpus' folder; empty: the one that the run read", path="inputs")
     root: str = option("", ROOT_HELP.format("empty: the one that the run read"), path="input")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
@@ -256,7 +259,7 @@ class ReproduceSettings:
     """Options of `reproduce`: all else comes from the run."""
 
     run: str = option("", RUN_HELP)
-    data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
+    data: str = option("", "the corpus' folder; empty: the one that the run read", path="inputs")
     root: str = option("", ROOT_HELP.format("empty: the one that the run read"), path="input")
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features, checkpoints and the sample corpus", path="output")

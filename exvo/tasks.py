@@ -135,16 +135,16 @@ class Task:
             temperature: see `shares`.
 
         Returns:
-            file, split, speaker, country (where the corpus has it), scored, `truth.<label>` and `prediction.<label>`.
-            The labels are the targets, for multitask also age (years) and country, for exclusive categories also the
-            category; for speaker the speaker alone.
+            file, split, speaker, country and corpus (where there are some), scored, `truth.<label>` and
+            `prediction.<label>`. The labels are the targets, for multitask also age (years) and country, for exclusive
+            categories also the category; for speaker the speaker alone.
         """
         labels = [*self.targets, *FURTHER_LABELS[self.name]]
         answers = self._columns(outputs, temperature)
         if self.categories:
             labels.append("category")
             answers["category"] = np.array(self.targets)[outputs.argmax(axis=1)]
-        columns = [name for name in ("file", "split", "speaker", "country") if name in clips]
+        columns = [name for name in ("file", "split", "speaker", "country", "corpus") if name in clips]
         descriptions = clips[columns].reset_index(drop=True)
         descriptions["scored"] = True if scored is None else scored
         truth = clips[labels].reset_index(drop=True).add_prefix("truth.")

@@ -48,12 +48,10 @@ class Common:
         said = [f"{scored} {count} {kind} that the model knows: {listing(names, 30)}."]
         if self.left_out:
             unknown = listing(f"{printable(name)} ({number:,} clips)" for name, number in self.left_out.items())
-            said.append(
-                f"Left out, {self.left_out_clips:,} clips of {len(self.left_out)} categories that the model does not "
-                f"know: {unknown}."
-                if self.clips
-                else f"Left out, {len(self.left_out)} intensities that the model does not know: {unknown}."
-            )
+            number = len(self.left_out)
+            what = kind if number > 1 else "category" if self.clips else "intensity"
+            of_clips = f"{self.left_out_clips:,} clips of " if self.clips else ""
+            said.append(f"Left out, {of_clips}{number} {what} that the model does not know: {unknown}.")
         if self.lacking:
             lacking = listing(map(printable, self.lacking))
             scaled = f"; shares are scaled to sum to 1 over the {count} in common, and chance is 1/{count}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from exvo.batches.clips import Clips
-from exvo.config import SPLITS
+from exvo.config import ELSEWHERE, SPLITS
 from exvo.corpora import require_parts, splits
 from exvo.corpora.audit import Audit, audit, recordings
 from exvo.corpora.base import Corpus
@@ -142,13 +142,19 @@ def read_corpus(
         extractor = open_extractor(settings.features, resolve_device(device))
     corpus = load_corpus(settings, scored_only)
     files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
-    store, audio = extraction.extract(corpus.folder, files, features, extractor, settings.workers or 0)
+    store, audio = extraction.extract(corpus.folder, corpus.places(files), features, extractor, settings.workers or 0)
+    audio = audio.assign(file=files)
     if length_conditions(settings.where):
         corpus, audio = within_seconds(corpus, audio, settings.where)
         if not (folds_of(settings) or scored_only):
             require_parts(corpus)
     audited = audit(corpus, audio)
     print_audit(audited, extractor.features.kind, Path(settings.output), again)
+    if isinstance(settings, TrainSettings) and settings.protocol == "strict" and audited.summary["in_several_corpora"]:
+        raise InputError(
+            f"protocol=strict: equal audio in several of the tables: {listing(audited.summary['in_several_corpora'])}; "
+            "leave the copies out (where=file!=...), or give another protocol."
+        )
     return Ready(corpus, store, extractor, audio, audited)
 
 
@@ -197,7 +203,8 @@ def require_usable_clips(ready: Ready, skip_unreadable: bool, parts: Sequence[st
 def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> str:
     """The protocol of a split, and the speakers who can't enrol as it says; each line ends with a newline."""
     enrolment = ready.enrolment(split, protocol, shots)
-    lines = [f"{split} split: {protocol} protocol, {shots} enrolment clips {SHOTS_OF[protocol]}"]
+    which = "other corpus" if split == ELSEWHERE else f"{split} split"
+    lines = [f"{which}: {protocol} protocol, {shots} enrolment clips {SHOTS_OF[protocol]}"]
     speakers = [speaker for speaker in enrolment.short if speaker]
     if speakers:
         lines.append(f"{len(speakers)} speakers have too few clips and enrol with fewer: {listing(speakers)}")
