@@ -421,6 +421,7 @@ ENTRY_POINTS: dict[str, type[Any]] = {
     "extract": ExtractSettings,
     "train": TrainSettings,
     "tune": TuneSettings,
+    "transfer": TrainSettings,
     "reproduce": ReproduceSettings,
     "evaluate": EvaluateSettings,
     "embed": EmbedSettings,

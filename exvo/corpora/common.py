@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from exvo.config import ELSEWHERE
 from exvo.corpora.base import Corpus
 from exvo.corpora.categories import one_hot
+from exvo.corpora.splits import ALL_SCORED
 from exvo.errors import InputError
 from exvo.text import listing, printable, slug
 
@@ -82,7 +83,8 @@ def in_common(corpus: Corpus, targets: Sequence[str], categories: bool, split: s
             f"{corpus.folder}: the model recognises {kind}, and the labels of this corpus are {other}, which can't be "
             f"compared; give another corpus{remedy}."
         )
-    chosen = corpus.clips["split"] != "" if corpus.assigned else corpus.clips["split"] == split
+    whole = corpus.assigned == ALL_SCORED
+    chosen = corpus.clips["split"] != "" if whole else corpus.clips["split"] == split
     rows = corpus.clips[chosen]
     if rows.empty:
         present = listing(sorted(set(corpus.clips["split"]) - {""}))
@@ -104,7 +106,7 @@ def in_common(corpus: Corpus, targets: Sequence[str], categories: bool, split: s
     left_out = {name: number for name, number in counts.items() if name not in ours_of}
     return Common(
         corpus=_renamed(corpus, ours_of, chosen & ~corpus.clips["category"].isin(left_out) if categories else chosen),
-        split="" if corpus.assigned else split,
+        split="" if whole else split,
         targets=shared,
         clips={ours: counts[theirs] for ours, theirs in shared.items()} if categories else {},
         left_out=left_out,

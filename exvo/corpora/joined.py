@@ -113,6 +113,17 @@ def with_names(corpus: Corpus, roots: Mapping[str, str]) -> Corpus:
     return replace(corpus, clips=clips, roots=dict(roots))
 
 
+def of_table(corpus: Corpus, name: str) -> Corpus:
+    """One of several tables: the other clips are in no split, and their categories are not among the targets."""
+    clips = corpus.clips
+    inside = clips[CORPUS] == name
+    present = set(clips.loc[inside, "category"]) if corpus.categories else set()
+    others = [category for category in corpus.categories if category not in present]
+    clips = clips.assign(split=clips["split"].where(inside, "")).drop(columns=others)
+    targets = tuple(target for target in corpus.targets if target not in others)
+    return replace(corpus, clips=clips, targets=targets, categories=targets if corpus.categories else ())
+
+
 def _name(source: Path) -> str:
     return source.resolve().parent.name if source.stem == "clips" else source.stem
 

@@ -13,6 +13,7 @@ from exvo.config import ELSEWHERE, SPLITS
 from exvo.corpora import require_parts, splits
 from exvo.corpora.audit import Audit, audit, recordings
 from exvo.corpora.base import Corpus
+from exvo.corpora.joined import of_table
 from exvo.corpora.options import corpus_settings, folds_of, load_corpus
 from exvo.corpora.selection import length_conditions, within_seconds
 from exvo.devices import resolve_device
@@ -29,7 +30,7 @@ from exvo.text import listing
 from exvo.tracking import runs
 from exvo.tracking.artifacts import load_settings
 from exvo.tracking.lookup import Run
-from exvo.tracking.tags import DIGEST_TAG, FOLD_TAG, SPLITS_TAG
+from exvo.tracking.tags import DIGEST_TAG, FOLD_TAG, SPLITS_TAG, TABLE_TAG
 
 RECORDING = 32
 """Characters of the key of a clip's samples that are kept with a run."""
@@ -64,6 +65,10 @@ class Ready:
     def fold(self, number: int, count: int) -> Ready:
         """The corpus of a cross-validation as one of its folds trains on it, see `splits.fold`."""
         return replace(self, corpus=splits.fold(self.corpus, number, count))
+
+    def of_table(self, name: str) -> Ready:
+        """One of several tables, as a transfer trains on it, see `joined.of_table`."""
+        return replace(self, corpus=of_table(self.corpus, name))
 
     def rows(self, split: str) -> pd.DataFrame:
         """The readable clips of a split."""
@@ -270,8 +275,10 @@ def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainS
 
 
 def as_trained(ready: Ready, source: Run, training: TrainSettings) -> Ready:
-    """The corpus with the splits of a training run: as it is, or as the run's fold of a cross-validation has them."""
-    number = source.data.tags.get(FOLD_TAG)
+    """The corpus with the splits of a training run: as it is, or as the run's fold or transfer has them."""
+    number, table = source.data.tags.get(FOLD_TAG), source.data.tags.get(TABLE_TAG)
+    if table:
+        return ready.of_table(table)
     return ready.fold(int(number), splits.fold_count(ready.corpus)) if number else ready
 
 

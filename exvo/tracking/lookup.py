@@ -24,7 +24,6 @@ from exvo.tracking.tags import (
     CORPUS_TAG,
     DIGEST_TAG,
     DONE,
-    FOLD_TAG,
     NO_FOLD,
     ON_ITS_OWN,
     PARENT_TAG,
@@ -108,10 +107,10 @@ def _of_system(name: str, deleted: bool = False) -> list[Run]:
     return names.newest_of_each(query, [f"tags.`{tag}`" for tag in CONDITION], deleted)
 
 
-def run_of_fold(parent: str, number: int) -> str:
-    """The id of the newest run of a fold beneath a cross-validation, whatever its status; empty where there is none."""
+def run_beneath(parent: str, tag: str, value: str) -> str:
+    """The id of the newest run beneath another with that value of a tag, whatever its status; empty: there is none."""
     server.quiet()
-    found = names.search(f"tags.`{FOLD_TAG}` = '{number}' and tags.`mlflow.parentRunId` = '{parent}'")
+    found = names.search(f"tags.`{tag}` = {names.quoted(value)} and tags.`mlflow.parentRunId` = '{parent}'")
     return found[0].info.run_id if found else ""
 
 
