@@ -76,8 +76,8 @@ def complete(app: Sphinx, page: str, source: list[str]) -> None:
 def options() -> str:
     """The options of all entry points in Markdown: those of `train` as what they have beyond `extract`, and so on."""
     names = [name for names in USES.values() for name in names]
-    shared = {"train": ("main", "train")}
-    names = [name for name in sorted(names, key=lambda name: name != "extract") if name != "main"]
+    shared = {"train": ("main", "train", "transfer")}
+    names = [name for name in sorted(names, key=lambda name: name != "extract") if name not in ("main", "transfer")]
     return "\n\n".join(section(shared.get(name, (name,))) for name in names)
 
 
@@ -91,7 +91,7 @@ def section(names: tuple[str, ...]) -> str:
         lines += [f"**`exvo {name}`** {plain(about(name))}", ""]
     if base:
         parent = "train" if base in ("main", "train") else base
-        lines += [f"All options of [`{parent}`](#{'main-train' if parent == 'train' else parent}), and:", ""]
+        lines += [f"All options of [`{parent}`](#{'main-train-transfer' if parent == 'train' else parent}), and:", ""]
     lines += ["| option | default | what it is |", "|---|---|---|"]
     for field in dataclasses.fields(settings):
         known = inherited.get(field.name)

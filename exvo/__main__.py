@@ -23,7 +23,7 @@ from exvo.settings import ENTRY_POINTS
 from exvo.text import nearest
 
 USES = {
-    "Train": ("main", "extract", "train", "tune", "reproduce"),
+    "Train": ("main", "extract", "train", "tune", "transfer", "reproduce"),
     "Look at runs": ("evaluate", "compare", "enrolment-curve", "robustness", "embed"),
     "Use a model": ("register", "predict", "demo", "submit"),
     "After the tracking server was away": ("sync",),

@@ -62,6 +62,9 @@ SPEAKERS = "speakers"
 POOLED = "folds"
 """What stands in the place of a split's name for the test clips of all folds of a cross-validation."""
 
+ELSEWHERE = "elsewhere"
+"""What stands in the place of a split's name for clips of another corpus than the one that a model has learnt from."""
+
 MAX_SHOTS = 16
 """The most enrolment clips of a speaker."""
 

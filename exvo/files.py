@@ -90,6 +90,28 @@ def locate(option: str, text: str, kind: str) -> str:
     return of_project
 
 
+def listed(text: str) -> list[str]:
+    """The paths of an option that may name several, with commas; `\\,` is a comma in a name.
+
+    What is there as a whole is one path, whatever commas it has.
+
+    >>> listed("a.csv, b\\\\,c.csv")
+    ['a.csv', 'b,c.csv']
+    """
+    if "," not in text or any(os.path.lexists(os.path.join(place, expand(text))) for place in (launched_from(), "")):
+        return [text]
+    paths = (part.strip().replace("\\,", ",") for part in re.split(r"(?<!\\),", text))
+    return [path for path in paths if path]
+
+
+def locate_each(option: str, text: str) -> str:
+    """The paths that an option names with commas, each as `locate` has an input, with commas."""
+    paths = listed(text)
+    if paths == [text]:
+        return locate(option, text, "input")
+    return ",".join(locate(option, path, "input").replace(",", "\\,") for path in paths)
+
+
 def require_name(option: str, path: str) -> None:
     """Refuses a path that the system can't look up.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from exvo.errors import InputError
-from exvo.files import launched_from, locate
+from exvo.files import launched_from, locate, locate_each
 from exvo.settings import ENTRY_POINTS
 from exvo.text import default_text, nearest, reason
 
@@ -183,7 +183,8 @@ def parse(entry_point: str, arguments: Sequence[str] | None = None, description:
     values = {name: parse_value(fields[name], text) for name, text in vars(texts).items() if text is not None}
     for name, value in values.items():
         if "path" in fields[name].metadata:
-            values[name] = locate(name, value, fields[name].metadata["path"])
+            kind = fields[name].metadata["path"]
+            values[name] = locate_each(name, value) if kind == "inputs" else locate(name, value, kind)
         if "lines" in fields[name].metadata and value.startswith("@"):
             values[name] = joined_lines(name, value[1:], fields[name].metadata["lines"])
     return settings(**values)

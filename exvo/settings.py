@@ -30,6 +30,25 @@ from exvo.config import (
 
 RUN_HELP = "the training run: its id, its name, or a system (then it is the newest finished run of that system)"
 
+COLUMNS_HELP = (
+    "of a table whose columns have other names: ours:theirs with commas (file:FileName,category:EmoClass); other names "
+    "than file, speaker, category, split, age and country are numeric targets"
+)
+
+SPLITS_HELP = "which words of a table's splits are which: train=A+B,val=C; C= leaves its clips out"
+
+LABELS_HELP = (
+    "categories under other names: new=old1+old2 merges or renames, old= leaves its clips out, with commas, or @<file> "
+    "with one a line"
+)
+
+WHERE_HELP = (
+    "which clips are used: column=value, value|value, !=, or of numbers >=, <=, >, <; several with commas; seconds is "
+    "the length of a clip"
+)
+
+CLIPS_HELP = "the most clips of a speaker that are used; 0: all"
+
 ROOT_HELP = "the folder below which the paths of the table are, where that is another one: {}"
 
 PROTOCOL_HELP = (
@@ -47,8 +66,8 @@ def option(default: Any, help: str, **limits: Any) -> Any:
         help: what `--help` says of it.
         limits: any of `choices` (the values that a text may have), `low` and `high` (the range of a number, both
             included), `auto` (what `auto` means, for `--help`), `words` (texts that a number may be
-            instead), `path` (of a text that names a file or folder: which
-            kind, see `exvo.files.locate`) and `lines` (of a text that may be @<file>: its lines, joined by this).
+            instead), `path` (of a text that names a file or folder: which kind, see `exvo.files.locate`; `inputs`:
+            several with commas) and `lines` (of a text that may be @<file>: its lines, joined by this).
     """
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
@@ -59,27 +78,17 @@ class ExtractSettings:
 
     corpus: str = option("sample", "the corpus to read", choices=CORPORA)
     data: str = option(
-        "", "the corpus' folder, or your table itself; empty for the sample corpus, which is synthesised", path="input"
-    )
-    columns: str = option(
         "",
-        "of a table whose columns have other names: ours:theirs with commas (file:FileName,category:EmoClass); other "
-        "names than file, speaker, category, split, age and country are numeric targets",
+        "the corpus' folder, or your table itself, or several tables with commas; empty for the sample corpus, which "
+        "is synthesised",
+        path="inputs",
     )
+    columns: str = option("", COLUMNS_HELP)
     root: str = option("", ROOT_HELP.format("of a table; empty: the table's folder"), path="input")
-    splits: str = option("", "which words of a table's splits are which: train=A+B,val=C; C= leaves its clips out")
-    labels: str = option(
-        "",
-        "categories under other names: new=old1+old2 merges or renames, old= leaves its clips out, with commas, or "
-        "@<file> with one a line",
-        lines=",",
-    )
-    where: str = option(
-        "",
-        "which clips are used: column=value, value|value, !=, or of numbers >=, <=, >, <; several with commas; seconds "
-        "is the length of a clip",
-    )
-    clips_per_speaker: int = option(0, "the most clips of a speaker that are used; 0: all", low=0, high=1_000_000)
+    splits: str = option("", SPLITS_HELP)
+    labels: str = option("", LABELS_HELP, lines=",")
+    where: str = option("", WHERE_HELP)
+    clips_per_speaker: int = option(0, CLIPS_HELP, low=0, high=1_000_000)
     features: str = option(
         "log-mel",
         "what the network is given: log-mel; egemaps or compare2016 (openSMILE's functionals); an audio encoder of "
@@ -238,7 +247,7 @@ class RunSettings:
 
     run_id: str = option("", RUN_HELP)
     split: str = option("val", "the split of its corpus", choices=SPLITS)
-    data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
+    data: str = option("", "the corpus' folder; empty: the one that the run read", path="inputs")
     root: str = option("", ROOT_HELP.format("empty: the one that the run read"), path="input")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
@@ -250,7 +259,7 @@ class ReproduceSettings:
     """Options of `reproduce`: all else comes from the run."""
 
     run: str = option("", RUN_HELP)
-    data: str = option("", "the corpus' folder; empty: the one that the run read", path="input")
+    data: str = option("", "the corpus' folder; empty: the one that the run read", path="inputs")
     root: str = option("", ROOT_HELP.format("empty: the one that the run read"), path="input")
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
     output: str = option("output", "folder for features, checkpoints and the sample corpus", path="output")
@@ -258,11 +267,24 @@ class ReproduceSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings(RunSettings):
-    """Options of `evaluate`."""
+    """Options of `evaluate`; the last five are of the corpus that `elsewhere` names."""
 
-    split: str = option("test", "the split of its corpus", choices=SPLITS)
+    split: str = option(
+        "test", "the split of its corpus; elsewhere of a corpus that has splits, else all clips", choices=SPLITS
+    )
     protocol: str = option("auto", PROTOCOL_HELP.format("the run's"), choices=("auto", *PROTOCOLS))
     shots: int | None = option(None, "enrolment clips of a speaker", low=1, high=MAX_SHOTS, auto="the run's")
+    elsewhere: str = option(
+        "",
+        "of which kind another corpus is, on which the run is scored; data and the options after this one are then of "
+        "that corpus; empty: the run's own corpus",
+        choices=("", *CORPORA),
+    )
+    columns: str = option("", f"elsewhere, {COLUMNS_HELP}")
+    splits: str = option("", f"elsewhere, {SPLITS_HELP}")
+    labels: str = option("", f"elsewhere, {LABELS_HELP}", lines=",")
+    where: str = option("", f"elsewhere, {WHERE_HELP}")
+    clips_per_speaker: int = option(0, f"elsewhere, {CLIPS_HELP}", low=0, high=1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,6 +426,7 @@ ENTRY_POINTS: dict[str, type[Any]] = {
     "extract": ExtractSettings,
     "train": TrainSettings,
     "tune": TuneSettings,
+    "transfer": TrainSettings,
     "reproduce": ReproduceSettings,
     "evaluate": EvaluateSettings,
     "embed": EmbedSettings,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,11 @@ class Task:
     def outputs(self) -> int:
         """The number of the network's outputs."""
         return len(self.targets) + len(self.speakers) + (1 + len(self.countries) if self.name == "multitask" else 0)
+
+    def among(self, targets: Sequence[str]) -> Task:
+        """The emotions alone, and of these the given ones, in the order of the task."""
+        kept = tuple(target for target in self.targets if target in targets)
+        return replace(self, name="fewshot", targets=kept, countries=())
 
     def labels(self, clips: pd.DataFrame) -> np.ndarray:
         """The labels of clips; NaN where one is missing, or where training has no such country or speaker.
@@ -129,16 +135,16 @@ class Task:
             temperature: see `shares`.
 
         Returns:
-            file, split, speaker, country (where the corpus has it), scored, `truth.<label>` and `prediction.<label>`.
-            The labels are the targets, for multitask also age (years) and country, for exclusive categories also the
-            category; for speaker the speaker alone.
+            file, split, speaker, country and corpus (where there are some), scored, `truth.<label>` and
+            `prediction.<label>`. The labels are the targets, for multitask also age (years) and country, for exclusive
+            categories also the category; for speaker the speaker alone.
         """
         labels = [*self.targets, *FURTHER_LABELS[self.name]]
         answers = self._columns(outputs, temperature)
         if self.categories:
             labels.append("category")
             answers["category"] = np.array(self.targets)[outputs.argmax(axis=1)]
-        columns = [name for name in ("file", "split", "speaker", "country") if name in clips]
+        columns = [name for name in ("file", "split", "speaker", "country", "corpus") if name in clips]
         descriptions = clips[columns].reset_index(drop=True)
         descriptions["scored"] = True if scored is None else scored
         truth = clips[labels].reset_index(drop=True).add_prefix("truth.")

@@ -33,7 +33,7 @@ MOST_COUNTS = 50
 UNEQUAL = 3
 """How many times the clips of the rarest category the most frequent one of train has, from which on it is warned of."""
 
-_TEXT = ("file", "split", "speaker", "country", "category")
+_TEXT = ("file", "split", "speaker", "country", "category", "corpus")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,7 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
         "labels": {target: _range(clips[target]) for target in corpus.targets},
         "ages": _range(clips["age"]) if "age" in clips else None,
         "countries": _tally(clips["country"]) if "country" in clips else None,
+        "corpora": _tally(clips["corpus"]) if corpus.roots else None,
         "unreadable": [
             {"file": file, "problem": problem}
             for file, problem in zip(broken["file"], broken["audio_problem"], strict=True)
@@ -132,9 +133,17 @@ def _summary(corpus: Corpus, clips: pd.DataFrame) -> dict[str, Any]:
         "notes": [{"file": file, "note": note} for file, note in zip(noted["file"], noted["audio_note"], strict=True)],
         "filled": {"count": len(short), "files": short},
         "duplicates": [files for files in copies if len(files) > 1],
+        "in_several_corpora": _in_several(clips, copies) if corpus.roots else [],
         "speakers_in_several_splits": sorted(per_speaker.index[per_speaker > 1]),
         "look_alikes": _look_alikes(corpus),
     }
+
+
+def _in_several(clips: pd.DataFrame, copies: pd.Series) -> list[str]:
+    """The groups of files with equal audio that are of several tables, as `a/1.wav = b/1.wav`."""
+    corpus = dict(zip(clips["file"], clips["corpus"], strict=True))
+    groups = [files for files in copies if len({corpus[file] for file in files}) > 1]
+    return [" = ".join(files[:4]) + " = ..." * (len(files) > 4) for files in groups]
 
 
 def _splits(corpus: Corpus) -> list[str]:
@@ -201,6 +210,9 @@ def _warnings(corpus: Corpus, clips: pd.DataFrame, summary: dict[str, Any]) -> l
         warnings.append(f"equal audio in several splits, so scores are too good ({count}): {listing(crossing)}.")
     if within:
         warnings.append(f"equal audio within a split ({_count(len(within), 'group')}): {listing(within)}.")
+    if summary["in_several_corpora"]:
+        groups = summary["in_several_corpora"]
+        warnings.append(f"equal audio in several of the tables ({_count(len(groups), 'group')}): {listing(groups)}.")
     if summary["speakers_in_several_splits"]:
         speakers = listing(summary["speakers_in_several_splits"])
         warnings.append(f"speakers are in several splits, so scores say nothing about new speakers: {speakers}.")
@@ -269,6 +281,8 @@ def _overview(summary: dict[str, Any], treated: str) -> list[str]:
     lines += [f"selected   {phrase}" for phrase in summary["selected"]]
     if summary["assigned_splits"]:
         lines.append(f"splits     {summary['assigned_splits']}")
+    if summary["corpora"] is not None:
+        lines.append(f"corpora    {', '.join(f'{name} ({count})' for name, count in summary['corpora'].items())}")
     if summary["countries"] is not None:
         countries = ", ".join(f"{name or 'unknown'} ({count})" for name, count in summary["countries"].items())
         lines.append(f"countries  {countries}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -51,6 +51,8 @@ class Corpus:
         assigned: how exvo has assigned the splits, see `exvo.corpora.splits`; empty: they are the corpus' own.
         own_splits: where they are assigned, the corpus' own ones, (clips,), which are set aside; empty: it has none.
         selected: what options left out or renamed, see `exvo.corpora.selection`: short phrases.
+        roots: of several tables in one, the name of each -> the folder of its audio, relative to `folder`. The column
+            `corpus` of the clips then holds the name, with which files (`<name>/<path>`) and speakers begin.
     """
 
     name: str
@@ -63,6 +65,14 @@ class Corpus:
     assigned: str = ""
     own_splits: tuple[str, ...] = ()
     selected: tuple[str, ...] = ()
+    roots: Mapping[str, str] = field(default_factory=dict)
+
+    def places(self, files: Sequence[str]) -> list[str]:
+        """Where clips lie, relative to `folder`, (clips,)."""
+        if not self.roots:
+            return list(files)
+        named = (file.split("/", 1) for file in files)
+        return [PurePosixPath(self.roots[name], path).as_posix() for name, path in named]
 
     @property
     def has_speakers(self) -> bool:
@@ -135,16 +145,26 @@ def _files(source: Path, folder: Path, files: pd.Series) -> pd.Series:
     Raises:
         InputError: a path is given twice, or leads out of the folder.
     """
-    wrong = [f"{where} ({text!r})" for where, text in files.items() if not _is_inside(text)]
-    if wrong:
-        refuse_items(
-            source, "file is not a relative path with /", wrong, "give paths below the corpus folder, as wav/1.wav"
-        )
+    require_inside(source, folder, files)
     files = files.map(lambda text: PurePosixPath(text).as_posix())
     twice = files[files.duplicated(keep=False)]
     if len(twice):
         wrong = [f"{file} ({listing(same.index, 3)})" for file, same in twice.groupby(twice, sort=False)]
         refuse_items(source, "files given more than once", wrong, "keep one row a file")
+    return files
+
+
+def require_inside(source: Path, folder: Path, files: pd.Series) -> None:
+    """Refuses files that are not in their folder, by their path or by a link.
+
+    Raises:
+        InputError: names them.
+    """
+    wrong = [f"{where} ({text!r})" for where, text in files.items() if not _is_inside(text)]
+    if wrong:
+        refuse_items(
+            source, "file is not a relative path with /", wrong, "give paths below the corpus folder, as wav/1.wav"
+        )
     root = os.path.realpath(folder)
     wrong = []
     for where, text in files.items():
@@ -153,7 +173,6 @@ def _files(source: Path, folder: Path, files: pd.Series) -> pd.Series:
             wrong.append(f"{where} ({text} is {path})")
     if wrong:
         refuse_items(source, "links that leave the corpus folder", wrong, "put the files themselves into the folder")
-    return files
 
 
 def _is_inside(text: str) -> bool:

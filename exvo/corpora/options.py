@@ -9,11 +9,21 @@ from exvo import corpora
 from exvo.corpora.base import Corpus
 from exvo.corpora.selection import Selection
 from exvo.errors import InputError
-from exvo.settings import ExtractSettings, ReproduceSettings, RunSettings, SubmitSettings, TrainSettings
+from exvo.settings import (
+    EvaluateSettings,
+    ExtractSettings,
+    ReproduceSettings,
+    RunSettings,
+    SubmitSettings,
+    TrainSettings,
+)
+
+OF_ELSEWHERE = ("columns", "splits", "labels", "where", "clips_per_speaker")
+"""The options of `evaluate` that are of another corpus alone."""
 
 
-def load_corpus(settings: ExtractSettings) -> Corpus:
-    """Reads the table of a corpus.
+def load_corpus(settings: ExtractSettings, scored_only: bool = False) -> Corpus:
+    """Reads the table of a corpus; `scored_only`: see `corpora.load`.
 
     Raises:
         InputError: the corpus can't be read.
@@ -23,7 +33,7 @@ def load_corpus(settings: ExtractSettings) -> Corpus:
             f"corpus={settings.corpus} needs its folder: give data=<folder>; the README says how to get it."
         )
     folder = Path(settings.data) if settings.data else Path(settings.output) / "sample"
-    return corpora.load(settings.corpus, folder, folds_of(settings), selection_of(settings))
+    return corpora.load(settings.corpus, folder, folds_of(settings), selection_of(settings), scored_only)
 
 
 def folds_of(settings: ExtractSettings) -> int | str:
@@ -47,3 +57,23 @@ def corpus_settings(
         workers=settings.workers,
         output=settings.output,
     )
+
+
+def require_elsewhere(settings: EvaluateSettings) -> None:
+    """Refuses options of another corpus where none is asked for: of its own the run knows how it was read.
+
+    Raises:
+        InputError: names the option.
+    """
+    given = [name for name in OF_ELSEWHERE if getattr(settings, name)]
+    if given and not settings.elsewhere:
+        raise InputError(
+            f"{given[0]} is of another corpus than the run's own, which is read as it was in training; give elsewhere "
+            f"too, as elsewhere=table, or leave {given[0]} out."
+        )
+
+
+def other_corpus(settings: EvaluateSettings, training: TrainSettings) -> TrainSettings:
+    """The settings of a training run with another corpus in place of its own."""
+    options = {name: getattr(settings, name) for name in (*OF_ELSEWHERE, "data", "root", "workers", "output")}
+    return replace(training, corpus=settings.elsewhere, folds=0, **options)

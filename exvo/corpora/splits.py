@@ -23,6 +23,9 @@ QUOTAS = {"train": 0.6, "val": 0.2, "test": 0.2}
 FEWEST_CLIPS = 2
 """Without which a split can be neither trained on nor scored."""
 
+ALL_SCORED = "none, so all clips are scored"
+"""What `Corpus.assigned` says of a table without splits on which nothing is trained."""
+
 BY_SPEAKER, BY_CLIP = "by speaker", "by clip"
 """What `Corpus.assigned` says of `split_by_speaker`; of a corpus that does not say who speaks, its files are dealt."""
 

@@ -16,9 +16,11 @@ from exvo.config import SPLITS
 from exvo.corpora.base import ANY_NUMBER, Corpus, build, is_missing
 from exvo.corpora.categories import build_categories
 from exvo.corpora.columns import OURS, local_paths, parse_columns, read_splits, rename, require_names
+from exvo.corpora.joined import CORPUS, Table, join, split_each, with_names
 from exvo.corpora.selection import EVERYTHING, Selection, select
-from exvo.corpora.splits import BY_CLIP, BY_SPEAKER, QUOTAS, split_by_speaker
+from exvo.corpora.splits import ALL_SCORED, BY_CLIP, BY_SPEAKER, QUOTAS, split_by_speaker
 from exvo.errors import InputError
+from exvo.files import listed
 from exvo.spreadsheets import WORKBOOKS, refuse_workbook
 from exvo.tables import read_csv_cells, read_flat_parquet, refuse_items, require_columns
 from exvo.text import LONGEST_NAME, listing, printable
@@ -29,7 +31,7 @@ _LAYOUT = (
 )
 
 
-def read(folder: Path, selection: Selection = EVERYTHING) -> Corpus:
+def read(folder: Path, selection: Selection = EVERYTHING, scored_only: bool = False) -> Corpus:
     """Reads a table of clips, from CSV or from Parquet; both give the same corpus.
 
     Columns: `file`, `speaker`, `split` (train, val, test), `age` (years) and `country`, all but `file` optional; then
@@ -38,18 +40,36 @@ def read(folder: Path, selection: Selection = EVERYTHING) -> Corpus:
     the splits, see `splits.split_by_speaker`; without speakers, clips are.
 
     Args:
-        folder: that holds clips.csv or clips.parquet; or the file of the table.
+        folder: that holds clips.csv or clips.parquet; or the file of the table; or several with commas, which become
+            one corpus, see `joined.join`.
         selection: the names of its columns, where its audio is, and what of it is used.
+        scored_only: whether nothing is trained on it: all clips of a table without splits are then its test clips.
 
     Raises:
         InputError: the folder holds neither file or both, or the table breaks a rule; names the rows.
     """
+    named = parse_columns(selection.columns)
+    tables = [_read_rows(Path(path), selection, named) for path in listed(str(folder))]
+    table = tables[0] if len(tables) == 1 else join(tables)
+    theirs = {column: ours for ours, column in named.items() if column}
+    rows, selected = select(table.source, table.rows, selection, theirs)
+    if table.roots:
+        rows = rows.drop(columns=CORPUS)
+    targets = [name for name in named if name not in OURS] or [name for name in rows.columns if name not in OURS]
+    unsplit = scored_only and "split" not in rows
+    corpus = _build(table, rows.assign(split="test") if unsplit else rows, targets, named)
+    corpus = replace(corpus, selected=tuple(selected), assigned=ALL_SCORED if unsplit else corpus.assigned)
+    return with_names(corpus, table.roots)
+
+
+def _read_rows(folder: Path, selection: Selection, named: dict[str, str]) -> Table:
+    """One table under our names; the arguments are those of `read`, and `named` is what the user has named."""
     source = _source(folder)
     root = Path(selection.root) if selection.root else source.parent
     if not os.path.isdir(root):
         raise InputError(f"root={printable(selection.root, LONGEST_NAME)} is no folder; give that of the audio files.")
     rows = _read_parquet_cells(source) if source.suffix == ".parquet" else read_csv_cells(source, _LAYOUT)
-    notes, named = list(rows.attrs.get("notes", ())), parse_columns(selection.columns)
+    notes = list(rows.attrs.get("notes", ()))
     rows = rename(source, rows, named)
     require_names(source, rows, named)
     require_columns(source, rows, ["file"])
@@ -60,28 +80,22 @@ def read(folder: Path, selection: Selection = EVERYTHING) -> Corpus:
         notes += said
     elif selection.splits:
         raise InputError(f"{source} has no column split, so splits={printable(selection.splits, 80)} means nothing.")
-    rows, selected = select(source, rows, selection, {theirs: ours for ours, theirs in named.items() if theirs})
-    targets = [name for name in named if name not in OURS] or [name for name in rows.columns if name not in OURS]
-    corpus = _build(source, root, rows, targets, named, notes)
-    return replace(corpus, selected=tuple(selected))
+    return Table(source, root, rows, notes)
 
 
-def _build(
-    source: Path, root: Path, rows: pd.DataFrame, targets: Sequence[str], named: Mapping[str, str], notes: list[str]
-) -> Corpus:
+def _build(table: Table, rows: pd.DataFrame, targets: Sequence[str], named: Mapping[str, str]) -> Corpus:
     """The corpus of a table under our names.
 
     Args:
-        source: the table.
-        root: the folder of the audio.
+        table: the whole.
         rows: of the clips that are used.
         targets: the columns that hold numeric targets where there is no category.
         named: what the user has named, see `columns.parse_columns`.
-        notes: how the table was read so far.
 
     Raises:
         InputError: the table breaks a rule; names the rows.
     """
+    source, root, notes = table.source, table.root, table.notes
     has_category = "category" in rows
     if not targets and not has_category:
         beside = listing(printable(name) for name in rows.columns)
@@ -90,7 +104,7 @@ def _build(
         )
     assigned = "" if "split" in rows else BY_SPEAKER if (rows["speaker"] != "").any() else BY_CLIP
     if assigned:
-        rows = rows.assign(split=_splits(source, rows))
+        rows = rows.assign(split=split_each(rows, table, _splits))
     others = targets if has_category else [name for name in rows.columns if name not in (*OURS, *targets)]
     if others:
         learnt = "category as what is recognised" if has_category else f"{listing(targets)} as what is learnt"

@@ -71,6 +71,11 @@ def lowest_speakers(metric: str) -> str:
     return f"{metric}_lowest_speaker_decile"
 
 
+def within_corpus(metric: str, corpus: str) -> str:
+    """The name of the score that is a `metric` over the clips of one of several tables."""
+    return f"{metric}_corpus_{slug(corpus)}"
+
+
 def scorable(predictions: pd.DataFrame) -> pd.DataFrame:
     """The rows of a predictions table that are scored (do not enrol, under `strict`) and have all their labels."""
     truths = [column for column in map(str, predictions.columns) if column.startswith("truth.")]
@@ -167,6 +172,7 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
         groups in which the score is defined, whose number is the row's n; they have no interval. Of groups with
         `groups.MIN_CLIPS` clips or more, where there are such: `emotion_ccc_worst_country`, and, where there are two,
         `emotion_ccc_lowest_speaker_decile`, the mean over the lowest tenth of the speakers, whose number is its n.
+        Where several tables are one corpus, `emotion_ccc_corpus_<name>` is over the clips of one of them.
         Of exclusive categories these are of `category_uar`; a group's is over the categories that it has.
 
     Raises:
@@ -203,6 +209,12 @@ def _over_groups(rows: pd.DataFrame, clips: Statistics, task: Task) -> dict[str,
     """The rows of a score table that are over countries and over speakers: by metric, values by column."""
     table: dict[str, dict[str, float]] = {}
     metric = group_metric(task)
+    resampled = rows["speaker"].to_numpy() if speakers_are_units(rows, task) else None
+    if "corpus" in rows:
+        corpora = rows["corpus"].astype(str)
+        within = with_intervals(group_scores(clips, corpora, metric).dropna(), clips, corpora, metric, resampled)
+        for scores in within.rename_axis("corpus").reset_index().to_dict("records"):
+            table[within_corpus(metric, scores["corpus"])] = {name: scores[name] for name in ("value", "n", *ENDS)}
     units = [unit for unit in ("country", "speaker") if unit in rows and (rows[unit] != "").all()]
     for unit in units:
         defined = grouped(clips, rows[unit].to_numpy())[metric].dropna()
@@ -211,7 +223,6 @@ def _over_groups(rows: pd.DataFrame, clips: Statistics, task: Task) -> dict[str,
     speakers = rows["speaker"].to_numpy()
     if "country" in units:
         worst = group_scores(clips, rows["country"], metric).iloc[:1]
-        resampled = speakers if speakers_are_units(rows, task) else None
         for row in with_intervals(worst.dropna(), clips, rows["country"], metric, resampled).to_dict("records"):
             table[worst_country(metric)] = {name: row[name] for name in ("value", "n", *ENDS)}
     if "speaker" in units:

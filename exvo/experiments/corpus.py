@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from exvo.batches.clips import Clips
-from exvo.config import SPLITS
+from exvo.config import ELSEWHERE, SPLITS
 from exvo.corpora import require_parts, splits
 from exvo.corpora.audit import Audit, audit, recordings
 from exvo.corpora.base import Corpus
+from exvo.corpora.joined import of_table
 from exvo.corpora.options import corpus_settings, folds_of, load_corpus
 from exvo.corpora.selection import length_conditions, within_seconds
 from exvo.devices import resolve_device
@@ -29,7 +30,10 @@ from exvo.text import listing
 from exvo.tracking import runs
 from exvo.tracking.artifacts import load_settings
 from exvo.tracking.lookup import Run
-from exvo.tracking.tags import DIGEST_TAG, FOLD_TAG, SPLITS_TAG
+from exvo.tracking.tags import DIGEST_TAG, FOLD_TAG, SPLITS_TAG, TABLE_TAG
+
+RECORDING = 32
+"""Characters of the key of a clip's samples that are kept with a run."""
 
 SHOTS_OF = {"published": "a speaker", "strict": "a speaker", "independent": "for each clip"}
 """How each protocol counts the enrolment clips."""
@@ -62,6 +66,10 @@ class Ready:
         """The corpus of a cross-validation as one of its folds trains on it, see `splits.fold`."""
         return replace(self, corpus=splits.fold(self.corpus, number, count))
 
+    def of_table(self, name: str) -> Ready:
+        """One of several tables, as a transfer trains on it, see `joined.of_table`."""
+        return replace(self, corpus=of_table(self.corpus, name))
+
     def rows(self, split: str) -> pd.DataFrame:
         """The readable clips of a split."""
         clips = self.corpus.clips
@@ -73,6 +81,16 @@ class Ready:
         contents = self.audio["content"].to_numpy()[rows.index]
         speakers = rows["speaker"].tolist()
         return Clips(rows["file"].tolist(), contents.tolist(), self.store, task.labels(rows), fill, speakers)
+
+    def learnt(self) -> pd.DataFrame:
+        """The readable clips that make a model, those of train and val: file, split, speaker and recording.
+
+        `recording` is equal for equal samples: the first 32 characters of what `audit.recordings` gives.
+        """
+        rows = pd.concat([self.rows("train"), self.rows("val")])
+        samples = recordings(self.audio).to_numpy()[rows.index]
+        table = rows[["file", "split", "speaker"]].assign(recording=[text[:RECORDING] for text in samples])
+        return table.reset_index(drop=True)
 
     def with_audio(self, predictions: pd.DataFrame, split: str) -> pd.DataFrame:
         """The predictions table of a split with each clip's length (`seconds`) and loudness (`rms_db`)."""
@@ -110,13 +128,16 @@ def known_speakers(ready: Ready) -> Ready:
     return replace(ready, corpus=replace(ready.corpus, clips=clips))
 
 
-def read_corpus(settings: ExtractSettings, extractor: Extractor | None = None, again: bool = False) -> Ready:
+def read_corpus(
+    settings: ExtractSettings, extractor: Extractor | None = None, again: bool = False, scored_only: bool = False
+) -> Ready:
     """Reads a corpus, extracts the features that the store lacks, and prints the audit, see `print_audit`.
 
     Args:
         settings: of the command.
         extractor: computes the features; None: what the settings name.
         again: whether to print the whole audit even if the output folder's commands have printed it before.
+        scored_only: whether nothing is trained on it, see `corpora.load`.
 
     Raises:
         InputError: the corpus can't be read, or the features can't be computed.
@@ -124,15 +145,21 @@ def read_corpus(settings: ExtractSettings, extractor: Extractor | None = None, a
     if extractor is None:
         device = settings.device if isinstance(settings, TrainSettings) else "auto"
         extractor = open_extractor(settings.features, resolve_device(device))
-    corpus = load_corpus(settings)
+    corpus = load_corpus(settings, scored_only)
     files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
-    store, audio = extraction.extract(corpus.folder, files, features, extractor, settings.workers or 0)
+    store, audio = extraction.extract(corpus.folder, corpus.places(files), features, extractor, settings.workers or 0)
+    audio = audio.assign(file=files)
     if length_conditions(settings.where):
         corpus, audio = within_seconds(corpus, audio, settings.where)
-        if not folds_of(settings):
+        if not (folds_of(settings) or scored_only):
             require_parts(corpus)
     audited = audit(corpus, audio)
     print_audit(audited, extractor.features.kind, Path(settings.output), again)
+    if isinstance(settings, TrainSettings) and settings.protocol == "strict" and audited.summary["in_several_corpora"]:
+        raise InputError(
+            f"protocol=strict: equal audio in several of the tables: {listing(audited.summary['in_several_corpora'])}; "
+            "leave the copies out (where=file!=...), or give another protocol."
+        )
     return Ready(corpus, store, extractor, audio, audited)
 
 
@@ -181,7 +208,8 @@ def require_usable_clips(ready: Ready, skip_unreadable: bool, parts: Sequence[st
 def describe_enrolment(ready: Ready, split: str, protocol: str, shots: int) -> str:
     """The protocol of a split, and the speakers who can't enrol as it says; each line ends with a newline."""
     enrolment = ready.enrolment(split, protocol, shots)
-    lines = [f"{split} split: {protocol} protocol, {shots} enrolment clips {SHOTS_OF[protocol]}"]
+    which = "other corpus" if split == ELSEWHERE else f"{split} split"
+    lines = [f"{which}: {protocol} protocol, {shots} enrolment clips {SHOTS_OF[protocol]}"]
     speakers = [speaker for speaker in enrolment.short if speaker]
     if speakers:
         lines.append(f"{len(speakers)} speakers have too few clips and enrol with fewer: {listing(speakers)}")
@@ -247,8 +275,10 @@ def reopen(settings: RunSettings | SubmitSettings, source: Run, training: TrainS
 
 
 def as_trained(ready: Ready, source: Run, training: TrainSettings) -> Ready:
-    """The corpus with the splits of a training run: as it is, or as the run's fold of a cross-validation has them."""
-    number = source.data.tags.get(FOLD_TAG)
+    """The corpus with the splits of a training run: as it is, or as the run's fold or transfer has them."""
+    number, table = source.data.tags.get(FOLD_TAG), source.data.tags.get(TABLE_TAG)
+    if table:
+        return ready.of_table(table)
     return ready.fold(int(number), splits.fold_count(ready.corpus)) if number else ready
 
 
@@ -258,16 +288,26 @@ def require_same(ready: Ready, source: Run) -> None:
     Raises:
         InputError: the digests or the features differ.
     """
-    trained_with, present = load_settings(source).get("features"), record(ready.extractor)
-    if trained_with is not None and trained_with != present:
-        before = f"{trained_with.get('kind', 'log-mel')} {trained_with.get('key', 'of other settings')}"
-        raise InputError(
-            f"The run {source.info.run_name} was trained on other features, {before}, than its option gives here, "
-            f"{ready.extractor.features.text}: use the version of exvo, of openSMILE or of the encoder of that time."
-        )
+    require_same_features(ready.extractor, source)
     trained_on = source.data.tags[DIGEST_TAG]
     if ready.audit.digest != trained_on:
         raise InputError(
             f"The corpus has the digest {ready.audit.digest[:12]}, but the run {source.info.run_name} was trained "
-            f"on {trained_on[:12]}: labels, audio or order differ. Give the folder that it was trained on as data."
+            f"on {trained_on[:12]}: labels, audio or order differ. Give the folder that it was trained on as data; "
+            "evaluate scores it on another corpus with the option elsewhere."
+        )
+
+
+def require_same_features(extractor: Extractor, source: Run) -> None:
+    """Refuses features on which a run was not trained.
+
+    Raises:
+        InputError: they differ.
+    """
+    trained_with, present = load_settings(source).get("features"), record(extractor)
+    if trained_with is not None and trained_with != present:
+        before = f"{trained_with.get('kind', 'log-mel')} {trained_with.get('key', 'of other settings')}"
+        raise InputError(
+            f"The run {source.info.run_name} was trained on other features, {before}, than its option gives here, "
+            f"{extractor.features.text}: use the version of exvo, of openSMILE or of the encoder of that time."
         )

@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from exvo.batches.clips import Clips
-from exvo.config import POOLED
+from exvo.config import ELSEWHERE, POOLED
+from exvo.corpora.options import require_elsewhere
 from exvo.devices import resolve_device
 from exvo.enrolment import Enrolment, EnrolmentSettings, enrol_wrong_speakers, permute_enrolment
 from exvo.errors import InputError
 from exvo.evaluation import results, scoring
 from exvo.evaluation.correction import correct_shares, correction_power
-from exvo.evaluation.prior import prior_of
+from exvo.evaluation.prior import Prior, prior_of
 from exvo.experiments.calibration import log_loss_metric, log_loss_of
 from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reopen
 from exvo.features.containers import AudioError
@@ -30,7 +31,7 @@ from exvo.networks.inference import predict_enrolments
 from exvo.options import command_line
 from exvo.reports import listening
 from exvo.reports.description import description
-from exvo.reports.lead import OTHER_CLIPS, TRAINED_ON, UNHEARD
+from exvo.reports.lead import OTHER_CLIPS, OTHER_CORPUS, TRAINED_ON, UNHEARD
 from exvo.reports.page import Section
 from exvo.reports.run import RunFacts, report_page
 from exvo.reports.sentences import score_sentence
@@ -87,6 +88,7 @@ def log_scores(predictions: pd.DataFrame, task: Task, split: str, model: str, re
 def run(settings: EvaluateSettings) -> None:
     """Evaluates in a run of its own."""
     settings = replace(settings, device=resolve_device(settings.device))
+    require_elsewhere(settings)
     source = lookup.find_run(settings.run_id)
     training = artifacts.require_training(source)
     if training.task == "speaker":
@@ -103,9 +105,15 @@ def run(settings: EvaluateSettings) -> None:
         checkpoint = replace(checkpoint, enrolment=EnrolmentSettings(settings.protocol, shots))
     with runs.start_run("evaluate", output=settings.output, beside=source.info.run_id) as run_id:
         runs.log_settings(asdict(settings), {"evaluated_run": source.info.run_id})
-        runs.log_evaluated(source, settings.protocol)
+        runs.log_evaluated(source, settings.protocol, settings.elsewhere)
         if shots != own[1]:
             runs.set_tags({OTHER_SHOTS_TAG: shots})
+        if settings.elsewhere:
+            from exvo.experiments.elsewhere import evaluate_elsewhere  # which uses this module
+
+            evaluate_elsewhere(checkpoint, settings, source, training)
+            print(experiments.where_to_look(run_id))
+            return
         ready = reopen(settings, source, training)
         scored = evaluate(checkpoint, ready, settings.split, training, artifacts.trained(source), settings)
         if scored is not None and settings.split == "test" and own == (settings.protocol, shots):
@@ -167,9 +175,9 @@ def described(
 
 
 def predictions_of(
-    checkpoint: Checkpoint, ready: Ready, split: str, settings: TrainSettings
+    checkpoint: Checkpoint, ready: Ready, split: str, settings: TrainSettings, scored: Task | None = None
 ) -> dict[str, pd.DataFrame]:
-    """The predictions tables of one split, see `evaluate`.
+    """The predictions tables of one split, see `evaluate`; `scored`: see `enrolled_outputs`.
 
     Returns:
         Those of `enrolled_outputs`, and where shares are calibrated `UNCALIBRATED`: `right` at temperature 1.
@@ -180,13 +188,13 @@ def predictions_of(
     rows = ready.rows(split)
     if rows.empty:
         raise InputError(f"The corpus {ready.corpus.name} has no readable clips in its {split} split.")
-    task = checkpoint.task
+    task = scored or checkpoint.task
     clips = ready.clips(split, task, settings.fill)
     enrolment = ready.enrolment(split, settings.protocol, settings.shots)
     if checkpoint.network.personalised or settings.protocol == "strict" or corrects(task, enrolment):
         print(describe_enrolment(ready, split, settings.protocol, settings.shots), end="")
     log_copies(enrolment, split)
-    outputs = enrolled_outputs(checkpoint, clips, enrolment, settings.device, split)
+    outputs = enrolled_outputs(checkpoint, clips, enrolment, settings.device, split, scored)
     tables = {
         name: task.table(rows, output, enrolment.scored, checkpoint.temperature) for name, output in outputs.items()
     }
@@ -206,10 +214,12 @@ def log_report(
     command: EvaluateSettings | None = None,
     sections: Sequence[Section] = (),
     temperature: float | None = None,
+    prior: Prior | None = None,
 ) -> None:
     """Logs the report of a split, and the further tables of `predictions_of`, see `evaluate`.
 
-    `sections` are put behind the scores; `temperature` is that of the shares, None where there are several or none.
+    `sections` are put behind the scores; `temperature` is that of the shares, None where there are several or none;
+    `prior` is that of the training labels, None where they are in the corpus.
     """
     others = dict(enrolled)
     uncalibrated = log_loss_of(others.pop(UNCALIBRATED), task) if UNCALIBRATED in others else math.nan
@@ -217,7 +227,8 @@ def log_report(
         runs.log_metrics({log_loss_metric(split): uncalibrated})
     for name, table in others.items():
         runs.log_table(table, f"enrolment/{split}-{name}.parquet")
-    learnt_from = ready.corpus.clips if split == POOLED else ready.rows("train")
+    if prior is None:
+        prior = prior_of(ready.corpus.clips if split == POOLED else ready.rows("train"), task)
     condition = results.Condition(ready.corpus.name, ready.audit.digest, task.name, settings.protocol, split)
     published = results.published_figure(condition, trained.tags.get(SYSTEM_TAG, ""), scoring.headline(task))
     about = RunFacts(
@@ -229,11 +240,11 @@ def log_report(
         digest=ready.audit.digest,
         warnings=ready.audit.warnings,
         options=asdict(settings) | (asdict(command) if command else {}),
-        commands=commands(trained, split, settings),
+        commands=commands(trained, split, settings, command),
         epochs=trained.epochs,
         enrolled=others,
         people=people(ready, split),
-        prior=prior_of(learnt_from, task),
+        prior=prior,
         temperature=temperature,
         uncalibrated=uncalibrated,
         published=published,
@@ -248,7 +259,12 @@ def log_report(
 
 
 def enrolled_outputs(
-    checkpoint: Checkpoint, clips: Clips, enrolment: Enrolment, device: str, progress: str
+    checkpoint: Checkpoint,
+    clips: Clips,
+    enrolment: Enrolment,
+    device: str,
+    progress: str,
+    scored: Task | None = None,
 ) -> dict[str, np.ndarray]:
     """The outputs of a network for a split by who enrols: each (clips, outputs).
 
@@ -258,13 +274,15 @@ def enrolled_outputs(
         enrolment: who enrols whom.
         device: cpu or cuda.
         progress: label of the progress bar.
+        scored: the task, where it has but some targets of the network's; their outputs alone are given, so that shares
+            are over these targets. None: the network's own.
 
     Returns:
         `right`, as the protocol has it (of a plain system: without enrolment). For a personalised system, where two
         speakers or more enrol, also `typical` (nobody enrols), `wrong` (another speaker's clips) and `permuted` (those
         that enrol a clip at random). Where `corrects`, `corrected`: without enrolment, but its shares are corrected.
     """
-    network, task = checkpoint.network, checkpoint.task
+    network, task = checkpoint.network, scored or checkpoint.task
     enrolments: dict[str, Sequence[np.ndarray] | None] = {"right": enrolment.clips}
     enrolling = {speaker for speaker, places in zip(clips.speakers, enrolment.clips, strict=True) if len(places)}
     if network.personalised and len(enrolling) > 1:
@@ -272,6 +290,9 @@ def enrolled_outputs(
         enrolments |= {"typical": None, "wrong": wrong, "permuted": permuted}
     lists = list(enrolments.values())
     outputs = predict_enrolments(network, clips, device, lists, None, progress, checkpoint.protocol)
+    if scored is not None:
+        places = [checkpoint.task.targets.index(target) for target in scored.targets]
+        outputs = [output[:, places] for output in outputs]
     named = dict(zip(enrolments, outputs, strict=True))
     plain = named.get("typical" if network.personalised else "right")
     if plain is not None and corrects(task, enrolment):
@@ -304,13 +325,13 @@ def people(ready: Ready, split: str) -> str:
     """Whose clips a split holds, as seen from training, for a sentence."""
     if split == "train":
         return TRAINED_ON
-    if split == POOLED:
-        return UNHEARD
+    if split in (POOLED, ELSEWHERE):
+        return UNHEARD if split == POOLED else OTHER_CORPUS
     speakers, trained = (set(ready.rows(name)["speaker"]) for name in (split, "train"))
     return OTHER_CLIPS if "" in speakers or speakers & trained else UNHEARD
 
 
-def commands(trained: Trained, split: str, settings: TrainSettings) -> str:
+def commands(trained: Trained, split: str, settings: TrainSettings, command: EvaluateSettings | None = None) -> str:
     """The commands that repeat a training run in a run of its own, and the scoring of one split of this one."""
     tags = trained.tags
     entry_point = tags[ENTRY_TAG]
@@ -321,7 +342,9 @@ def commands(trained: Trained, split: str, settings: TrainSettings) -> str:
     if tags.get("git.dirty") == "unknown":
         lines.append("# git could not tell whether there were uncommitted changes")
     lines.append(command_line(entry_point, asdict(trained.settings)))
-    if split != POOLED and (entry_point, split) != ("main", "test"):
+    if split == ELSEWHERE and command is not None:
+        lines.append(command_line("evaluate", asdict(command) | {"run_id": trained.run_id}))
+    elif split != POOLED and (entry_point, split) != ("main", "test"):
         options = {"run_id": trained.run_id, "split": split, "protocol": settings.protocol, "shots": settings.shots}
         lines.append(command_line("evaluate", options))
     return "\n".join(lines)

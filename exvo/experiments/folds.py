@@ -197,7 +197,7 @@ def train_fold(settings: TrainSettings, system: SystemConfig, ready: Ready, begu
     counts = ready.corpus.clips.groupby("split")["speaker"].nunique()
     speakers = f"{counts['train']} speakers to learn from, {counts['val']} to validate, {counts['test']} to test"
     print(f"\nfold {begun.fold} of {settings.folds}: {speakers}", flush=True)
-    earlier, tags = lookup.run_of_fold(begun.run_id, begun.fold), {FOLD_TAG: str(begun.fold)}
+    earlier, tags = lookup.run_beneath(begun.run_id, FOLD_TAG, str(begun.fold)), {FOLD_TAG: str(begun.fold)}
     with runs.start_run("train", earlier, parent=begun.run_id, tags=tags, output=settings.output) as run_id:
         best_file = Path(settings.output) / "runs" / run_id / WEIGHTS
         begun.states = States(best_file, f"{begun.command}-{begun.fold}")

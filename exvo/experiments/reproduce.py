@@ -28,7 +28,7 @@ from exvo.settings import ReproduceSettings, TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tracking import artifacts, experiments, lookup, models, names, runs
 from exvo.tracking.lookup import Run
-from exvo.tracking.tags import ENTRY_TAG, EQUAL_TAG, EVALUATED_TAG, FOLD_TAG, PARENT_TAG, REPEATS_TAG
+from exvo.tracking.tags import ENTRY_TAG, EQUAL_TAG, EVALUATED_TAG, FOLD_TAG, PARENT_TAG, REPEATS_TAG, TABLE_TAG
 
 REPEATED = ("train", "main")
 """The entry points whose runs can be repeated."""
@@ -46,7 +46,7 @@ def run(given: ReproduceSettings) -> None:
     torch.set_num_threads(environment.get("threads") or torch.get_num_threads())  # they order the additions
     entry_point = source.data.tags[ENTRY_TAG]
     tags = {REPEATS_TAG: source.info.run_id}
-    tags |= {name: value for name, value in source.data.tags.items() if name == FOLD_TAG}
+    tags |= {name: value for name, value in source.data.tags.items() if name in (FOLD_TAG, TABLE_TAG)}
     with runs.start_run(entry_point, tags=tags, output=given.output, beside=source.info.run_id) as run_id:
         print(f"repeats the run {source.info.run_name} ({source.info.run_id})")
         start(settings, system, ready)

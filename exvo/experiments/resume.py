@@ -37,7 +37,8 @@ class Begun:
         command: the digest of what it computes, see `command_digest`.
         states: of its training; in a cross-validation those of the fold that is being trained.
         ready: its corpus, where that had to be read to find the run.
-        fold: the number of that fold; 0 where there is none.
+        fold: the number of that fold, or of the table of a transfer; 0 where there is none.
+        part: which of the two it is, fold or table.
     """
 
     run_id: str
@@ -45,10 +46,11 @@ class Begun:
     states: States
     ready: Ready | None
     fold: int = 0
+    part: str = "fold"
 
     def place(self, epochs: int) -> str:
         """Where the same command goes on, in words."""
-        return f"{f'in fold {self.fold}, ' if self.fold else ''}{resumes_at(self.states.epoch, epochs)}"
+        return f"{f'in {self.part} {self.fold}, ' if self.fold else ''}{resumes_at(self.states.epoch, epochs)}"
 
 
 @contextlib.contextmanager

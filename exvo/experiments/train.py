@@ -49,7 +49,7 @@ from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tasks import Task, make_task
 from exvo.text import listing
-from exvo.tracking import experiments, runs
+from exvo.tracking import artifacts, experiments, runs
 from exvo.tracking.tags import EPOCH
 from exvo.training.along import Work, send
 from exvo.training.augmentation import Augment
@@ -210,6 +210,7 @@ def train(
     print(training_text(settings, network, len(clips), ready.corpus.synthetic), flush=True)
     runs.keep_run()
     runs.log_json("prior.json", prior_of(ready.rows("train"), task))
+    runs.log_table(ready.learnt(), artifacts.LEARNT)
     if isinstance(ready.extractor, Encoder):
         carry(ready.extractor, ready.store.folder / ENCODER, best_file)
     config = training_config(settings, system, task, network, clips)

@@ -7,13 +7,14 @@ import re
 
 import pandas as pd
 
+from exvo.config import ELSEWHERE
 from exvo.evaluation.prior import chance
 from exvo.evaluation.scoring import headline
 from exvo.reports.names import score_name
 from exvo.settings import TrainSettings
 from exvo.tasks import Task
 
-TITLES = {"train": "Training", "val": "Validation", "test": "Test"}
+TITLES = {"train": "Training", "val": "Validation", "test": "Test", ELSEWHERE: "Another corpus"}
 """What a description calls the splits; all else is `ALL_FOLDS`."""
 
 ALL_FOLDS = "All folds"

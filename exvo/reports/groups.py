@@ -29,26 +29,35 @@ WORST = 10
 """Speakers with the lowest score that are named."""
 
 
-def countries_section(
-    rows: pd.DataFrame, clips: Statistics, metric: str, speakers: npt.NDArray[np.str_] | None
+def groups_section(
+    rows: pd.DataFrame, clips: Statistics, metric: str, speakers: npt.NDArray[np.str_] | None, group: str, title: str
 ) -> Section | None:
-    """The CCC, or the UAR of categories (`scoring.group_metric`), within each country; None: no country is known."""
-    title = score_name(metric)
-    if "country" not in rows or (rows["country"] == "").all():
+    """The CCC, or the UAR of categories (`scoring.group_metric`), within each country, or each of several tables.
+
+    Args:
+        rows: the scored rows of a predictions table.
+        clips: their statistics.
+        metric: the score.
+        speakers: (clips,); None: they are not known.
+        group: the column of the rows, country or corpus; where it is not there or empty, there is no section.
+        title: of the section.
+    """
+    score = score_name(metric)
+    if group not in rows or (rows[group] == "").all():
         return None
-    groups = rows["country"].replace("", "unknown")
+    groups = rows[group].astype(str).replace("", "unknown")
     table = with_intervals(group_scores(clips, groups, metric), clips, groups, metric, speakers)
-    table = table.rename_axis("country").reset_index()
+    table = table.rename_axis(group).reset_index()
     small = table["n"] < MIN_CLIPS
     scored = table[~small].reset_index(drop=True)
-    columns = score_columns(scored, "country", "country")
+    columns = score_columns(scored, group, group)
     if speakers is not None:
         columns.append(Column("speakers", [f"{count:,}" for count in scored["speakers"]]))
-    caption = f"{title} within each country, with 95% intervals"
-    bars = [pictures.bars("countries", caption, scored["country"], scored, title)]
+    caption = f"{score} within each {group}, with 95% intervals"
+    bars = [pictures.bars(title.lower(), caption, scored[group], scored, score)]
     return Section(
-        "Countries",
-        too_small(table[small], "country"),
+        title,
+        too_small(table[small], group),
         pictures=bars if len(scored) else [],
         table=columns,
         numbers=table,

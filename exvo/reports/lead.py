@@ -18,6 +18,9 @@ from exvo.tasks import Task
 UNHEARD, OTHER_CLIPS, TRAINED_ON = "people it has not heard", "clips it has not heard", "its own training clips"
 """Whose clips a split holds, as seen from training."""
 
+OTHER_CORPUS = "clips of another corpus"
+"""The same, of clips of another corpus than the one that the model has learnt from."""
+
 
 def lead_sentence(
     rows: pd.DataFrame,
@@ -35,7 +38,7 @@ def lead_sentence(
         scores: of these, from `scoring.score`.
         task: fewshot or multitask, whose score has no chance.
         model: the system.
-        people: whose clips these are: UNHEARD, OTHER_CLIPS or TRAINED_ON.
+        people: whose clips these are: UNHEARD, OTHER_CLIPS, TRAINED_ON or OTHER_CORPUS.
         synthetic: whether a program made the voices.
         published: the headline score of the same system under the same conditions; NaN: there is none.
     """
@@ -69,7 +72,8 @@ def _clips(rows: pd.DataFrame, people: str, synthetic: bool) -> str:
     of_them = f"of {count:,} {kind}"
     if people == UNHEARD:
         return f"clips {of_them} that it has not heard"
-    which = "that it was trained on" if people == TRAINED_ON else "that it has not heard"
+    known = {TRAINED_ON: "that it was trained on", OTHER_CORPUS: "of another corpus"}
+    which = known.get(people, "that it has not heard")
     return f"clips {which}" if (rows["speaker"] == "").any() else f"clips {which}, {of_them}"
 
 

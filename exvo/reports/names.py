@@ -59,7 +59,8 @@ def score_name(metric: str) -> str:
     for name, group in GROUPS.items():
         if metric.endswith(f"_{name}"):
             return f"{score_name(metric.removesuffix(f'_{name}'))}, {group}"
-    return f"CCC of {target_name(metric)}"
+    score, of_corpus, corpus = metric.partition("_corpus_")
+    return f"{score_name(score)}, corpus {corpus}" if of_corpus else f"CCC of {target_name(metric)}"
 
 
 def explained_name(metric: str) -> str:

@@ -32,7 +32,7 @@ from exvo.evaluation.scoring import (
 from exvo.reports import pictures
 from exvo.reports.calibration import calibration_section
 from exvo.reports.enrolment import enrolment_section, enrolment_table
-from exvo.reports.groups import countries_section, speakers_section
+from exvo.reports.groups import groups_section, speakers_section
 from exvo.reports.lead import UNHEARD, lead_sentence, tiles
 from exvo.reports.listening import listening_section
 from exvo.reports.names import explained_name, score_name
@@ -126,7 +126,8 @@ def report_page(predictions: pd.DataFrame, scores: pd.DataFrame, task: Task, fac
         truth_section(rows, task),
         listening_section(rows, task, facts.sounds),
         calibration_section(rows, task, values, priors, facts.temperature, facts.uncalibrated, speakers),
-        countries_section(rows, clips, metric, speakers),
+        groups_section(rows, clips, metric, speakers, "corpus", "Corpora"),
+        groups_section(rows, clips, metric, speakers, "country", "Countries"),
         speakers_section(clips, scores, metric, speakers),
         audio_section(rows, task, speakers),
         None if enrolled is None else enrolment_section(enrolled, facts.options["shots"]),

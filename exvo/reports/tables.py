@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from exvo.config import POOLED
+from exvo.config import ELSEWHERE, POOLED
 from exvo.evaluation.groups import UNITS
 from exvo.evaluation.prior import PRIOR
 from exvo.evaluation.results import CATEGORY_SCORES, SPREAD, TRAINING, Condition, shown_scores, target_metrics
@@ -29,7 +29,8 @@ def split_text(split: str) -> str:
     >>> split_text("val"), split_text("folds")
     ('val split', 'all folds, each as a test split')
     """
-    return "all folds, each as a test split" if split == POOLED else f"{split} split"
+    others = {POOLED: "all folds, each as a test split", ELSEWHERE: "another corpus than the one it has learnt from"}
+    return others.get(split, f"{split} split")
 
 
 def condition_text(condition: Condition) -> str:

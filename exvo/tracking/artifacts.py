@@ -27,6 +27,9 @@ from exvo.tracking import names, server
 from exvo.tracking.lookup import logged_metrics
 from exvo.tracking.tags import ENTRY_TAG, EPOCH, EVALUATED_TAG, LOGGED_URI, MODEL_TAG
 
+LEARNT = "corpus/learnt.parquet"
+"""The clips that have made a model, of train and val: file, split, speaker and a key of the samples (`recording`)."""
+
 FORMER: dict[str, Any] = {
     "protocol": "published",
     "objective": "ccc",

@@ -11,7 +11,7 @@ from mlflow.entities import Run
 from exvo.reports.description import OURS
 from exvo.tracking.delivery import RunLog, now
 from exvo.tracking.entries import Metrics, Tags
-from exvo.tracking.tags import ENTRY_TAG, FAILURE, FOLD_TAG, NOTE, TRIAL_TAG
+from exvo.tracking.tags import ENTRY_TAG, FAILURE, FOLD_TAG, NOTE, TABLE_TAG, TRIAL_TAG
 
 
 def run_name(log: RunLog, system: str, details: str) -> str:
@@ -31,7 +31,9 @@ def run_name(log: RunLog, system: str, details: str) -> str:
     words = [system, details] if trains else [entry_point, system]
     if trains and TRIAL_TAG in log.tags:
         words = [f"trial-{int(log.tags[TRIAL_TAG]):03d}", system]
-    if trains and FOLD_TAG in log.tags:
+    if trains and TABLE_TAG in log.tags:
+        words = ["on", re.sub(r"\s+", "-", log.tags[TABLE_TAG]), system, details]
+    elif trains and FOLD_TAG in log.tags:
         words = [f"fold-{log.tags[FOLD_TAG]}", system, details]
     return "-".join([*filter(None, words), end])
 

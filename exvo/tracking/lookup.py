@@ -19,14 +19,13 @@ from exvo.systems import SHORT_NAMES, SYSTEMS
 from exvo.text import listing, writable
 from exvo.tracking import names, server
 from exvo.tracking.tags import (
+    AS_TRAINED,
     CONDITION,
     CORPUS_TAG,
     DIGEST_TAG,
     DONE,
-    FOLD_TAG,
     NO_FOLD,
     ON_ITS_OWN,
-    OWN_SHOTS,
     PARENT_TAG,
     PROTOCOL_TAG,
     RESULT_TAGS,
@@ -108,10 +107,10 @@ def _of_system(name: str, deleted: bool = False) -> list[Run]:
     return names.newest_of_each(query, [f"tags.`{tag}`" for tag in CONDITION], deleted)
 
 
-def run_of_fold(parent: str, number: int) -> str:
-    """The id of the newest run of a fold beneath a cross-validation, whatever its status; empty where there is none."""
+def run_beneath(parent: str, tag: str, value: str) -> str:
+    """The id of the newest run beneath another with that value of a tag, whatever its status; empty: there is none."""
     server.quiet()
-    found = names.search(f"tags.`{FOLD_TAG}` = '{number}' and tags.`mlflow.parentRunId` = '{parent}'")
+    found = names.search(f"tags.`{tag}` = {names.quoted(value)} and tags.`mlflow.parentRunId` = '{parent}'")
     return found[0].info.run_id if found else ""
 
 
@@ -186,7 +185,7 @@ def newest_runs(split: str, corpus: str = "") -> pd.DataFrame:
     """The newest finished run of each system under each condition, see `as_rows`.
 
     Trials of studies, folds of cross-validations, and evaluations with another number of enrolment clips than their
-    training's are not among them.
+    training's, or on another corpus, are not among them.
 
     Args:
         split: of which the runs have scores.
@@ -197,7 +196,7 @@ def newest_runs(split: str, corpus: str = "") -> pd.DataFrame:
     """
     server.quiet()
     server.check_store()
-    query = f"{OF_SYSTEM} and {ON_ITS_OWN} and {OWN_SHOTS}"
+    query = f"{OF_SYSTEM} and {ON_ITS_OWN} and {AS_TRAINED}"
     query += f" and tags.`{CORPUS_TAG}` = {names.quoted(corpus)}" if corpus else ""
     found: list[Run] = []
     for newest in names.newest_of_each(query, [f"tags.`{tag}`" for tag in CONDITION]):

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from exvo.config import ELSEWHERE
 from exvo.errors import InputError
 from exvo.options import command_line, launched_run
 from exvo.settings import ENTRY_POINTS, TrainSettings, automatic
@@ -28,6 +29,7 @@ from exvo.tracking.provenance import code, environment, say_problem
 from exvo.tracking.tags import (
     CORPUS_TAG,
     DIGEST_TAG,
+    ELSEWHERE_TAG,
     ENTRY_TAG,
     EVALUATED_TAG,
     FAILURE,
@@ -255,10 +257,14 @@ def log_system(system: str, task: str, protocol: str, details: str = "") -> None
     name_run(next((short for short, full in SHORT_NAMES.items() if full == system), system), details)
 
 
-def log_evaluated(source: Run, protocol: str) -> None:
-    """Tags the training run that the present run evaluates, and what it trained."""
-    set_tags({EVALUATED_TAG: source.info.run_id})
-    log_system(source.data.tags[SYSTEM_TAG], source.data.tags[TASK_TAG], protocol)
+def log_evaluated(source: Run, protocol: str, elsewhere: str = "") -> None:
+    """Tags the training run that the present run evaluates, and what it trained.
+
+    Where that is done on another corpus, `elsewhere` is its kind, and the tag of the protocol is one of its own.
+    """
+    set_tags({EVALUATED_TAG: source.info.run_id} | ({ELSEWHERE_TAG: elsewhere} if elsewhere else {}))
+    tagged = f"{ELSEWHERE}-{protocol}" if elsewhere else protocol
+    log_system(source.data.tags[SYSTEM_TAG], source.data.tags[TASK_TAG], tagged)
 
 
 def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:

@@ -21,11 +21,11 @@ from exvo.settings import TrainSettings
 from exvo.tracking import artifacts, lookup, names
 from exvo.tracking.artifacts import artifact
 from exvo.tracking.tags import (
+    AS_TRAINED,
     CORPUS_TAG,
     DIGEST_TAG,
     ENTRY_TAG,
     EVALUATED_TAG,
-    OWN_SHOTS,
     PROTOCOL_TAG,
     SYSTEM_TAG,
     TASK_TAG,
@@ -195,7 +195,7 @@ def scored_run(source: Run, option: str, split: str) -> tuple[Scored, SystemRun]
         raise InputError(
             f"{subject} names no system; give a run that train, main or evaluate of this version has made."
         )
-    evaluations = names.search(f"{lookup.OF_SYSTEM} and tags.`{EVALUATED_TAG}` = '{run_id}' and {OWN_SHOTS}")
+    evaluations = names.search(f"{lookup.OF_SYSTEM} and tags.`{EVALUATED_TAG}` = '{run_id}' and {AS_TRAINED}")
     table = lookup.as_rows([source, *evaluations])
     table = table.assign(metrics=table["metrics"].map(lambda metrics: results.of_split(metrics, split)))
     for row in table.to_dict("records"):

@@ -34,13 +34,19 @@ FOLDS_TAG = "exvo.folds"
 FOLD_TAG = "exvo.fold"
 """Of a run beneath it: the number of the fold that it tests."""
 
-NO_FOLD = f"tags.`{FOLD_TAG}` IS NULL"
+TABLE_TAG = "exvo.trained_on"
+"""Of a run beneath a transfer: the one of several tables that it has learnt from."""
+
+NO_FOLD = f"tags.`{FOLD_TAG}` IS NULL and tags.`{TABLE_TAG}` IS NULL"
 ON_ITS_OWN = f"tags.`{TRIAL_TAG}` IS NULL and {NO_FOLD}"
-"""Of runs that are neither the trial of a study nor a fold of a cross-validation."""
+"""Of runs that are neither the trial of a study nor a fold of a cross-validation or a transfer."""
 OTHER_SHOTS_TAG = "exvo.other_shots"
 """Of an evaluation with another number of enrolment clips than the training run's: the number."""
 
-OWN_SHOTS = f"tags.`{OTHER_SHOTS_TAG}` IS NULL"
+ELSEWHERE_TAG = "exvo.elsewhere"
+"""Of an evaluation on another corpus than the training run's: the kind of that corpus. It has a protocol of its own."""
+
+AS_TRAINED = f"tags.`{OTHER_SHOTS_TAG}` IS NULL and tags.`{ELSEWHERE_TAG}` IS NULL"
 """Of what stands in tables of results."""
 
 CONTINUES_TAG = "exvo.continues"
