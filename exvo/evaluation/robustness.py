@@ -33,7 +33,6 @@ def robustness_table(tables: Mapping[str, pd.DataFrame], task: Task) -> pd.DataF
         own = scores.loc[metric]
         before, after = same_clips(clean, table)
         change = paired(before, after, task).set_index("metric").loc[metric]
-        count: int = scores["n"].astype(int).at[metric]
         unit: str = "" if pd.isna(own["lo_by_speaker"]) else "_by_speaker"
         rows.append(
             {
@@ -46,7 +45,7 @@ def robustness_table(tables: Mapping[str, pd.DataFrame], task: Task) -> pd.DataF
                 "difference_lo": change[f"lo{unit}"],
                 "difference_hi": change[f"hi{unit}"],
                 "ece": scores["value"].get(ECE),
-                "n": count,
+                "n": int(scores["n"].to_dict()[metric]),
             }
         )
     return pd.DataFrame(rows)
