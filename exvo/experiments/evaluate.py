@@ -142,8 +142,7 @@ def evaluate(
     tables = predictions_of(checkpoint, ready, split, settings)
     scored = log_scores(tables.pop("right"), checkpoint.task, split, settings.model, ready)
     if scored is not None:
-        temperature = checkpoint.temperature
-        log_report(scored, tables, checkpoint.task, split, ready, settings, trained, command, temperature=temperature)
+        log_report(scored, tables, checkpoint.task, split, ready, settings, trained, command, checkpoint=checkpoint)
     return scored
 
 
@@ -205,11 +204,11 @@ def log_report(
     trained: Trained,
     command: EvaluateSettings | None = None,
     sections: Sequence[Section] = (),
-    temperature: float | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Logs the report of a split, and the further tables of `predictions_of`, see `evaluate`.
 
-    `sections` are put behind the scores; `temperature` is that of the shares, None where there are several or none.
+    `sections` are put behind the scores; `checkpoint` is of the network, None where there are several.
     """
     others = dict(enrolled)
     uncalibrated = log_loss_of(others.pop(UNCALIBRATED), task) if UNCALIBRATED in others else math.nan
@@ -234,7 +233,8 @@ def log_report(
         enrolled=others,
         people=people(ready, split),
         prior=prior_of(learnt_from, task),
-        temperature=temperature,
+        temperature=checkpoint.temperature if checkpoint else None,
+        levels=checkpoint.levels if checkpoint else (),
         uncalibrated=uncalibrated,
         published=published,
         selected=ready.corpus.selected,
