@@ -197,6 +197,13 @@ class TrainSettings(ExtractSettings):
         "clip); auto: zero on hume-vb, else repeat",
         choices=("auto", "zero", "floor", "repeat"),
     )
+    seeds: int = option(
+        1,
+        "trainings that differ in nothing but the seed (seed, seed + 1, ...), each a run beneath the command's, which "
+        "has their mean, range and each value; 1: one training",
+        low=1,
+        high=100,
+    )
     folds: int | str = option(
         0,
         "cross-validation by speaker in so many folds, each tested once by a model that has not heard its speakers; "

@@ -127,7 +127,7 @@ def test_the_area_is_a_score_with_intervals_by_clip_and_by_speaker() -> None:
         assert scores[f"lo{suffix}"] == pytest.approx(low, abs=0.012)
         assert scores[f"hi{suffix}"] == pytest.approx(high, abs=0.012)
     unknown = scoring.score(predictions.assign(speaker=""), TASK).set_index("metric").loc["category_aurc"]
-    assert pd.isna(unknown["lo_by_speaker"])
+    assert unknown[["lo_by_speaker"]].isna().all()
     assert unknown["lo"] == scores["lo"]
     assert "test/category_aurc" in scoring.as_metrics(scoring.score(predictions, TASK), "test")
     numbers = predictions.rename(columns=lambda name: name.replace(".Awe", ".Pride"))  # no shares of these categories

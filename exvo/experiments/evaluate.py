@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from exvo.experiments.calibration import log_loss_metric, log_loss_of
 from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reopen
 from exvo.features.containers import AudioError
 from exvo.features.playback import playable
-from exvo.networks.checkpoint import Checkpoint
+from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from exvo.networks.inference import predict_enrolments
 from exvo.options import command_line
 from exvo.reports import listening
@@ -144,6 +145,27 @@ def evaluate(
     if scored is not None:
         log_report(scored, tables, checkpoint.task, split, ready, settings, trained, command, checkpoint=checkpoint)
     return scored
+
+
+def evaluate_best(settings: TrainSettings, ready: Ready, run_id: str) -> ScoredSplit | None:
+    """Scores the best epoch of the present run, which has trained, on the test split; says where there is nothing.
+
+    Args:
+        settings: of the run, without `auto`.
+        ready: its corpus.
+        run_id: of the run.
+
+    Returns:
+        As `log_scores`.
+    """
+    if settings.task == "speaker":
+        print("The test split has other people than a speaker recogniser knows; the score above is all there is.")
+        return None
+    if ready.rows("test").empty:
+        print("The corpus has no test split; the validation score above is all there is.")
+        return None
+    checkpoint = load_checkpoint(Path(settings.output) / "runs" / run_id / WEIGHTS)
+    return evaluate(checkpoint, ready, "test", settings, runs.trained(settings))
 
 
 def described(

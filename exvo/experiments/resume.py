@@ -35,9 +35,10 @@ class Begun:
     Attributes:
         run_id: on the tracking server.
         command: the digest of what it computes, see `command_digest`.
-        states: of its training; in a cross-validation those of the fold that is being trained.
+        states: of its training; of several folds or seeds those of the one that is being trained.
         ready: its corpus, where that had to be read to find the run.
         fold: the number of that fold; 0 where there is none.
+        seed: that is being trained, of several; None where there are not several.
     """
 
     run_id: str
@@ -45,10 +46,12 @@ class Begun:
     states: States
     ready: Ready | None
     fold: int = 0
+    seed: int | None = None
 
     def place(self, epochs: int) -> str:
         """Where the same command goes on, in words."""
-        return f"{f'in fold {self.fold}, ' if self.fold else ''}{resumes_at(self.states.epoch, epochs)}"
+        part = f"in fold {self.fold}, " if self.fold else "" if self.seed is None else f"with seed {self.seed}, "
+        return f"{part}{resumes_at(self.states.epoch, epochs)}"
 
 
 @contextlib.contextmanager
