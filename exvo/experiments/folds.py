@@ -182,7 +182,7 @@ def train_fold(settings: TrainSettings, system: SystemConfig, ready: Ready, begu
         best_file = Path(settings.output) / "runs" / run_id / WEIGHTS
         begun.states = States(best_file, f"{begun.command}-{begun.fold}")
         start(settings, system, ready)
-        best = train(settings, system, ready, run_id, time_all(settings, begun.fold), begun.states).best
+        best = train(settings, system, ready, run_id, time_all(settings, begun.fold), begun.states)
         checkpoint = load_checkpoint(best_file)
         tables = predictions_of(checkpoint, ready, "test", settings)
         log_scores(tables["right"], checkpoint.task, "test", settings.model, ready)

@@ -18,7 +18,7 @@ from exvo.experiments.children import Child, read_child, write_child
 from exvo.experiments.corpus import Ready
 from exvo.experiments.evaluate import ScoredSplit, evaluate_best
 from exvo.experiments.resume import Begun, resumable
-from exvo.experiments.train import start, train, training_task
+from exvo.experiments.train import start, train_and_validate, training_task
 from exvo.networks.checkpoint import WEIGHTS
 from exvo.reports.description import description
 from exvo.reports.seeds import seeds_page, seeds_text
@@ -84,7 +84,7 @@ def train_seed(entry_point: str, settings: TrainSettings, system: SystemConfig, 
         best_file = Path(settings.output) / "runs" / run_id / WEIGHTS
         begun.states = States(best_file, f"{begun.command}-{settings.seed}")
         start(settings, system, ready)
-        best, validation = train(settings, system, ready, run_id, states=begun.states)
+        best, validation = train_and_validate(settings, system, ready, run_id, states=begun.states)
         scored: dict[str, ScoredSplit | None] = {"val": validation}
         if entry_point == "main":
             scored["test"] = evaluate_best(settings, ready, run_id)
@@ -123,7 +123,8 @@ def log_seeds(settings: TrainSettings, ready: Ready, children: dict[int, Child])
         address = runs.artifact_page("report/seeds.html")
         text = description(split, means[split], task, settings, ready.name, count, address)
         runs.describe(f"{text}\n\n{seeds_text(means[split], each, headline, split)}")
-    best = table.iloc[int(np.argmax(table[f"val/{headline}"].fillna(-math.inf)))]
+    validated = table.get(f"val/{headline}", pd.Series(math.nan, index=table.index))
+    best = table.iloc[int(np.argmax(validated.fillna(-math.inf)))]
     runs.set_tags({BEST_SEED_TAG: best["run_id"]})
     print(f"\nthe best seed on validation is {best['seed']}: run {best['run']} ({best['run_id']})")
     runs.log_page("report/seeds", seeds_page(settings.model, ready.name, table, means, task))

@@ -200,6 +200,18 @@ def train(
     run_id: str,
     watch: Watch = lambda epoch: None,
     states: States | None = None,
+) -> Epoch:
+    """As `train_and_validate`, whose best epoch it gives."""
+    return train_and_validate(settings, system, ready, run_id, watch, states).best
+
+
+def train_and_validate(
+    settings: TrainSettings,
+    system: SystemConfig,
+    ready: Ready,
+    run_id: str,
+    watch: Watch = lambda epoch: None,
+    states: States | None = None,
 ) -> Trained:
     """Trains, then scores the best epoch on the validation split and logs its model.
 

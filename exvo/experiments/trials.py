@@ -182,7 +182,7 @@ def run_trial(work: Work, trial: Trial) -> None:
         try:
             trial.note(run_id)
             start(settings, system, work.ready)
-            best = train(settings, system, work.ready, run_id, watch).best
+            best = train(settings, system, work.ready, run_id, watch)
             if math.isnan(best.score):
                 raise TrainingError(
                     "The validation score was undefined in every epoch, so there is nothing to compare."
