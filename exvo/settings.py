@@ -206,6 +206,13 @@ class TrainSettings(ExtractSettings):
         "clip); auto: zero on hume-vb, else repeat",
         choices=("auto", "zero", "floor", "repeat"),
     )
+    seeds: int = option(
+        1,
+        "trainings that differ in nothing but the seed (seed, seed + 1, ...), each a run beneath the command's, which "
+        "has their mean, range and each value; 1: one training",
+        low=1,
+        high=100,
+    )
     folds: int | str = option(
         0,
         "cross-validation by speaker in so many folds, each tested once by a model that has not heard its speakers; "
@@ -384,6 +391,13 @@ class PredictSettings:
         "", "clips of the one person who speaks in all of these, given in the same way; empty: the typical speaker"
     )
     top: int = option(3, "emotions shown for each clip on the screen", low=1, high=1000)
+    sure: float = option(
+        0.0,
+        "says of each clip whether the answer is sure: its first category has so large a share that on validation it "
+        "was right this often (0.8: in 80% of such clips); 0: does not say",
+        low=0.0,
+        high=1.0,
+    )
     save: str = option("", "a file for the whole table, .csv or .parquet", path="save")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
 

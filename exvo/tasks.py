@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,20 @@ def class_indices(labels: pd.Series[str], classes: tuple[str, ...]) -> np.ndarra
     """The index of each label among the classes, (clips,); NaN where it is none of them."""
     codes = pd.Categorical(labels, categories=list(classes)).codes.astype(np.float64)
     return np.where(codes < 0, np.nan, codes)
+
+
+class Level(NamedTuple):
+    """How sure a model must be so that it is right as often as that, as measured on validation.
+
+    Attributes:
+        accuracy: the share of the answers that are right, at least; in whole percents.
+        share: that the first category of a clip has at least, where the model is sure.
+        coverage: the share of the validation clips in which it is sure.
+    """
+
+    accuracy: float
+    share: float
+    coverage: float
 
 
 @dataclass(frozen=True)
@@ -92,20 +107,24 @@ class Task:
         shares: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
         return shares
 
-    def answers(self, outputs: np.ndarray, temperature: float | None = None) -> pd.DataFrame:
+    def answers(self, outputs: np.ndarray, temperature: float | None = None, sure: Level | None = None) -> pd.DataFrame:
         """The outputs as people are shown them, a row for each clip: intensities within `limits`.
 
         Args:
             outputs: (clips, outputs), of the network.
             temperature: see `shares`.
+            sure: what makes an answer sure; None: that is not asked.
 
         Returns:
             A column for each target, for multitask also `age` (years) and `country`; for speaker the one column
-            `speaker`, the training speaker recognised.
+            `speaker`, the training speaker recognised. Where it is asked, also `sure`: whether the clip's first
+            category has a share so large.
         """
         table, targets = self._columns(outputs, temperature), list(self.targets)
         if self.limits is not None:
             table[targets] = table[targets].clip(*self.limits)
+        if sure is not None:
+            table["sure"] = table[targets].to_numpy().max(axis=1) >= sure.share
         return table
 
     def _columns(self, outputs: np.ndarray, temperature: float | None) -> pd.DataFrame:

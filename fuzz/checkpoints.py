@@ -91,6 +91,10 @@ def draw(random: Random, whole: bytes) -> bytes:
         about = json.loads(header["__metadata__"]["exvo"])
         if random.random() < 0.3:
             about["temperature"] = random.choice([1, 1.5, 0, -1, 1e308, None, True, "1", *HUGE])
+        if random.random() < 0.3:
+            about["levels"] = [[random.choice([0, 0.5, 1, -1, None, "1", *HUGE]) for _ in range(3)]] * random.choice(
+                [0, 1, 2]
+            )
         for _ in range(random.choice([0, 1, 1, 2])):
             change(random, about)
         text = json.dumps(about)

@@ -196,6 +196,7 @@ class Checkpoints(Target):
         network = checkpoint.network
         require(checkpoint.protocol in (None, *PROTOCOLS), "another protocol")
         require(checkpoint.temperature is None or 0 < checkpoint.temperature < math.inf, "another temperature")
+        require(all(0 <= number <= 1 for level in checkpoint.levels for number in level), "other levels")
         clip = torch.zeros(1, network.min_frames, FEATURES.bands)
         with torch.inference_mode():
             require(network.predict(clip).shape == (1, checkpoint.task.outputs), "outputs of another shape")

@@ -216,7 +216,19 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-PARTS = ("network", "task", "features", "fill", "notes", "format", "revision", "enrolment", "temperature", "x")
+PARTS = (
+    "network",
+    "task",
+    "features",
+    "fill",
+    "notes",
+    "format",
+    "revision",
+    "enrolment",
+    "temperature",
+    "levels",
+    "x",
+)
 
 
 @few(max_examples=200)

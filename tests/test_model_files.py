@@ -94,6 +94,9 @@ def test_the_header(whole: Path) -> None:
     assert found.temperature is None
     rewrite(whole, lambda about: about.update(temperature=1.75))
     assert load_checkpoint(whole).temperature == 1.75
+    assert found.levels == ()
+    rewrite(whole, lambda about: about.update(levels=[[0.5, 0, 1], [0.6, 0.25, 0.5]]))
+    assert load_checkpoint(whole).levels == ((0.5, 0.0, 1.0), (0.6, 0.25, 0.5))
 
 
 def test_a_network_without_enrolment_has_no_protocol(tmp_path: Path) -> None:
@@ -123,6 +126,14 @@ def test_a_network_without_enrolment_has_no_protocol(tmp_path: Path) -> None:
         ("", {"temperature": float("inf")}, "temperature is inf"),
         ("", {"temperature": True}, "temperature is True"),
         ("", {"temperature": "1"}, "temperature is '1'"),
+        ("", {"levels": None}, "levels is None"),
+        ("", {"levels": []}, r"levels is \[\]"),
+        ("", {"levels": [[0.5, 0.1]]}, "levels is"),
+        ("", {"levels": [[0.5, 0.1, 1.5]]}, "levels is"),
+        ("", {"levels": [[0.5, 0.1, True]]}, "levels is"),
+        ("", {"levels": [[0.5, 0.1, float("nan")]]}, "levels is"),
+        ("", {"levels": [[0.6, 0.1, 1.0], [0.5, 0.2, 0.5]]}, "levels is"),
+        ("", {"levels": [[0.001 * n, 0.1, 1.0] for n in range(102)]}, "levels is"),
         ("", {"more": 1}, "has a header in which more is unknown"),
         ("", {"enrolment": "published"}, "enrolment is 'published'"),
         ("", {"fill": "silence"}, "fill is 'silence'"),

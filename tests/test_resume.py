@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from exvo.enrolment import Draw
 from exvo.errors import InputError
-from exvo.experiments import main, process
+from exvo.experiments import process
 from exvo.experiments.evaluate import evaluate
 from exvo.experiments.process import hold
 from exvo.features import audio, extraction
@@ -264,7 +264,7 @@ def test_main_that_was_cut_in_its_evaluation_scores_the_test_split_once(
         raise InputError("a cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(main, "evaluate", evaluated)
+        patch.setattr("exvo.experiments.evaluate.evaluate", evaluated)
         assert run_here("main", options, monkeypatch) == 2
     run = newest()
     assert run_here("main", options, monkeypatch) == 0

@@ -83,7 +83,7 @@ def test_load_model_gives_the_numbers_of_evaluate(registered: tuple[str, pd.Data
     with pytest.raises(MlflowException, match="unknown columns") as raised:
         model.predict(pd.DataFrame({"sound": [b""]}))
     assert raised.value.error_code == "INVALID_PARAMETER_VALUE"
-    assert [param.name for param in model.metadata.signature.params] == ["mode"]
+    assert [param.name for param in model.metadata.signature.params] == ["mode", "sure"]
     assert model.input_example is None or len(model.predict(model.input_example)) == 1
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from exvo.evaluation.bootstrap import bootstrap, interval
 from exvo.evaluation.groups import CLIP, SPEAKER
 from exvo.evaluation.metrics import FloatArray
-from exvo.evaluation.pairwise import Doubts, Scored, comparable, doubts, resampled_unit, why_incomparable
+from exvo.evaluation.pairwise import Doubts, Scored, comparable, doubts, resampled_unit, same_clips, why_incomparable
 from exvo.evaluation.scoring import few_speakers, headline, speakers_are_units, statistics
 from exvo.progress import followed
 
@@ -96,7 +96,7 @@ def comparable_runs(runs: Sequence[Scored]) -> tuple[list[int], dict[int, str]]:
 
 
 def difference_matrix(runs: Sequence[Scored]) -> Matrix:
-    """The paired difference of the headline score of each pair of runs.
+    """The paired difference of the headline score of each pair of runs; of runs of several seeds that of their mean.
 
     Each run is resampled on its own; the same seed gives all the same resamples. There are 100 resamples a comparison,
     1,000 at least: so the lowest p value, 2 / (resamples + 1), is below the strictest bound of Holm's correction,
@@ -112,14 +112,15 @@ def difference_matrix(runs: Sequence[Scored]) -> Matrix:
     values, samples, rows = [], [], []
     for run in followed(runs, "comparing", "run"):
         clips, table, task = comparable(runs[0], run)
-        metric, sums = headline(task), statistics(table, task)
+        metric = headline(task)
+        sums = [statistics(same_clips(clips, seed)[1], task) for seed in run.seeds.values() or [run.predictions]]
         unit = resampled_unit(metric)
         if unit == CLIP or speakers_are_units(table, task):
             groups = None if unit == CLIP else table["speaker"].to_numpy()
-            samples.append(bootstrap(sums, resamples, groups=groups)[metric].to_numpy())
+            samples.append(np.mean([bootstrap(one, resamples, groups=groups)[metric] for one in sums], axis=0))
         else:
             samples.append(np.full(resamples, math.nan))
-        values.append(sums.scores()[metric])
+        values.append(np.mean([one.scores()[metric] for one in sums]))
         rows.append((run.run, table))
     scores = np.array(values)
     order = np.argsort(-scores, kind="stable")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,13 +37,15 @@ class Scored:
         run: the run's name.
         condition: under which they were made.
         shots: enrolment clips a speaker.
-        predictions: the predictions table.
+        predictions: the predictions table; of several seeds that of the first.
+        seeds: the predictions tables of several seeds, by seed; empty of a single training.
     """
 
     run: str
     condition: Condition
     shots: int
     predictions: pd.DataFrame
+    seeds: Mapping[int, pd.DataFrame] = field(default_factory=dict)
 
     @property
     def task(self) -> Task:
@@ -50,8 +53,16 @@ class Scored:
         return task_of(self.predictions, self.condition.task)
 
 
-def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
-    """The scored rows of both predictions tables, of the same clips in the same order, and their task.
+class Pair(NamedTuple):
+    """The scored rows of two predictions tables, of the same clips in the same order, and their task."""
+
+    a: pd.DataFrame
+    b: pd.DataFrame
+    task: Task
+
+
+def comparable(a: Scored, b: Scored) -> Pair:
+    """The scored rows of both predictions tables; of runs of several seeds those of the first seed.
 
     Raises:
         InputError: corpus, task, protocol, shots under strict, targets or scored clips differ, or fewer than two clips
@@ -75,7 +86,7 @@ def comparable(a: Scored, b: Scored) -> tuple[pd.DataFrame, pd.DataFrame, Task]:
         first, second = same_clips(a.predictions, b.predictions)
     except InputError as error:
         raise InputError(f"{begin}{error}") from None
-    return first, second, a.task
+    return Pair(first, second, a.task)
 
 
 def why_incomparable(a: Scored, b: Scored) -> str | None:
@@ -114,24 +125,35 @@ def same_clips(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataF
 
 
 def paired(a: pd.DataFrame, b: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """The difference b - a of every score, with its 95% intervals over the same resamples of the same clips.
+    """The difference b - a of every score of two predictions tables, see `paired_means`."""
+    return paired_means([Pair(a, b, task)])
+
+
+def paired_means(pairs: Sequence[Pair]) -> pd.DataFrame:
+    """The mean over pairs of the difference b - a of every score, with its 95% intervals.
+
+    All are scored on the same resamples.
 
     Args:
-        a, b: scored rows of predictions tables, of the same clips in the same order.
-        task: which columns they have.
+        pairs: one, or one for each seed; all of the same clips in the same order.
 
     Returns:
         One row a score, the headline first: metric, a, b, value (b - a), lo, hi and wins (the share of the resamples in
         which b is the better one, an error the smaller one), and the same `_by_speaker`. NaN where a score is
         undefined. Scores that one of the two lacks, as log loss where its predictions are no shares, are left out.
     """
-    first, second = statistics(a, task), statistics(b, task)
-    names = [name for name in first.names if name in second.names]
-    table = pd.DataFrame({"a": first.scores()[names], "b": second.scores()[names]})
+    a, _, task = pairs[0]
+    sums = [[statistics(table, task) for table in pair[:2]] for pair in pairs]
+    names = [name for name in sums[0][0].names if all(name in one.names for both in sums for one in both)]
+    means = {side: np.mean([both[place].scores()[names] for both in sums], axis=0) for place, side in enumerate("ab")}
+    table = pd.DataFrame(means, index=names)
     table["value"] = table["b"] - table["a"]
     for unit in UNITS:
         groups = a["speaker"].to_numpy() if unit == SPEAKER else None
-        differences = bootstrap(second, groups=groups)[names] - bootstrap(first, groups=groups)[names]
+        samples = [
+            bootstrap(second, groups=groups)[names] - bootstrap(first, groups=groups)[names] for first, second in sums
+        ]
+        differences = pd.DataFrame(np.mean(samples, axis=0), columns=names)
         better = differences * [-1.0 if name in LESS_IS_BETTER else 1.0 for name in names]
         bounds = interval(differences)
         columns = [f"{name}{unit.suffix}" for name in ("lo", "hi", "wins")]

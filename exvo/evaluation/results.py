@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +100,25 @@ def of_split(metrics: dict[str, float], split: str) -> dict[str, float]:
     return {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
 
 
+def seed_metric(score: str, seed: int) -> str:
+    """The name of the metric that is a score of one of the seeds.
+
+    >>> seed_metric("category_uar", 2)
+    'category_uar_seed_2'
+    """
+    return f"{score}_seed_{seed}"
+
+
+def seed_values(metrics: Mapping[str, float], score: str) -> dict[int, float]:
+    """A score of each seed among the metrics of a run; empty where it is a single training.
+
+    >>> seed_values({"category_uar": 0.5, "category_uar_seed_1": 0.6, "category_uar_seed_0": 0.4}, "category_uar")
+    {0: 0.4, 1: 0.6}
+    """
+    found = {re.fullmatch(rf"{re.escape(score)}_seed_(\d+)", name): value for name, value in metrics.items()}
+    return dict(sorted((int(match[1]), value) for match, value in found.items() if match))
+
+
 def results_table(condition: Condition, rows: pd.DataFrame) -> pd.DataFrame:
     """The results under one condition, as numbers: one row a system, NaN where a score is undefined.
 
@@ -108,7 +128,8 @@ def results_table(condition: Condition, rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         system, run, evaluation, the scores with their intervals, the CCC of each target, the published figures of the
-        same metrics where there are some (`published_<metric>`), and the columns `TRAINING`.
+        same metrics where there are some (`published_<metric>`), and the columns `TRAINING`. Where a run is several
+        seeds, whose mean its scores are, also `seeds`: the first score of each, with spaces between; else empty.
     """
     metrics = pd.DataFrame(rows["metrics"].tolist(), index=rows.index)
     shown = shown_scores(condition.task, metrics.columns)
@@ -117,7 +138,9 @@ def results_table(condition: Condition, rows: pd.DataFrame) -> pd.DataFrame:
     figures = metrics.reindex(columns=[*scores, *spread, *target_metrics(metrics.columns)])
     references = published(condition).reindex(rows["system"]).set_axis(rows.index).dropna(axis="columns", how="all")
     about = rows[["system", "run", "evaluation"]]
-    return pd.concat([about, figures, references, rows[list(TRAINING)]], axis=1).reset_index(drop=True)
+    each = [" ".join(map(str, seed_values(values, shown[0]).values())) for values in rows["metrics"]]
+    seeds = pd.DataFrame({"seeds": each} if any(each) else {}, index=rows.index)
+    return pd.concat([about, figures, references, seeds, rows[list(TRAINING)]], axis=1).reset_index(drop=True)
 
 
 def with_prior(condition: Condition, table: pd.DataFrame, predictions: pd.DataFrame, prior: Prior) -> pd.DataFrame:
@@ -132,7 +155,9 @@ def with_prior(condition: Condition, table: pd.DataFrame, predictions: pd.DataFr
     scores = score(prior_predictions(predictions, prior), task_of(predictions, condition.task))
     row = pd.Series(of_split(as_metrics(scores, condition.split), condition.split)).reindex(table.columns)
     whole = {name: "Int64" for name in TRAINING if pd.api.types.is_integer_dtype(table[name])}
-    last = pd.DataFrame([row.to_dict() | {"system": PRIOR, "run": "", "evaluation": ""}], columns=table.columns)
+    last = pd.DataFrame(
+        [row.to_dict() | {"system": PRIOR, "run": "", "evaluation": "", "seeds": ""}], columns=table.columns
+    )
     last = last.astype(table.dtypes.to_dict() | whole)
     return pd.concat([table.astype(whole), last], ignore_index=True)
 

@@ -22,6 +22,7 @@ from exvo.evaluation.bootstrap import (
 from exvo.evaluation.calibration import ECE, LOG_LOSS, calibration_statistics, has_shares
 from exvo.evaluation.groups import ENDS, SPEAKER, group_scores, lowest_decile, with_intervals
 from exvo.evaluation.metrics import s_mtl
+from exvo.evaluation.selective import AURC, aurc_row
 from exvo.tasks import Task
 from exvo.text import slug
 
@@ -34,7 +35,7 @@ UAR = "category_uar"
 HEADLINES = {"fewshot": MEAN_CCC, "multitask": "s_mtl", "speaker": "speaker_uar"}
 """The headline score of each task, but for exclusive categories, see `headline`."""
 
-LESS_IS_BETTER = ("emotion_mae", "age_mae", LOG_LOSS, ECE)
+LESS_IS_BETTER = ("emotion_mae", "age_mae", LOG_LOSS, ECE, AURC)
 """The scores that are errors."""
 
 MOST_TARGETS = 100
@@ -43,7 +44,7 @@ MOST_TARGETS = 100
 INTERVALS = (MEAN_CCC, "s_mtl", "country_uar", "age_mae", "speaker_uar", "speaker_accuracy")
 """The scores that are metrics of a run with their intervals; of exclusive categories it is `UAR` alone."""
 
-OVERALL = ("emotion_mae", "category_accuracy", "category_macro_f1", LOG_LOSS, ECE, "speaker_macro_f1", MEAN_CCC)
+OVERALL = ("emotion_mae", "category_accuracy", "category_macro_f1", LOG_LOSS, ECE, AURC, "speaker_macro_f1", MEAN_CCC)
 """The scores that are metrics without."""
 
 FEW_SPEAKERS = 30
@@ -173,7 +174,8 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
         `groups.MIN_CLIPS` clips or more, where there are such: `emotion_ccc_worst_country`, and, where there are two,
         `emotion_ccc_lowest_speaker_decile`, the mean over the lowest tenth of the speakers, whose number is its n.
         Where several tables are one corpus, `emotion_ccc_corpus_<name>` is over the clips of one of them.
-        Of exclusive categories these are of `category_uar`; a group's is over the categories that it has.
+        Of exclusive categories these are of `category_uar`; a group's is over the categories that it has. Of shares
+        there is also `category_aurc`, see `selective.aurc`.
 
     Raises:
         InputError: fewer than two rows are scored and labelled.
@@ -199,6 +201,9 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
             "n": len(rows),
         }
     )
+    if LOG_LOSS in clips.names:
+        for name, number in aurc_row(rows, task, speakers_are_units(rows, task)).items():
+            table.loc[AURC, name] = number
     if task.name != "speaker":
         for name, row in _over_groups(rows, clips, task).items():
             table.loc[name, list(row)] = list(row.values())

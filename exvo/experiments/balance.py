@@ -1,4 +1,4 @@
-"""Categories of unequal numbers of clips: what training does about them."""
+"""The clips to train on, and what is done about categories of unequal numbers of clips."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import numpy as np
 
 from exvo.batches.clips import Clips
 from exvo.errors import InputError
+from exvo.experiments.corpus import Ready
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tasks import Task
+from exvo.text import listing
 
 
 def balanced(settings: TrainSettings, system: SystemConfig, task: Task, clips: Clips) -> Clips:
@@ -51,3 +53,29 @@ def category_weights(clips: Clips, categories: int) -> tuple[float, ...]:
     counts = np.bincount(clips.labels[:, :categories].argmax(axis=1), minlength=categories)
     weights = np.where(counts > 0, len(clips) / (np.maximum(counts, 1) * (counts > 0).sum()), 0.0)
     return tuple(weights.tolist())
+
+
+def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: SystemConfig) -> Clips:
+    """The training split; where every clip needs another that enrols it, without the speakers who have only one.
+
+    Raises:
+        InputError: fewer than two clips are left.
+    """
+    clips = ready.clips("train", task, settings.fill)
+    enrols_itself = settings.protocol == "published" and system.enrolment != "shared"
+    if system.enrolment == "none" or system.people or enrols_itself:
+        return clips
+    counts = ready.rows("train")["speaker"].value_counts()
+    lone = sorted(counts.index[counts == 1])
+    if lone:
+        print(
+            f"left out of training, because no other clip can enrol them, {len(lone)} speakers with a single clip: "
+            f"{listing(lone)}"
+        )
+        clips = clips.take(np.flatnonzero(~np.isin(clips.speakers, lone)))
+    if len(clips) < 2:
+        raise InputError(
+            f"model={settings.model} learns from a speaker's other clips, but no speaker of the train split has two; "
+            "train a plain system, such as cnn14."
+        )
+    return clips

@@ -1,4 +1,4 @@
-"""Fits the temperature of a model's shares, and measures what it is worth."""
+"""Fits the temperature of a model's shares, measures what it is worth, and chooses how sure answers must be."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from exvo.evaluation import calibration, scoring
+from exvo.evaluation import calibration, scoring, selective
 from exvo.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from exvo.tasks import Task
+from exvo.tasks import Level, Task
 
 
 def finish(file: Path, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarray | None, people: str) -> Checkpoint:
-    """Writes a model file anew with its temperature, where it gives shares, and with how good it is on validation.
+    """Writes a model file anew, with how good it is on validation; where it gives shares with temperature and levels.
 
     Args:
         file: of `save_checkpoint`.
@@ -25,8 +25,8 @@ def finish(file: Path, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarr
         people: whose clips these are, for a sentence.
 
     Returns:
-        The model with both. Its notes gain `people`, `metric`, the headline score, whose value is their `score`, and
-        of exclusive categories `accuracy`.
+        The model with all that. Its notes gain `people`, `metric`, the headline score, whose value is their `score`,
+        and of exclusive categories `accuracy`.
     """
     checkpoint = load_checkpoint(file)
     task = checkpoint.task
@@ -36,11 +36,13 @@ def finish(file: Path, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarr
     clips = scoring.scorable(table)
     if task.categories:
         notes["accuracy"] = float((clips["truth.category"] == clips["prediction.category"]).mean())
-    temperature = None
+    temperature, levels = None, tuple[Level, ...]()
     if task.objective == "cross-entropy" and task.categories:
         labels = pd.Index(task.targets).get_indexer(pd.Index(clips["truth.category"]))
         temperature = calibration.fit_temperature(outputs[clips.index], labels)
-    final = replace(checkpoint, notes=notes, temperature=temperature)
+        shares = task.shares(outputs[clips.index], temperature)
+        levels = selective.choose_levels(shares.max(axis=1), shares.argmax(axis=1) == labels)
+    final = replace(checkpoint, notes=notes, temperature=temperature, levels=levels)
     save(file, final)
     return final
 
@@ -58,6 +60,7 @@ def save(file: Path, checkpoint: Checkpoint) -> None:
         checkpoint.notes,
         checkpoint.enrolment,
         checkpoint.temperature,
+        checkpoint.levels,
     )
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from exvo.config import POOLED
 from exvo.errors import InputError
-from exvo.evaluation import pairwise, results, scoring
+from exvo.evaluation import pairwise, results, scoring, seeds
 from exvo.evaluation.matrix import Matrix, comparable_runs, difference_matrix
 from exvo.evaluation.pairwise import Scored
 from exvo.evaluation.prior import PRIOR
@@ -146,7 +146,7 @@ def _find_each(run_names: Iterable[str], option: str) -> Reading:
     sources, mistakes = [], []
     for name in filter(str.strip, run_names):
         try:
-            sources.append(lookup.find_run(name, option))
+            sources.append(lookup.find_run(name, option, whole=True))
         except InputError as error:
             mistakes.append(str(error))
     return Reading(sources, mistakes)
@@ -242,29 +242,33 @@ def compare_members(members: Sequence[SystemRun], predictions: Sequence[Scored |
 
 
 def compare_two(settings: CompareSettings) -> None:
-    """Prints and logs the paired difference of two runs.
+    """Prints and logs the paired difference of two runs; of two runs of several seeds that of the seeds' means.
 
     Raises:
         InputError: one of them has no predictions of the split, they are the same, or they can't be compared.
     """
-    a, run_a = scored_run(lookup.find_run(settings.a, "a"), f"a={settings.a}", settings.split)
-    b, run_b = scored_run(lookup.find_run(settings.b, "b"), f"b={settings.b}", settings.split)
+    a, run_a = scored_run(lookup.find_run(settings.a, "a", whole=True), f"a={settings.a}", settings.split)
+    b, run_b = scored_run(lookup.find_run(settings.b, "b", whole=True), f"b={settings.b}", settings.split)
     if run_a.run_id == run_b.run_id:
         raise InputError(f"a={settings.a} and b={settings.b} are the same run, {b.run}; give two runs.")
-    first, second, task = pairwise.comparable(a, b)
+    pairs = seeds.pair_seeds(a, b) if a.seeds or b.seeds else {}
+    first, second, task = next(iter(pairs.values()), None) or pairwise.comparable(a, b)
+    spread = seeds.seed_spread(pairs) if pairs else None
     members = as_table([run_a, run_b])
     with runs.start_run("compare") as run_id:
         about = members[["run_id", "system", "run", "evaluation", *results.TRAINING]].to_dict("records")
         runs.log_settings(asdict(settings), dict(zip("ab", about, strict=True)))
-        table = pairwise.paired(first, second, task)
+        table = pairwise.paired_means(list(pairs.values()) or [pairwise.Pair(first, second, task)])
         warnings = doubt_sentences(pairwise.doubts([("a", first), ("b", second)], task))
-        text = comparison.comparison_text(a.condition, members, table, first, warnings)
+        text = comparison.comparison_text(a.condition, members, table, first, warnings, spread)
         print(text)
         runs.log_text("results/comparison.md", text)
         runs.log_table(table, "results/comparison.csv")
         runs.log_metrics(scoring.as_metrics(table, "difference"))
+        if spread is not None:
+            runs.log_table(spread.table, "results/seeds.csv")
         options: Mapping[str, str] = {"a": run_a.run_id, "b": run_b.run_id, "split": settings.split}
         command = command_line("compare", options)
-        page = comparison.comparison_page(a.condition, members, table, first, warnings, command)
+        page = comparison.comparison_page(a.condition, members, table, first, warnings, command, spread)
         runs.log_page("results/comparison", page)
         print(experiments.where_to_look(run_id))

@@ -109,7 +109,7 @@ def evaluate_elsewhere(
         prior = prior_among(scored.prior_of_run(source), task.targets, task.categories)
         log_report(
             result, tables, task, ELSEWHERE, ready, training, artifacts.trained(source), settings, [section],
-            checkpoint.temperature, prior,
+            replace(checkpoint, levels=()), prior,
         )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from exvo.experiments.calibration import log_loss_metric, log_loss_of
 from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reopen
 from exvo.features.containers import AudioError
 from exvo.features.playback import playable
-from exvo.networks.checkpoint import Checkpoint
+from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from exvo.networks.inference import predict_enrolments
 from exvo.options import command_line
 from exvo.reports import listening
@@ -150,9 +151,29 @@ def evaluate(
     tables = predictions_of(checkpoint, ready, split, settings)
     scored = log_scores(tables.pop("right"), checkpoint.task, split, settings.model, ready)
     if scored is not None:
-        temperature = checkpoint.temperature
-        log_report(scored, tables, checkpoint.task, split, ready, settings, trained, command, temperature=temperature)
+        log_report(scored, tables, checkpoint.task, split, ready, settings, trained, command, checkpoint=checkpoint)
     return scored
+
+
+def evaluate_best(settings: TrainSettings, ready: Ready, run_id: str) -> ScoredSplit | None:
+    """Scores the best epoch of the present run, which has trained, on the test split; says where there is nothing.
+
+    Args:
+        settings: of the run, without `auto`.
+        ready: its corpus.
+        run_id: of the run.
+
+    Returns:
+        As `log_scores`.
+    """
+    if settings.task == "speaker":
+        print("The test split has other people than a speaker recogniser knows; the score above is all there is.")
+        return None
+    if ready.rows("test").empty:
+        print("The corpus has no test split; the validation score above is all there is.")
+        return None
+    checkpoint = load_checkpoint(Path(settings.output) / "runs" / run_id / WEIGHTS)
+    return evaluate(checkpoint, ready, "test", settings, runs.trained(settings))
 
 
 def described(
@@ -213,13 +234,13 @@ def log_report(
     trained: Trained,
     command: EvaluateSettings | None = None,
     sections: Sequence[Section] = (),
-    temperature: float | None = None,
+    checkpoint: Checkpoint | None = None,
     prior: Prior | None = None,
 ) -> None:
     """Logs the report of a split, and the further tables of `predictions_of`, see `evaluate`.
 
-    `sections` are put behind the scores; `temperature` is that of the shares, None where there are several or none;
-    `prior` is that of the training labels, None where they are in the corpus.
+    `sections` are put behind the scores; `checkpoint` is of the network, None where there are several; `prior` is that
+    of the training labels, None where they are in the corpus.
     """
     others = dict(enrolled)
     uncalibrated = log_loss_of(others.pop(UNCALIBRATED), task) if UNCALIBRATED in others else math.nan
@@ -245,7 +266,8 @@ def log_report(
         enrolled=others,
         people=people(ready, split),
         prior=prior,
-        temperature=temperature,
+        temperature=checkpoint.temperature if checkpoint else None,
+        levels=checkpoint.levels if checkpoint else (),
         uncalibrated=uncalibrated,
         published=published,
         selected=ready.corpus.selected,

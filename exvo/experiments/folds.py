@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -20,12 +17,12 @@ from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.evaluation.groups import group_scores, with_intervals
 from exvo.evaluation.prior import chance
+from exvo.experiments.children import Child, read_child, write_child
 from exvo.experiments.corpus import Ready, log_corpus, read_corpus, require_usable_clips
 from exvo.experiments.evaluate import log_report, log_scores, predictions_of
 from exvo.experiments.features import open_extractor, record
 from exvo.experiments.resume import Begun, resumable
 from exvo.experiments.train import Watch, log_system, start, train, training_task
-from exvo.files import write_atomically
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
 from exvo.networks.run_encoder import RunEncoder
 from exvo.progress import duration
@@ -43,23 +40,6 @@ from exvo.training.states import Epoch, States
 
 LONG = 60.0
 """Seconds from which on it is said how long all folds take."""
-
-
-@dataclass(frozen=True, eq=False)
-class Tested:
-    """A fold whose model is trained and whose clips are predicted.
-
-    Attributes:
-        run_id: of its run.
-        run: the run's name.
-        best_epoch: of its training.
-        predictions: the tables that `evaluate.predictions_of` gives, with the clips' length and loudness.
-    """
-
-    run_id: str
-    run: str
-    best_epoch: int
-    predictions: Mapping[str, pd.DataFrame]
 
 
 def cross_validate(entry_point: str, settings: TrainSettings, system: SystemConfig) -> None:
@@ -81,13 +61,13 @@ def cross_validate(entry_point: str, settings: TrainSettings, system: SystemConf
         ready = start_folds(settings, system, begun.ready)
         alone, settings = settings.folds == SPEAKERS, replace(settings, folds=fold_count(ready.corpus))
         folder = Path(settings.output) / "runs" / begun.run_id / "folds"
-        tested: list[Tested] = []
+        tested: list[Child] = []
         for number in numbers(ready):
-            done = read_fold(folder, number)
+            done = read_child(folder, number)
             if done is None:
                 begun.fold = number
                 done = train_fold(settings, system, ready.fold(number, len(numbers(ready))), begun)
-                write_fold(folder, number, done)
+                write_child(folder, number, done)
             else:
                 print(f"fold {number} of {settings.folds} is done: run {done.run} ({done.run_id})")
             tested.append(done)
@@ -185,7 +165,7 @@ def start_folds(settings: TrainSettings, system: SystemConfig, ready: Ready | No
     return ready
 
 
-def train_fold(settings: TrainSettings, system: SystemConfig, ready: Ready, begun: Begun) -> Tested:
+def train_fold(settings: TrainSettings, system: SystemConfig, ready: Ready, begun: Begun) -> Child:
     """Trains one fold in a run beneath the command's, in that of an earlier command where there is one.
 
     Args:
@@ -197,7 +177,7 @@ def train_fold(settings: TrainSettings, system: SystemConfig, ready: Ready, begu
     counts = ready.corpus.clips.groupby("split")["speaker"].nunique()
     speakers = f"{counts['train']} speakers to learn from, {counts['val']} to validate, {counts['test']} to test"
     print(f"\nfold {begun.fold} of {settings.folds}: {speakers}", flush=True)
-    earlier, tags = lookup.run_beneath(begun.run_id, FOLD_TAG, str(begun.fold)), {FOLD_TAG: str(begun.fold)}
+    earlier, tags = lookup.run_beneath(begun.run_id, FOLD_TAG, begun.fold), {FOLD_TAG: str(begun.fold)}
     with runs.start_run("train", earlier, parent=begun.run_id, tags=tags, output=settings.output) as run_id:
         best_file = Path(settings.output) / "runs" / run_id / WEIGHTS
         begun.states = States(best_file, f"{begun.command}-{begun.fold}")
@@ -209,7 +189,7 @@ def train_fold(settings: TrainSettings, system: SystemConfig, ready: Ready, begu
         name = runs.present_run().name
     begun.states.clear()
     tables = {name: ready.with_audio(table, "test") for name, table in tables.items()}
-    return Tested(run_id, name, best.number, tables)
+    return Child(run_id, name, best.number, tables)
 
 
 def time_all(settings: TrainSettings, fold: int) -> Watch:
@@ -224,35 +204,7 @@ def time_all(settings: TrainSettings, fold: int) -> Watch:
     return watch
 
 
-def write_fold(folder: Path, number: int, tested: Tested) -> None:
-    """Keeps what a fold gave until all are done.
-
-    Args:
-        folder: of the folds, in that of the command's run.
-        number: of the fold.
-        tested: what it gave.
-    """
-    table, file = pd.concat(tested.predictions, names=["enrolment"]).reset_index(level=0), io.BytesIO()
-    table.to_parquet(file, index=False)
-    write_atomically(folder / f"{number}.parquet", file.getvalue())
-    about = {"run_id": tested.run_id, "run": tested.run, "best_epoch": tested.best_epoch}
-    write_atomically(folder / f"{number}.json", json.dumps(about).encode())
-
-
-def read_fold(folder: Path, number: int) -> Tested | None:
-    """What `write_fold` has kept; None where the fold is not done, or its run is gone."""
-    try:
-        about: dict[str, Any] = json.loads((folder / f"{number}.json").read_text(encoding="utf-8"))
-        table = pd.read_parquet(folder / f"{number}.parquet")
-    except (OSError, ValueError):
-        return None
-    if not lookup.run_exists(about["run_id"]):
-        return None
-    tables = {str(name): rows.drop(columns="enrolment") for name, rows in table.groupby("enrolment", sort=False)}
-    return Tested(**about, predictions={name: rows.reset_index(drop=True) for name, rows in tables.items()})
-
-
-def log_pooled(settings: TrainSettings, task: Task, ready: Ready, tested: Sequence[Tested], alone: bool) -> None:
+def log_pooled(settings: TrainSettings, task: Task, ready: Ready, tested: Sequence[Child], alone: bool) -> None:
     """Logs the predictions of all folds as one table, its scores by clip and by speaker, and the report.
 
     Args:
@@ -282,7 +234,7 @@ def log_pooled(settings: TrainSettings, task: Task, ready: Ready, tested: Sequen
         log_report(scored, pooled, task, POOLED, ready, settings, runs.trained(settings), sections=[section])
 
 
-def fold_table(pooled: pd.DataFrame, task: Task, tested: Sequence[Tested]) -> pd.DataFrame:
+def fold_table(pooled: pd.DataFrame, task: Task, tested: Sequence[Child]) -> pd.DataFrame:
     """A row a fold: its number, its speakers and clips, the headline score of these, the best epoch, and the run."""
     rows = []
     for number, fold in enumerate(tested, 1):
@@ -293,7 +245,7 @@ def fold_table(pooled: pd.DataFrame, task: Task, tested: Sequence[Tested]) -> pd
     return pd.DataFrame(rows, columns=columns)
 
 
-def speaker_table(pooled: pd.DataFrame, task: Task, tested: Sequence[Tested]) -> pd.DataFrame:
+def speaker_table(pooled: pd.DataFrame, task: Task, tested: Sequence[Child]) -> pd.DataFrame:
     """`fold_table` where each fold is one speaker, the worst first, with an interval over the speaker's own clips."""
     table = fold_table(pooled, task, tested).drop(columns="speakers")
     rows = scoring.scorable(pooled)

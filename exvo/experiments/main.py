@@ -5,17 +5,15 @@ What is evaluated is the best epoch, on the test split.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from exvo.experiments import several
-from exvo.experiments.evaluate import evaluate
+from exvo.experiments.evaluate import evaluate_best
 from exvo.experiments.folds import cross_validate
 from exvo.experiments.resume import resumable
+from exvo.experiments.seeds import train_seeds
 from exvo.experiments.train import resolve, start, train
-from exvo.networks.checkpoint import WEIGHTS, load_checkpoint
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
-from exvo.tracking import experiments, runs
+from exvo.tracking import experiments
 
 
 def run(given: TrainSettings) -> None:
@@ -29,15 +27,12 @@ def run_here(settings: TrainSettings, system: SystemConfig) -> None:
     if settings.folds:
         cross_validate("main", settings, system)
         return
+    if settings.seeds > 1:
+        train_seeds("main", settings, system)
+        return
     with resumable("main", settings, system) as begun:
         run_id = begun.run_id
         ready = start(settings, system, begun.ready)
         train(settings, system, ready, run_id, states=begun.states)
-        if settings.task == "speaker":
-            print("The test split has other people than a speaker recogniser knows; the score above is all there is.")
-        elif ready.rows("test").empty:
-            print("The corpus has no test split; the validation score above is all there is.")
-        else:
-            checkpoint = load_checkpoint(Path(settings.output) / "runs" / run_id / WEIGHTS)
-            evaluate(checkpoint, ready, "test", settings, runs.trained(settings))
+        evaluate_best(settings, ready, run_id)
         print(experiments.where_to_look(run_id))

@@ -19,6 +19,7 @@ from exvo.devices import resolve_device
 from exvo.errors import InputError
 from exvo.evaluation import results
 from exvo.evaluation.scoring import headline
+from exvo.evaluation.selective import find_level, level_text
 from exvo.features.containers import AudioError
 from exvo.files import NAME_BYTES, require_writable, write_atomically
 from exvo.networks.checkpoint import Checkpoint
@@ -27,6 +28,7 @@ from exvo.reports.prediction import chart, for_spreadsheets, reached_line
 from exvo.serving.prediction import enrol_recordings, predict_recordings, read_features
 from exvo.serving.recordings import AudioFiles, find_audio
 from exvo.settings import PredictSettings
+from exvo.tasks import Level
 from exvo.text import LONGEST_NAME, printable, writable
 from exvo.tracking import experiments, models, names, runs
 
@@ -41,10 +43,12 @@ def run(settings: PredictSettings) -> None:
         given = printable(settings.enrolment, 200)
         raise InputError(f"enrolment={given} names {len(enrolling)} clips; give at most {MAX_SHOTS}.")
     checkpoint = models.load_model(settings.model_uri, device=settings.device)
+    sure = find_level(checkpoint.levels, checkpoint.task, settings.sure) if settings.sure else None
     with runs.start_run("predict") as run_id:
         runs.log_settings(asdict(settings), {"model": dict(checkpoint.notes)})
-        print("\n".join([model_text(checkpoint, len(enrolling)), *reached(checkpoint), *dict.fromkeys(notes + more)]))
-        answers, problems = predict(checkpoint, files, enrolling, settings.device)
+        about = [model_text(checkpoint, len(enrolling)), *reached(checkpoint), *([level_text(sure)] if sure else [])]
+        print("\n".join([*about, *dict.fromkeys(notes + more)]))
+        answers, problems = predict(checkpoint, files, enrolling, settings.device, sure)
         unsaved = ""
         if answers is not None:
             runs.log_table(for_spreadsheets(answers), "predictions/audio.csv")
@@ -87,7 +91,7 @@ def reached(checkpoint: Checkpoint) -> list[str]:
 
 
 def predict(
-    checkpoint: Checkpoint, files: Sequence[Path], enrolling: Sequence[Path], device: str
+    checkpoint: Checkpoint, files: Sequence[Path], enrolling: Sequence[Path], device: str, sure: Level | None = None
 ) -> tuple[pd.DataFrame | None, list[str]]:
     """What the network says of each file that can be read.
 
@@ -121,7 +125,7 @@ def predict(
         return None, problems
     profiles = None if profile is None else profile[None].repeat(len(features), axis=0)
     outputs = predict_recordings(checkpoint, list(features.values()), profiles, device, progress="predicting")
-    answers = checkpoint.task.answers(outputs, checkpoint.temperature)
+    answers = checkpoint.task.answers(outputs, checkpoint.temperature, sure)
     answers.insert(0, "file", [writable(str(file)) for file in features])
     return answers, problems
 

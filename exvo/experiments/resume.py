@@ -35,10 +35,11 @@ class Begun:
     Attributes:
         run_id: on the tracking server.
         command: the digest of what it computes, see `command_digest`.
-        states: of its training; in a cross-validation those of the fold that is being trained.
+        states: of its training; of several folds or seeds those of the one that is being trained.
         ready: its corpus, where that had to be read to find the run.
         fold: the number of that fold, or of the table of a transfer; 0 where there is none.
         part: which of the two it is, fold or table.
+        seed: that is being trained, of several; None where there are not several.
     """
 
     run_id: str
@@ -47,10 +48,12 @@ class Begun:
     ready: Ready | None
     fold: int = 0
     part: str = "fold"
+    seed: int | None = None
 
     def place(self, epochs: int) -> str:
         """Where the same command goes on, in words."""
-        return f"{f'in {self.part} {self.fold}, ' if self.fold else ''}{resumes_at(self.states.epoch, epochs)}"
+        part = f"in {self.part} {self.fold}, " if self.fold else "" if self.seed is None else f"with seed {self.seed}, "
+        return f"{part}{resumes_at(self.states.epoch, epochs)}"
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from exvo.errors import InputError, TrainingError
 from exvo.evaluation import scoring
 from exvo.evaluation.prior import prior_of
 from exvo.experiments import calibration, several
-from exvo.experiments.balance import balanced, category_weights
+from exvo.experiments.balance import balanced, category_weights, training_clips
 from exvo.experiments.corpus import (
     Ready,
     describe_enrolment,
@@ -34,7 +35,7 @@ from exvo.experiments.corpus import (
     read_corpus,
     require_usable_clips,
 )
-from exvo.experiments.evaluate import described, log_scores, people
+from exvo.experiments.evaluate import ScoredSplit, described, log_scores, people
 from exvo.experiments.features import model_features, open_extractor, record, resolve_features
 from exvo.experiments.resume import resumable
 from exvo.experiments.weights import first_weights
@@ -45,10 +46,10 @@ from exvo.networks.header import Notes
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.reports.names import score_name
+from exvo.reports.training import training_text
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tasks import Task, make_task
-from exvo.text import listing
 from exvo.tracking import artifacts, experiments, runs
 from exvo.tracking.tags import EPOCH
 from exvo.training.along import Work, send
@@ -87,7 +88,26 @@ def resolve(settings: TrainSettings) -> tuple[TrainSettings, SystemConfig]:
     )
     system = replace(system, **recipe)
     systems.require_fitting(settings.model, system, settings.task)
+    require_seeds(settings)
     return resolved, system
+
+
+def require_seeds(settings: TrainSettings) -> None:
+    """Refuses several seeds of what is several trainings already, and seeds that are too large.
+
+    Raises:
+        InputError: they can't be trained.
+    """
+    if settings.seeds > 1 and settings.folds:
+        raise InputError(
+            f"seeds={settings.seeds} with folds={settings.folds}: a cross-validation trains each fold once; leave "
+            "one of the two out, or repeat the command with folds for each seed."
+        )
+    if settings.seed + settings.seeds > 2**31:
+        raise InputError(
+            f"seed={settings.seed} with seeds={settings.seeds}: the last seed would be over {2**31 - 1}; give a "
+            "smaller seed."
+        )
 
 
 def run(given: TrainSettings) -> None:
@@ -102,6 +122,11 @@ def run_here(settings: TrainSettings, system: SystemConfig) -> None:
         from exvo.experiments.folds import cross_validate  # which uses this module
 
         cross_validate("train", settings, system)
+        return
+    if settings.seeds > 1:
+        from exvo.experiments.seeds import train_seeds  # which uses this module
+
+        train_seeds("train", settings, system)
         return
     with resumable("train", settings, system) as begun:
         ready = start(settings, system, begun.ready)
@@ -126,7 +151,8 @@ def log_system(settings: TrainSettings) -> None:
     """Tags the present run with what is trained, and names it."""
     width = "" if settings.width == 1 else f"w{settings.width:g}-"
     balance = "" if settings.balance == "none" else f"{settings.balance}-"
-    details = f"{width}{balance}e{settings.epochs}-s{settings.seed}"
+    seeds = f"{settings.seed}" if settings.seeds == 1 else f"{settings.seed}to{settings.seed + settings.seeds - 1}"
+    details = f"{width}{balance}e{settings.epochs}-s{seeds}"
     runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol, details)
 
 
@@ -160,6 +186,13 @@ class HeldOut:
         return Validation(scores[scoring.headline(self.task)], scores)
 
 
+class Trained(NamedTuple):
+    """What a training gives: its best epoch, and the scores of that on validation; None where nothing was scored."""
+
+    best: Epoch
+    validation: ScoredSplit | None
+
+
 def train(
     settings: TrainSettings,
     system: SystemConfig,
@@ -168,6 +201,18 @@ def train(
     watch: Watch = lambda epoch: None,
     states: States | None = None,
 ) -> Epoch:
+    """As `train_and_validate`, whose best epoch it gives."""
+    return train_and_validate(settings, system, ready, run_id, watch, states).best
+
+
+def train_and_validate(
+    settings: TrainSettings,
+    system: SystemConfig,
+    ready: Ready,
+    run_id: str,
+    watch: Watch = lambda epoch: None,
+    states: States | None = None,
+) -> Trained:
     """Trains, then scores the best epoch on the validation split and logs its model.
 
     Args:
@@ -177,9 +222,6 @@ def train(
         run_id: of the present run.
         watch: see `Watch`.
         states: where a training goes on that was killed; None: it begins, and keeps no states.
-
-    Returns:
-        The best epoch.
 
     Raises:
         InputError: clips, weights or a state can't be used.
@@ -207,7 +249,8 @@ def train(
     if network.personalised or settings.protocol == "strict":
         print(describe_enrolment(ready, "val", settings.protocol, settings.shots), end="")
     log_copies(enrolment, "val")
-    print(training_text(settings, network, len(clips), ready.corpus.synthetic), flush=True)
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    print(training_text(settings, weights, len(clips), ready.corpus.synthetic), flush=True)
     runs.keep_run()
     runs.log_json("prior.json", prior_of(ready.rows("train"), task))
     runs.log_table(ready.learnt(), artifacts.LEARNT)
@@ -224,11 +267,10 @@ def train(
         kept = f" The best weights before it are in {best_file}." if best_file.exists() else ""
         raise TrainingError(f"{error}{kept}") from None
     runs.log_metrics({"best_epoch": best.number})
-    finish(best_file, held_out, settings.model, ready)
-    return best
+    return Trained(best, finish(best_file, held_out, settings.model, ready))
 
 
-def finish(best_file: Path, held_out: HeldOut, model: str, ready: Ready) -> None:
+def finish(best_file: Path, held_out: HeldOut, model: str, ready: Ready) -> ScoredSplit | None:
     """Fits the temperature of the best epoch, scores its validation and logs its model."""
     task, rows, scored = held_out.task, held_out.rows, held_out.enrolment.scored
     outputs = held_out.outputs(load_checkpoint(best_file).network)
@@ -240,6 +282,7 @@ def finish(best_file: Path, held_out: HeldOut, model: str, ready: Ready) -> None
     if found is not None:
         runs.describe(described(found, task, "val", ready, held_out.settings))
     runs.log_checkpoint(best_file)
+    return found
 
 
 def training_task(settings: TrainSettings, system: SystemConfig, corpus: Corpus) -> Task:
@@ -261,32 +304,6 @@ def log_epoch(epoch: Epoch, epochs: int | None, headline: str) -> None:
     loss = "" if math.isnan(epoch.loss) else f"loss {epoch.loss:.4f}   "
     line = f"{loss}val {score_name(headline)} {epoch.score:.4f}   {epoch.seconds:.1f} s{best}"
     print(f"epoch {epoch.number:3d}/{epochs}   {line}", flush=True)
-
-
-def training_clips(ready: Ready, task: Task, settings: TrainSettings, system: SystemConfig) -> Clips:
-    """The training split; where every clip needs another that enrols it, without the speakers who have only one.
-
-    Raises:
-        InputError: fewer than two clips are left.
-    """
-    clips = ready.clips("train", task, settings.fill)
-    enrols_itself = settings.protocol == "published" and system.enrolment != "shared"
-    if system.enrolment == "none" or system.people or enrols_itself:
-        return clips
-    counts = ready.rows("train")["speaker"].value_counts()
-    lone = sorted(counts.index[counts == 1])
-    if lone:
-        print(
-            f"left out of training, because no other clip can enrol them, {len(lone)} speakers with a single clip: "
-            f"{listing(lone)}"
-        )
-        clips = clips.take(np.flatnonzero(~np.isin(clips.speakers, lone)))
-    if len(clips) < 2:
-        raise InputError(
-            f"model={settings.model} learns from a speaker's other clips, but no speaker of the train split has two; "
-            "train a plain system, such as cnn14."
-        )
-    return clips
 
 
 def training_config(
@@ -322,29 +339,3 @@ def training_config(
         inputs[0] if inputs else round(system.crop_seconds * FeatureConfig.sample_rate / FeatureConfig.hop),
         category_weights(clips, categories) if settings.balance == "weights" else (),
     )
-
-
-def weights_text(count: int) -> str:
-    """A number of weights, as people say it.
-
-    >>> weights_text(4_690_000), weights_text(412_345), weights_text(999_999), weights_text(31)
-    ('4.7 million weights', '412 thousand weights', '1.0 million weights', '31 weights')
-    """
-    if count >= 999_500:
-        return f"{count / 1e6:.1f} million weights"
-    return f"{count / 1000:.0f} thousand weights" if count >= 1000 else f"{count} weights"
-
-
-def training_text(settings: TrainSettings, network: Network, clips: int, synthetic: bool) -> str:
-    """What is about to be trained, in one line, with a second one about a synthetic corpus."""
-    weights = sum(parameter.numel() for parameter in network.parameters())
-    line = (
-        f"training {settings.model} ({weights_text(weights)}) on {clips} clips: {settings.epochs} epochs, "
-        f"batch {settings.batch_size}, {settings.precision} on {settings.device}"
-    )
-    if settings.devices > 1:
-        own = "all of it" if settings.device == "cuda" else "its own part alone, because PyTorch has no other on CPUs"
-        line += f"\n{settings.devices} devices share out each batch; batch norm of each has the statistics of {own}"
-    if synthetic:
-        line += "\nThe sample corpus is synthetic: its scores show that training works, not how well on real voices."
-    return line

@@ -77,6 +77,7 @@ def require_transferable(settings: TrainSettings, system: SystemConfig) -> None:
     """
     wrong = {
         "folds": settings.folds and "each table is tested on its test split; leave folds out",
+        "seeds": settings.seeds != 1 and "a transfer trains each table once; leave seeds out",
         "devices": settings.devices != 1 and "a transfer trains on one device; leave devices out",
         "task": settings.task != "fewshot" and "tables have emotions in common alone; give task=fewshot",
         "init": settings.init.startswith("runs:/") and "that run may have learnt from a table; leave init out",

@@ -98,6 +98,11 @@ def settings_and_search(given: TuneSettings) -> tuple[TrainSettings, tuple[str, 
             f"folds={given.folds}: a study compares its trials on one validation split; leave folds out, and give the "
             "options that it finds to `train` with folds."
         )
+    if given.seeds > 1:
+        raise InputError(
+            f"seeds={given.seeds}: a study trains each trial once; leave seeds out, and add --seeds={given.seeds} to "
+            "the command of the best trial, which it prints last."
+        )
     if given.devices > 1:
         raise InputError(
             f"devices={given.devices}: a study shares out its trials, not their batches; leave devices out, and give "
@@ -161,7 +166,16 @@ def open_study(
         InputError: the storage can't be used.
     """
     name = systems.full_name(settings.model)
-    elsewhere = {"data", "workers", "output", "device", "experiment", "resume", *search}  # may differ by machine
+    elsewhere = {
+        "data",
+        "workers",
+        "output",
+        "device",
+        "experiment",
+        "resume",
+        "seeds",
+        *search,
+    }  # may differ by machine
     elsewhere |= {field.name for field in fields(Selection)}  # what they choose is in the digest
     equal = {option: value for option, value in asdict(settings).items() if option not in elsewhere}
     init = settings.init if settings.init.startswith("runs:/") else Path(settings.init).name

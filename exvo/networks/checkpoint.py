@@ -19,7 +19,7 @@ from exvo.features.shards import Features
 from exvo.files import plain_path, write_atomically
 from exvo.networks.header import Header, Notes, read_header, write_header
 from exvo.networks.network import Network
-from exvo.tasks import Task
+from exvo.tasks import Level, Task
 from exvo.text import printable, reason
 
 WEIGHTS = "best.safetensors"
@@ -42,6 +42,7 @@ class Checkpoint:
         enrolment: how its speakers are enrolled; None: the network takes no enrolment, or its file is of the format
             before, which does not say.
         temperature: by which the outputs are divided so that they are calibrated; None: not fitted.
+        levels: how sure an answer must be to be right so often, see `Level`; empty: not chosen.
         encoder: what computes the features where they are an encoder's; None where that is not needed, or not loaded.
     """
 
@@ -52,6 +53,7 @@ class Checkpoint:
     notes: Notes
     enrolment: EnrolmentSettings | None = None
     temperature: float | None = None
+    levels: tuple[Level, ...] = ()
     encoder: Encoder | None = None
 
     @property
@@ -92,6 +94,7 @@ def save_checkpoint(
     notes: Notes,
     enrolment: EnrolmentSettings | None = None,
     temperature: float | None = None,
+    levels: tuple[Level, ...] = (),
 ) -> None:
     """Writes weights and all that `load_checkpoint` needs as one safetensors file, atomically.
 
@@ -105,12 +108,13 @@ def save_checkpoint(
         notes: where the weights come from.
         enrolment: how speakers are enrolled; a network that takes no enrolment is saved without.
         temperature: of the shares, see `Task.shares`; None: not fitted.
+        levels: how sure an answer must be to be right so often; empty: not chosen.
 
     Raises:
         InputError: the file can't be written.
     """
     protocol = enrolment if network.personalised else None
-    header = Header(network.arguments, task, features, fill, notes, protocol, temperature)
+    header = Header(network.arguments, task, features, fill, notes, protocol, temperature, levels)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_atomically(path, to_bytes(tensors, metadata={"exvo": write_header(header)}))
 
@@ -142,6 +146,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         notes=header.notes,
         enrolment=header.enrolment,
         temperature=header.temperature,
+        levels=header.levels,
     )
 
 

@@ -8,6 +8,8 @@
                  dtype and shape, which are the same for every clip
     enrolment    protocol and shots; null: the network takes none, or it is not known
     temperature  by which outputs are divided so that they are calibrated; absent until it is fitted
+    levels       how sure an answer must be to be right so often: a list of [accuracy, share, coverage], see `Level`,
+                 accuracies ascending; absent where there is no temperature, or there were too few validation clips
     fill         how a clip that is shorter than the network needs is filled: zero, floor or repeat
     notes        where the weights come from
 
@@ -17,6 +19,7 @@ settings. They are read if the network has not changed since.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -41,7 +44,7 @@ from exvo.networks.rules import (
     is_number,
     is_range,
 )
-from exvo.tasks import Task
+from exvo.tasks import Level, Task
 from exvo.text import printable
 
 FORMAT, FORMER = "exvo-3", "exvo-2"
@@ -53,6 +56,9 @@ MAX_HEADER = 16 * 2**20
 
 MAX_WINDOW = 2**14
 """Samples of a window: one second at 16 kHz."""
+
+MOST_LEVELS = 101
+"""Whole percents from 0 to 100."""
 
 MOST_MEMBERS = 100
 """Members of a network: a file can't ask for more memory than that."""
@@ -72,6 +78,7 @@ class Header:
     notes: Notes
     enrolment: EnrolmentSettings | None = None
     temperature: float | None = None
+    levels: tuple[Level, ...] = ()
 
 
 def write_header(header: Header) -> str:
@@ -86,7 +93,8 @@ def write_header(header: Header) -> str:
         "fill": header.fill,
         "notes": header.notes,
     }
-    return json.dumps(content | ({} if header.temperature is None else {"temperature": header.temperature}))
+    fitted = {"temperature": header.temperature, "levels": header.levels}
+    return json.dumps(content | {name: value for name, value in fitted.items() if value not in (None, ())})
 
 
 def read_header(text: str) -> Header:
@@ -118,11 +126,11 @@ def read_header(text: str) -> Header:
         return Header(network, read_task(sections["task"]), read_features(sections["features"]), fill, notes)
     check_revision(content.get("revision"))
     names = dict.fromkeys({"format", "revision", *sections, "enrolment", "fill"}, is_any)
-    check_object("", {name: value for name, value in content.items() if name != "temperature"}, names)
-    temperature = read_temperature(content)
+    check_object("", {name: value for name, value in content.items() if name not in ("temperature", "levels")}, names)
+    temperature, levels = read_temperature(content), read_levels(content)
     features = read_keyed_features(sections["features"])
     enrolment = read_enrolment_settings(content["enrolment"], network["fusion"])
-    return Header(network, read_task(sections["task"]), features, fill, notes, enrolment, temperature)
+    return Header(network, read_task(sections["task"]), features, fill, notes, enrolment, temperature, levels)
 
 
 def check_revision(revision: Any) -> None:
@@ -317,3 +325,25 @@ def read_temperature(content: Mapping[str, Any]) -> float | None:
         return None
     check_value("temperature", content["temperature"], lambda value: is_number(value) and value > 0)
     return cast(float, content["temperature"])
+
+
+def read_levels(content: Mapping[str, Any]) -> tuple[Level, ...]:
+    """How sure answers must be; empty where the header does not say.
+
+    Raises:
+        InputError: they are no list of three shares each, or their accuracies do not ascend.
+    """
+    if "levels" not in content:
+        return ()
+    check_value("levels", content["levels"], are_levels)
+    return tuple(Level(*map(float, level)) for level in content["levels"])
+
+
+def are_levels(value: Any) -> bool:
+    """Whether a value is a list of levels, as `write_header` writes them."""
+    if not isinstance(value, list) or not 1 <= len(value) <= MOST_LEVELS:
+        return False
+    for level in value:
+        if not (isinstance(level, list) and len(level) == 3 and all(is_number(x) and 0 <= x <= 1 for x in level)):
+            return False
+    return all(first[0] < second[0] for first, second in itertools.pairwise(value))

@@ -327,4 +327,6 @@ def origin(facts: CardFacts) -> list[str]:
     if "exvo.study" in tags:
         study = f"- Study: {text(tags['exvo.study'], 100)}, trial {text(tags.get('exvo.trial', 'unknown'))}"
         items.insert(1, study + (f", run {tags['exvo.study_run']}" if "exvo.study_run" in tags else ""))
+    if "exvo.seeds_run" in tags:
+        items.insert(1, f"- One of several seeds of the run {tags['exvo.seeds_run']}, which has their mean and range")
     return ["## Where it comes from", "\n".join(items)]

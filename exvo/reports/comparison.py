@@ -12,9 +12,11 @@ from exvo.evaluation.groups import UNITS
 from exvo.evaluation.pairwise import resampled_unit
 from exvo.evaluation.results import Condition
 from exvo.evaluation.scoring import LESS_IS_BETTER
+from exvo.evaluation.seeds import Spread
 from exvo.reports.names import score_name
 from exvo.reports.page import INK, WIDE, Page, Picture, Section, Tile, axes, legend, make_picture
 from exvo.reports.pictures import UNIT_COLOURS
+from exvo.reports.seeds import spread_columns, spread_text
 from exvo.reports.sentences import OTHER_SEEDS
 from exvo.reports.tables import Column, condition_text, interval_texts, markdown, number_texts, training_columns
 
@@ -47,17 +49,23 @@ def difference_columns(table: pd.DataFrame) -> list[Column]:
     return [*columns, Column("a", number_texts(table["a"])), Column("b", number_texts(table["b"]))]
 
 
-def comparison_explanation(clips: pd.DataFrame) -> str:
-    """Over which clips two runs are paired, and how to read the table."""
+def comparison_explanation(clips: pd.DataFrame, spread: Spread | None) -> str:
+    """Over which clips two runs are paired, how to read the table, and what other seeds would change."""
     return (
         f"Paired over {len(clips)} clips of {clips['speaker'].nunique()} speakers; b wins: the share of the resamples "
         "in which b is better (for an error or a loss: smaller). The intervals are not corrected for the number of "
-        f"scores: the first score is the test, the others show where a difference lies. {OTHER_SEEDS}"
+        f"scores: the first score is the test, the others show where a difference lies. "
+        f"{OTHER_SEEDS if spread is None else spread_text(spread)}"
     )
 
 
 def comparison_text(
-    condition: Condition, runs: pd.DataFrame, table: pd.DataFrame, clips: pd.DataFrame, warnings: list[str]
+    condition: Condition,
+    runs: pd.DataFrame,
+    table: pd.DataFrame,
+    clips: pd.DataFrame,
+    warnings: list[str],
+    spread: Spread | None = None,
 ) -> str:
     """The paired difference of two runs in Markdown, with what each of them is, and what it shows.
 
@@ -67,12 +75,14 @@ def comparison_text(
         table: as `paired` gives it.
         clips: the scored rows.
         warnings: as `doubt_sentences` gives them.
+        spread: of two runs of several seeds, whose mean the table is of; None: of two trainings.
     """
     parts = [
         f"## {condition_text(condition)}",
         markdown(run_columns(runs)),
-        comparison_explanation(clips),
+        comparison_explanation(clips, spread),
         markdown(difference_columns(table)),
+        *([] if spread is None else [markdown(spread_columns(spread))]),
         comparison_conclusion(table),
         *warnings,
     ]
@@ -109,11 +119,12 @@ def comparison_page(
     clips: pd.DataFrame,
     warnings: Sequence[str],
     command: str,
+    spread: Spread | None = None,
 ) -> Page:
     """The page of the paired difference of two runs.
 
     Args:
-        condition, runs, table, clips, warnings: as `comparison_text` takes them.
+        condition, runs, table, clips, warnings, spread: as `comparison_text` takes them.
         command: which makes the page again.
     """
     head = table.iloc[0]
@@ -132,12 +143,13 @@ def comparison_page(
     sections = [
         Section(
             "Difference",
-            [comparison_explanation(clips)],
+            [comparison_explanation(clips, spread)],
             warnings,
             [forest(metric, table.iloc[:1])],
         ),
         Section("Scores", pictures=pictures, numbers=table),
         Section("Figures", table=difference_columns(table)),
+        *([] if spread is None else [Section("Seeds", table=spread_columns(spread), numbers=spread.table)]),
         Section("Runs", table=run_columns(runs)),
         Section("Repeat this comparison", code=command),
     ]

@@ -6,6 +6,7 @@ from exvo.config import EMOTIONS
 from exvo.corpora.emogator import CATEGORIES
 from exvo.evaluation.calibration import ECE, LOG_LOSS
 from exvo.evaluation.scoring import MEAN_CCC, UAR
+from exvo.evaluation.selective import AURC
 from exvo.text import slug
 
 NAMES = {
@@ -16,6 +17,7 @@ NAMES = {
     "category_macro_f1": "macro F1",
     LOG_LOSS: "log loss",
     ECE: "calibration error",
+    AURC: "risk-coverage area",
     "country_uar": "country UAR",
     "country_accuracy": "country accuracy",
     "country_macro_f1": "country macro F1",
@@ -31,6 +33,7 @@ EXPLANATIONS = {
     MEAN_CCC: "CCC, mean over the emotions",
     UAR: "UAR (unweighted average recall)",
     ECE: "expected calibration error",
+    AURC: "area under the risk-coverage curve (AURC)",
     "age_mae": "age error (mean, years)",
 }
 """What those say that are not clear by their name."""

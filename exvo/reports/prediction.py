@@ -22,6 +22,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 BAR = 24
 """Characters of a full bar."""
 
+WORDS: Mapping[object, str] = {True: "yes", False: "no"}
+
 MOST_SHOWN = 50
 """Clips on the screen."""
 
@@ -70,7 +72,7 @@ def reached_line(task: Task, notes: Mapping[str, object], split: str = "val") ->
 
 
 def chart(answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "█") -> str:
-    """A table for the screen: the strongest emotions of each clip with bars, then age, country or speaker.
+    """A table for the screen: the strongest emotions of each clip with bars, then age, country, speaker or `sure`.
 
     The folder that all files share is left out. A full bar is an intensity of 1, or the largest intensity if that is
     more.
@@ -102,7 +104,7 @@ def chart(answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "
             bar = full * round(BAR * max(values[clip, index], 0.0) / scale)
             texts.append(f"{targets[index]:{name_width}}  {values[clip, index]:5.3f}  {bar}".rstrip())
         for name in others:
-            value = f"{row[name]:.1f}" if isinstance(row[name], float) else row[name]
+            value = f"{row[name]:.1f}" if isinstance(row[name], float) else WORDS.get(row[name], row[name])
             texts.append(f"{name:{name_width}}  {value}")
         names = [files[clip], *[""] * (len(texts) - 1)]
         lines += [f"{name:{file_width}}  {line}" for name, line in zip(names, texts, strict=True)]

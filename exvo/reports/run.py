@@ -37,6 +37,7 @@ from exvo.reports.lead import UNHEARD, lead_sentence, tiles
 from exvo.reports.listening import listening_section
 from exvo.reports.names import explained_name, score_name
 from exvo.reports.page import Page, Section
+from exvo.reports.selective import selective_section
 from exvo.reports.sentences import few_speakers_sentence
 from exvo.reports.tables import (
     Column,
@@ -45,7 +46,7 @@ from exvo.reports.tables import (
     score_columns,
     split_text,
 )
-from exvo.tasks import Task
+from exvo.tasks import Level, Task
 from exvo.text import NO_SPEAKERS, SYNTHETIC, default_text, listing, slug
 
 MOST_BINS = 10
@@ -78,6 +79,7 @@ class RunFacts:
         prior: of the training labels, see `evaluation.prior`; empty where it is not known.
         temperature: of the shares of categories; None: not fitted.
         uncalibrated: their log loss at temperature 1; NaN where there is none.
+        levels: how sure answers must be to be right so often, as chosen on validation; empty: not chosen.
         published: the published headline score under the same conditions; NaN where there is none.
         selected: what options left out of the corpus or renamed, in phrases.
         sounds: clips to play, by file, see `listening.listening_section`.
@@ -98,6 +100,7 @@ class RunFacts:
     prior: Prior = field(default_factory=dict)
     temperature: float | None = None
     uncalibrated: float = math.nan
+    levels: Sequence[Level] = ()
     published: float = math.nan
     selected: Sequence[str] = ()
     sounds: Mapping[str, bytes] = field(default_factory=dict)
@@ -126,6 +129,7 @@ def report_page(predictions: pd.DataFrame, scores: pd.DataFrame, task: Task, fac
         truth_section(rows, task),
         listening_section(rows, task, facts.sounds),
         calibration_section(rows, task, values, priors, facts.temperature, facts.uncalibrated, speakers),
+        selective_section(rows, task, scores, facts.levels, speakers, facts.split == "val"),
         groups_section(rows, clips, metric, speakers, "corpus", "Corpora"),
         groups_section(rows, clips, metric, speakers, "country", "Countries"),
         speakers_section(clips, scores, metric, speakers),

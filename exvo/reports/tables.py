@@ -61,6 +61,9 @@ def results_columns(condition: Condition, table: pd.DataFrame) -> list[Column]:
         for unit in UNITS if condition.task == "fewshot" else UNITS[:1]:
             lows, highs = (table[f"{score}_{end}{unit.suffix}"] for end in ("lo", "hi"))
             columns.append(Column(f"95% by {unit.name}", interval_texts(lows, highs)))
+        if "seeds" in table and score == shown_scores(condition.task, table.columns)[0]:
+            each = [[float(word) for word in words.split()] for words in table["seeds"]]
+            columns.append(Column("range of the seeds (each)", [range_text(values) for values in each]))
         if f"published_{score}" in table:
             columns.append(Column("published", published_texts(table, score)))
     for score in SPREAD:
@@ -150,6 +153,19 @@ def interval_texts(lows: Iterable[float], highs: Iterable[float], digits: int = 
     """Intervals as text; an undefined one says so."""
     bounds = zip(lows, highs, strict=True)
     return ["undefined" if math.isnan(low) else f"[{low:.{digits}f}, {high:.{digits}f}]" for low, high in bounds]
+
+
+def range_text(values: Sequence[float], digits: int = 4) -> str:
+    """The range of a score over several seeds, and each value; empty where there are none.
+
+    >>> range_text([0.41, 0.4, 0.44], 2), range_text([])
+    ('0.40 to 0.44 (0.41, 0.40, 0.44)', '')
+    """
+    if not values:
+        return ""
+    each = ", ".join(number_texts(values, digits))
+    low, high = number_texts([min(values), max(values)], digits)
+    return f"undefined ({each})" if any(map(math.isnan, values)) else f"{low} to {high} ({each})"
 
 
 def published_texts(table: pd.DataFrame, score: str) -> list[str]:

@@ -10,6 +10,9 @@ With the param `mode=predict` (the default) the answer has a row a clip and a co
 and profile is recognised with the typical speaker's. With `mode=enrol` the answer is the `profile` of each row's
 `enrolment`, and `audio` is ignored. A model without enrolment ignores `enrolment` and `profile`.
 
+With the param `sure` (0.8, say) the answer has a column more, `sure`: whether the first category of the clip has so
+large a share that on validation it was right so often (in 80% of such clips).
+
 There is no input schema: with one, MLflow would drop unknown columns, for example a misspelt `enrolment`, in silence.
 """
 
@@ -36,6 +39,7 @@ from mlflow.pyfunc import PythonModel, scoring_server
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from exvo.errors import InputError, TrainingError
+from exvo.evaluation.selective import find_level
 from exvo.networks.carried import ENCODER, Kept, with_encoder
 from exvo.networks.checkpoint import Checkpoint, load_checkpoint
 from exvo.serving import installation
@@ -50,6 +54,7 @@ from exvo.serving.request import (
     distinct_clips,
     raise_if_given_up,
     read_rows,
+    sure_number,
 )
 from exvo.serving.waveforms import audio_config, features_of
 from exvo.tasks import Task
@@ -74,13 +79,14 @@ class BadRequest(MlflowException):  # type: ignore[misc]
 
 
 def signature(task: Task) -> ModelSignature:
-    """The signature of a logged model: the param `mode`, and the columns of the response, see `Task.answers`."""
+    """The signature of a logged model: the params, and the columns of the response, see `Task.answers`."""
     columns = [ColSpec(DataType.double, target) for target in task.targets]
     if task.name == "speaker":
         columns.append(ColSpec(DataType.string, "speaker"))
     if task.name == "multitask":
         columns += [ColSpec(DataType.double, "age"), ColSpec(DataType.string, "country")]
-    return ModelSignature(outputs=Schema(columns), params=ParamSchema([ParamSpec("mode", DataType.string, "predict")]))
+    params = [ParamSpec("mode", DataType.string, "predict"), ParamSpec("sure", DataType.double, 0.0)]
+    return ModelSignature(outputs=Schema(columns), params=ParamSchema(params))
 
 
 def example_request(checkpoint: Checkpoint) -> pd.DataFrame:
@@ -95,13 +101,14 @@ def example_request(checkpoint: Checkpoint) -> pd.DataFrame:
     return pd.DataFrame(request | ({"enrolment": [clips[1:]]} if checkpoint.network.personalised else {}))
 
 
-def answer_request(checkpoint: Checkpoint, request: Any, mode: str = "predict") -> pd.DataFrame:
+def answer_request(checkpoint: Checkpoint, request: Any, mode: str = "predict", sure: Any = 0.0) -> pd.DataFrame:
     """The emotions of clips, or the profiles of speakers.
 
     Args:
         checkpoint: the network, on the CPU.
         request: one row a clip (mode predict) or a speaker (mode enrol), see the top of this file.
         mode: predict or enrol.
+        sure: how often an answer must be right to count as sure; 0: that is not asked.
 
     Returns:
         For predict one row a clip, as `Task.answers` gives it. For enrol one row a speaker: `profile`, a list of
@@ -116,6 +123,10 @@ def answer_request(checkpoint: Checkpoint, request: Any, mode: str = "predict") 
         raise InputError(f"The param mode must be {' or '.join(MODES)}.")
     if mode == "enrol" and not network.personalised:
         raise InputError("This model takes no enrolment, so mode=enrol has no profile to give: leave it out.")
+    wished = sure_number(sure)
+    if mode == "enrol" and wished:
+        raise InputError("mode=enrol gives profiles, which are not sure or unsure: leave the param sure out.")
+    level = find_level(checkpoint.levels, checkpoint.task, wished) if wished else None
     rows = read_rows(request, mode, len(network.typical) if network.personalised else None)
     check_profiles(rows, checkpoint)
     compute = functools.partial(features_of, checkpoint=checkpoint)
@@ -126,11 +137,12 @@ def answer_request(checkpoint: Checkpoint, request: Any, mode: str = "predict") 
         return pd.DataFrame({"profile": profiles.tolist()})
     clips = [features[row.audio] for row in rows if row.audio is not None]
     try:
-        return checkpoint.task.answers(predict_recordings(checkpoint, clips, profiles), checkpoint.temperature)
+        outputs = predict_recordings(checkpoint, clips, profiles)
     except TrainingError:
         raise InputError(
             "The outputs for these clips are not finite; if rows hold a profile, send one that mode=enrol gave."
         ) from None
+    return checkpoint.task.answers(outputs, checkpoint.temperature, level)
 
 
 def check_profiles(rows: list[Row], checkpoint: Checkpoint) -> None:
@@ -193,7 +205,7 @@ def answer_body(checkpoint: Checkpoint, body: bytearray) -> str:
     body.clear()
     params = request.get("params") or {}
     if not isinstance(params, dict):
-        raise InputError("The request's params are no object: send mode.")
+        raise InputError("The request's params are no object: send mode or sure in one.")
     tables = {name: request[name] for name in TABLES if name in request}
     if len(tables) != 1:
         raise InputError(NO_TABLE)
@@ -202,7 +214,8 @@ def answer_body(checkpoint: Checkpoint, body: bytearray) -> str:
     except Exception as error:
         raise InputError(f"The request can't be read: {reason(error)}.") from None
     content = io.StringIO()
-    scoring_server.predictions_to_json(answer_request(checkpoint, table, params.get("mode", "predict")), content)
+    answer = answer_request(checkpoint, table, params.get("mode", "predict"), params.get("sure", 0.0))
+    scoring_server.predictions_to_json(answer, content)
     return content.getvalue()
 
 
@@ -234,7 +247,8 @@ class VocalBurstModel(PythonModel):  # type: ignore[misc]
             BadRequest: the request can't be answered.
         """
         try:
-            return answer_request(self.checkpoint, model_input, (params or {}).get("mode", "predict"))
+            mode, sure = (params or {}).get("mode", "predict"), (params or {}).get("sure", 0.0)
+            return answer_request(self.checkpoint, model_input, mode, sure)
         except InputError as error:
             raise BadRequest(str(error)) from None
         except Exception:

@@ -15,12 +15,14 @@ import pandas as pd
 
 from exvo.config import MAX_SHOTS
 from exvo.errors import InputError, TrainingError
+from exvo.evaluation.selective import find_level
 from exvo.features.audio import prepare, read_audio
 from exvo.features.containers import AudioError
 from exvo.networks.checkpoint import Checkpoint
 from exvo.reports.prediction import reached_line
 from exvo.serving.prediction import enrol_recordings, predict_recordings, read_features
 from exvo.serving.recordings import look_up
+from exvo.serving.request import sure_number
 from exvo.serving.waveforms import audio_config, features_of
 from exvo.text import LONGEST_NAME, listing, printable, writable
 
@@ -57,7 +59,7 @@ class Recogniser:
         return f"<Recogniser: {printable(str(system))}, {len(self.targets)} targets, {kind}, on {self._device}>"
 
     def predict(
-        self, audio: Clip | Iterable[Clip], enrolment: Clip | Iterable[Clip] | Profile | None = None
+        self, audio: Clip | Iterable[Clip], enrolment: Clip | Iterable[Clip] | Profile | None = None, sure: float = 0.0
     ) -> pd.DataFrame:
         """What is heard in each clip.
 
@@ -65,14 +67,19 @@ class Recogniser:
             audio: one clip or several, see `Clip`.
             enrolment: of the speaker who is heard in all of them: one clip or several, or what `enrol` gave; None: the
                 typical speaker. A model that is not personalised ignores it, with a warning.
+            sure: how often an answer must be right to count as sure (0.8: in 80% of such clips on validation);
+                0: that is not asked.
 
         Returns:
             A row a clip, in their order, and a column a target: the intensity of that emotion. With the task multitask
             also `age` (years) and `country`; of a speaker recogniser the one column `speaker`.
+            With `sure` also that column, True or False.
 
         Raises:
-            InputError: no clips, some that can't be used (all are named), or a profile of another model.
+            InputError: no clips, some that can't be used (all are named), a profile of another model, or a model that
+                is not right so often, or does not know how often it is.
         """
+        level = find_level(self._checkpoint.levels, self._checkpoint.task, sure_number(sure)) if sure else None
         profile = None
         if enrolment is not None and not self.personalised:
             warnings.warn("This model takes no enrolment, so the enrolment clips are ignored.", stacklevel=2)
@@ -89,7 +96,7 @@ class Recogniser:
                 "The outputs for these clips are not finite: the weights have diverged, or the profile is not one that "
                 "enrol of this model gave."
             ) from None
-        return self._checkpoint.task.answers(outputs, self._checkpoint.temperature)
+        return self._checkpoint.task.answers(outputs, self._checkpoint.temperature, level)
 
     def enrol(self, clips: Clip | Iterable[Clip]) -> Profile:
         """The profile of a speaker, to predict many times without the clips.

@@ -17,6 +17,7 @@ from exvo.text import listing, printable
 
 COLUMNS = ("audio", "enrolment", "profile")
 MODES = ("predict", "enrol")
+PARAMS = ("mode", "sure")
 
 MAX_CLIPS = 64
 """Different clips in a request, those that enrol among them."""
@@ -112,9 +113,9 @@ def check_body(body: bytes | bytearray | str) -> dict[str, Any]:
     if not request.keys().isdisjoint(("inputs", "instances")):
         raise InputError(NO_TABLE)
     params = request.get("params")
-    unknown = sorted(printable(str(name)) for name in params if name != "mode") if isinstance(params, dict) else []
+    unknown = sorted(printable(str(name)) for name in params if name not in PARAMS) if isinstance(params, dict) else []
     if unknown:
-        raise InputError(f"The request has unknown params ({listing(unknown, NAMED)}): send mode.")
+        raise InputError(f"The request has unknown params ({listing(unknown, NAMED)}): send {' or '.join(PARAMS)}.")
     split = request.get("dataframe_split")
     split = split if isinstance(split, dict) else {}
     tables = (request.get("dataframe_records"), split.get("data"), split.get("index"))
@@ -126,6 +127,17 @@ def check_body(body: bytes | bytearray | str) -> dict[str, Any]:
             if isinstance(columns, (list, dict)) and len(columns) > 2 * len(COLUMNS):
                 raise InputError(f"The request has {len(columns):,} columns: send {', '.join(COLUMNS)}.")
     return request
+
+
+def sure_number(value: Any) -> float:
+    """How often an answer must be right to count as sure; 0: that is not asked.
+
+    Raises:
+        InputError: it is no number from 0 to 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise InputError("sure must be a number from 0 (not asked) to 1, such as 0.8.")
+    return float(value)
 
 
 def object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -61,6 +61,11 @@ def load_table(run_id: str, name: str) -> pd.DataFrame | None:
     return frame
 
 
+def seed_table(split: str, seed: int) -> str:
+    """The name of the predictions table of one of several seeds, in the run of all of them."""
+    return f"predictions/{split}-seed-{seed}.parquet"
+
+
 def history(run_id: str) -> pd.DataFrame:
     """The metrics of each epoch of a training run, see `epochs`."""
     return epochs(logged_metrics(run_id, EPOCH))

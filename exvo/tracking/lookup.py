@@ -20,15 +20,18 @@ from exvo.text import listing, writable
 from exvo.tracking import names, server
 from exvo.tracking.tags import (
     AS_TRAINED,
+    BEST_SEED_TAG,
     CONDITION,
     CORPUS_TAG,
     DIGEST_TAG,
     DONE,
+    MODEL_TAG,
     NO_FOLD,
     ON_ITS_OWN,
     PARENT_TAG,
     PROTOCOL_TAG,
     RESULT_TAGS,
+    SEEDS_TAG,
     SYSTEM_TAG,
     TASK_TAG,
 )
@@ -40,19 +43,44 @@ SYSTEMS_PAGE, MOST_EXCLUDED = 10, 24
 """Runs that are read at once to see which systems there are, and systems that a query leaves out at most."""
 
 
-def find_run(name: str, option: str = "run_id") -> Run:
+def find_run(name: str, option: str = "run_id", whole: bool = False) -> Run:
     """The run of that id, else of that name, else the newest finished training run of that system.
 
     A trial of a study is found by id and name alone: many are worse than what the study began with. So is a fold of a
-    cross-validation, which is one of several models.
+    cross-validation, which is one of several models, and one of several seeds.
 
     Args:
         name: what the user gave.
         option: the option that holds it, for the sentences of errors.
+        whole: gives a run of several seeds itself, instead of the one of its seeds with the best validation score.
 
     Raises:
         InputError: there is none, it is deleted, or the name fits several; says which.
     """
+    run = _find(name, option)
+    return run if whole else best_of_seeds(run)
+
+
+def best_of_seeds(run: Run) -> Run:
+    """Of a run of several seeds the one beneath it with the best validation score, which it names; else the run.
+
+    Raises:
+        InputError: its seeds have not all been trained, or that run is gone.
+    """
+    if SEEDS_TAG not in run.data.tags:
+        return run
+    subject = f"The run {run.info.run_name} is {run.data.tags[SEEDS_TAG]} seeds"
+    if BEST_SEED_TAG not in run.data.tags:
+        raise InputError(f"{subject}, which are not all trained; the same command goes on, or give one beneath it.")
+    best = require_run(run.data.tags[BEST_SEED_TAG])
+    if best.info.lifecycle_stage == "deleted":
+        raise InputError(f"{subject}, the best of which on validation is deleted. {names.deleted([best])}")
+    print(f"{subject}; the best of them on validation is {best.info.run_name} ({best.info.run_id})")
+    return best
+
+
+def _find(name: str, option: str) -> Run:
+    """The same, without looking for the best of several seeds."""
     server.quiet()
     server.check_store()
     name = writable(name)
@@ -103,14 +131,20 @@ def _of_system(name: str, deleted: bool = False) -> list[Run]:
     system = SHORT_NAMES.get(name, name)
     if not re.fullmatch(r"[\w.+-]+", system):
         return []
-    query = f"tags.`{SYSTEM_TAG}` = '{system}' and {DONE} and {ON_ITS_OWN}"
-    return names.newest_of_each(query, [f"tags.`{tag}`" for tag in CONDITION], deleted)
+    query = f"attributes.status = 'FINISHED' and tags.`{SYSTEM_TAG}` = '{system}' and {ON_ITS_OWN}"
+    found: dict[tuple[str, ...], Run] = {}
+    for trained in (f"tags.`{MODEL_TAG}` LIKE '%'", f"tags.`{BEST_SEED_TAG}` LIKE '%'"):
+        for run in names.newest_of_each(f"{query} and {trained}", [f"tags.`{tag}`" for tag in CONDITION], deleted):
+            condition = tuple(run.data.tags.get(tag, "") for tag in CONDITION)
+            if condition not in found or run.info.start_time > found[condition].info.start_time:
+                found[condition] = run
+    return sorted(found.values(), key=lambda run: -run.info.start_time)
 
 
-def run_beneath(parent: str, tag: str, value: str) -> str:
+def run_beneath(parent: str, tag: str, value: str | int) -> str:
     """The id of the newest run beneath another with that value of a tag, whatever its status; empty: there is none."""
     server.quiet()
-    found = names.search(f"tags.`{tag}` = {names.quoted(value)} and tags.`mlflow.parentRunId` = '{parent}'")
+    found = names.search(f"tags.`{tag}` = {names.quoted(str(value))} and tags.`mlflow.parentRunId` = '{parent}'")
     return found[0].info.run_id if found else ""
 
 
@@ -184,8 +218,8 @@ def finished_runs() -> pd.DataFrame:
 def newest_runs(split: str, corpus: str = "") -> pd.DataFrame:
     """The newest finished run of each system under each condition, see `as_rows`.
 
-    Trials of studies, folds of cross-validations, and evaluations with another number of enrolment clips than their
-    training's, or on another corpus, are not among them.
+    Trials of studies, folds of cross-validations, single ones of several seeds, and evaluations with another number of
+    enrolment clips than their training's, or on another corpus, are not among them.
 
     Args:
         split: of which the runs have scores.

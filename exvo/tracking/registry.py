@@ -29,6 +29,7 @@ from exvo.tracking.tags import (
     MODEL_TAG,
     NO_FOLD,
     PROTOCOL_TAG,
+    SEED_TAG,
     STUDY_TAG,
     SYSTEM_TAG,
     TASK_TAG,
@@ -194,7 +195,7 @@ def note_gate(version: ModelVersion, text: str) -> None:
 
 
 def lineage(run: Run) -> dict[str, str]:
-    """Where a version comes from, as its tags: run, system, corpus and digest, protocol, commit, study and trial."""
+    """Where a version comes from, as its tags: run, system, corpus, protocol, commit, study and trial, or seeds."""
     copied = (
         SYSTEM_TAG,
         CORPUS_TAG,
@@ -203,15 +204,17 @@ def lineage(run: Run) -> dict[str, str]:
         "git.commit",
         "git.dirty",
         "git.problem",
+        SEED_TAG,
         STUDY_TAG,
         TRIAL_TAG,
     )
     tags = {name: run.data.tags[name] for name in copied if name in run.data.tags}
-    study = run.data.tags.get("mlflow.parentRunId")
+    above = run.data.tags.get("mlflow.parentRunId")
+    kind = "exvo.seeds_run" if SEED_TAG in run.data.tags else "exvo.study_run"
     return (
         {"exvo.run_id": run.info.run_id}
         | tags
-        | ({"exvo.study_run": study} if study else {})
+        | ({kind: above} if above else {})
         | {f"exvo.{SPLIT}_{headline_of(run)}": number_texts([score(run)], 6)[0]}
     )
 

@@ -27,6 +27,7 @@ from exvo.tracking.tags import (
     ENTRY_TAG,
     EVALUATED_TAG,
     PROTOCOL_TAG,
+    SEEDS_TAG,
     SYSTEM_TAG,
     TASK_TAG,
 )
@@ -153,7 +154,7 @@ def _system_run(row: Mapping[Hashable, Any], split: str) -> SystemRun:
         evaluation=evaluation,
         system=row["system"],
         condition=results.make_condition((row[key] for key in results.KEYS), split),
-        metrics=_scores(lookup.require_run(row["run_id"]), split) or row["metrics"],
+        metrics=row["metrics"] | _scores(lookup.require_run(row["run_id"]), split),
         settings=settings,
     )
 
@@ -203,13 +204,25 @@ def scored_run(source: Run, option: str, split: str) -> tuple[Scored, SystemRun]
         predictions = predictions_of(run)
         if predictions is not None:
             return replace(predictions, run=source.info.run_name), run
+    if SEEDS_TAG in source.data.tags:
+        raise InputError(
+            f"{subject} has no predictions of the {split} split: `main` with seeds has those of test, `train` of val "
+            "alone; give the runs beneath it, or another split."
+        )
     raise InputError(f"{subject} {no_predictions(table['evaluated_run'].iloc[0] or run_id, split)}")
 
 
 def predictions_of(run: SystemRun) -> Scored | None:
     """The predictions of a run; None where it has none of the condition's split."""
-    predictions = artifacts.load_table(run.run_id, f"predictions/{run.condition.split}.parquet")
-    return None if predictions is None else Scored(run.run, run.condition, run.settings.shots, predictions)
+    split, settings = run.condition.split, run.settings
+    if settings.seeds > 1 and run.run_id == run.training_id:
+        seeds = range(settings.seed, settings.seed + settings.seeds)
+        tables = {seed: artifacts.load_table(run.run_id, artifacts.seed_table(split, seed)) for seed in seeds}
+        found = {seed: table for seed, table in tables.items() if table is not None}
+        complete = len(found) == len(tables)
+        return Scored(run.run, run.condition, settings.shots, found[settings.seed], found) if complete else None
+    predictions = artifacts.load_table(run.run_id, f"predictions/{split}.parquet")
+    return None if predictions is None else Scored(run.run, run.condition, settings.shots, predictions)
 
 
 def no_predictions(training_id: str, split: str) -> str:

@@ -37,9 +37,19 @@ FOLD_TAG = "exvo.fold"
 TABLE_TAG = "exvo.trained_on"
 """Of a run beneath a transfer: the one of several tables that it has learnt from."""
 
+SEEDS_TAG = "exvo.seeds"
+"""Of a run of several seeds: how many."""
+
+SEED_TAG = "exvo.seed"
+"""Of a run beneath it: its seed."""
+
+BEST_SEED_TAG = "exvo.best_seed_run"
+"""Of a run of several seeds: the id of the run beneath it with the best validation score."""
+
 NO_FOLD = f"tags.`{FOLD_TAG}` IS NULL and tags.`{TABLE_TAG}` IS NULL"
-ON_ITS_OWN = f"tags.`{TRIAL_TAG}` IS NULL and {NO_FOLD}"
-"""Of runs that are neither the trial of a study nor a fold of a cross-validation or a transfer."""
+ON_ITS_OWN = f"tags.`{TRIAL_TAG}` IS NULL and {NO_FOLD} and tags.`{SEED_TAG}` IS NULL"
+"""Of runs that are neither the trial of a study, nor a fold of a cross-validation or a transfer, nor one of several
+seeds."""
 OTHER_SHOTS_TAG = "exvo.other_shots"
 """Of an evaluation with another number of enrolment clips than the training run's: the number."""
 
