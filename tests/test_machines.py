@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ import optuna
 import pytest
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from helpers.machines import Machine
@@ -52,41 +55,40 @@ def study_in(database: Database) -> optuna.Study:
     return new_study(RDBStorage(url, {"poolclass": NullPool}))
 
 
-def running_trial(database: Database, machine: Machine) -> int | None:
+def trial_in_the_middle(database: Database, machine: Machine, process: subprocess.Popen[bytes]) -> int:
     """The number of a trial in mid-training there."""
-    try:
-        trials = study_in(database).trials
-    except Exception:  # its tables are being made
-        return None
-    for trial in trials:
-        its = trial.user_attrs.get("worker", {}).get("host") == machine.name
-        if its and trial.state == TrialState.RUNNING and trial.intermediate_values:
-            return trial.number
-    return None
+    study, until = None, time.monotonic() + 120
+    while time.monotonic() < until:
+        assert process.poll() is None, machine.printed()
+        with contextlib.suppress(SQLAlchemyError, ValueError):  # its tables are being made
+            study = study or study_in(database)
+            for trial in study.trials:
+                its = trial.user_attrs.get("worker", {}).get("host") == machine.name
+                if its and trial.state == TrialState.RUNNING and trial.intermediate_values:
+                    return trial.number
+        time.sleep(0.02)
+    pytest.fail("no trial has begun")
 
 
 def test_the_trial_of_a_machine_that_is_lost_is_repeated_by_the_other(
     machines: list[Machine], database: Database, own_server: Server, tiny_corpus: Path
 ) -> None:
     first, second = machines
-    options = STUDY | {"data": str(tiny_corpus), "epochs": "60", "trials": "4"}
+    options = STUDY | {"data": str(tiny_corpus), "epochs": "16", "trials": "3"}
     commands = []
     for machine in machines:
         storage = machine.reach(database.uri, database.port)
         tracking = machine.reach(own_server.uri, own_server.port)
         commands.append(machine.start("tune", options | {"storage": storage}, tracking))
-    until, lost = time.monotonic() + 90, None
-    while lost is None and time.monotonic() < until:
-        assert commands[0].poll() is None, commands[0].communicate()[0]
-        lost = running_trial(database, first)
-        time.sleep(0.05)
-    assert lost is not None
+    lost = trial_in_the_middle(database, first, commands[0])
     first.stop()  # with its network
-    said, _ = commands[1].communicate(timeout=150)
-    assert commands[1].returncode == 0, said
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        commands[1].wait(150)
+    said = second.printed()
+    assert commands[1].poll() == 0, said
     study = study_in(database).trials
     found = counts(study)
-    assert found["COMPLETE"] + found.get("PRUNED", 0) == 4
+    assert found["COMPLETE"] + found.get("PRUNED", 0) == 3
     assert study[lost].state == TrialState.FAIL
     assert study[lost].user_attrs["problem"] == "Its worker was killed or lost."
     (again,) = [trial for trial in study if trial.user_attrs.get("again")]

@@ -187,7 +187,7 @@ def store_of(team: Team) -> tuple[Callable[[], None], Callable[[], None]]:
 PARTS = {
     server_of: "The tracking server of {uri} is away (Connection refused)",
     database_of: "The tracking server of {uri} is away (it answers with errors, as it does while its database or",
-    store_of: "The artifact store of {uri} is away (it answers with errors, as it does while its database or artifact",
+    store_of: "The artifact store of {uri} is away (",  # an upload may also be cut off before the answer
 }
 
 

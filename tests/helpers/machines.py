@@ -46,7 +46,7 @@ class Machine:
         self.folder = folder / self.name
         self.folder.mkdir()
         self._gates: list[Gate] = []
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
         ends = (f"exvo{number}a", f"exvo{number}b")
         if not shutil.which("ip") or not shutil.which("unshare"):
             pytest.skip("there is no ip or no unshare, Debian's iproute2 and util-linux")
@@ -68,24 +68,28 @@ class Machine:
         self._gates.append(gate)
         return uri.replace(f"127.0.0.1:{port}", f"{self.address}:{gate.port}")
 
-    def start(self, entry_point: str, options: dict[str, str], tracking_uri: str) -> subprocess.Popen[str]:
-        """Types a command there; what it prints, errors too, is in `stdout`."""
+    def start(self, entry_point: str, options: dict[str, str], tracking_uri: str) -> subprocess.Popen[bytes]:
+        """Types a command there; what it prints, errors too, is in the file `printed` of its folder."""
         inside = f'hostname {self.name}; exec "$@"'
         words = ["ip", "netns", "exec", self.name, "unshare", "--uts", "sh", "-c", inside, "sh"]
         words += [sys.executable, "-c", PROGRAM, *arguments(entry_point, options)]
         variables = environment(tracking_uri) | {"HOME": str(self.folder), "PYTHONPATH": path()}
-        process = subprocess.Popen(
-            words,
-            cwd=self.folder,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        with (self.folder / "printed").open("wb") as file:
+            process = subprocess.Popen(
+                words,
+                cwd=self.folder,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
         self._processes.append(process)
         return process
+
+    def printed(self) -> str:
+        """What its last command has printed."""
+        return (self.folder / "printed").read_text(encoding="utf-8")
 
     def stop(self) -> None:
         """Ends all that runs there, at once, and takes it away."""
