@@ -344,10 +344,10 @@ def test_what_one_deletes_while_another_reads_it(
     assert "is deleted, and MLflow has no command that restores one" in told
 
 
-# Full disks, and a backup
+# A full disk, and a backup
 
 
-def test_full_disks_of_database_and_artifacts_get_all_later(
+def test_a_full_disk_of_artifacts_gets_all_later(
     disk: Callable[[int], Disk],
     options: dict[str, str],
     tmp_path: Path,
