@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -16,6 +17,8 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, UNAUTHENTICATED
 
 from exvo import options, passwords
 from exvo.errors import InputError
@@ -113,6 +116,32 @@ def test_a_database_that_may_not_be_written_is_said(empty_store: Path, tmp_path:
 def test_a_database_or_server_that_is_away_is_said() -> None:
     for scheme in ("postgresql", "http"):
         assert "Connection refused" in problem(f"{scheme}://ada:{SECRET}@127.0.0.1:{free_port()}/runs")
+
+
+def retried(cause: str) -> MlflowException:
+    """What MLflow raises where it has asked again in vain."""
+    pool = "HTTPConnectionPool(host='host', port=80): Max retries exceeded with url: /api"
+    return MlflowException(f"API request to http://host/api failed with exception {pool} (Caused by {cause})")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "store_is_away"),
+    [
+        (MlflowException("401 != 200", UNAUTHENTICATED), "it does not take this user name and password; set ", True),
+        (MlflowException("403 != 200", PERMISSION_DENIED), "your account lacks the permission for it (EDIT)", False),
+        (retried("ResponseError('too many 500 error responses')"), "it answers with errors, as it does while", True),
+        (retried("ConnectionResetError(104, 'Connection reset by peer')"), "Connection reset by peer", True),
+        (retried("NewConnectionError('[Errno 111] Connection refused')"), "Connection refused", True),
+        (OSError(2, "No such file or directory", "settings.json"), "No such file or directory", False),
+    ],
+)
+def test_what_a_server_means_that_has_accounts_or_lacks_a_part(
+    error: Exception, reason: str, store_is_away: bool
+) -> None:
+    assert server.why(error).startswith(reason)
+    expected = pytest.raises(server.StoreAway, match=r"^The artifact store of .* can't be used: ")
+    with expected if store_is_away else contextlib.nullcontext():
+        server.require_artifacts(error)
 
 
 @pytest.mark.usefixtures("other_store")

@@ -33,7 +33,7 @@ from exvo.training.states import Epoch
 
 from helpers.commands import run_here
 from helpers.processes import Process, started
-from helpers.servers import free_port
+from helpers.servers import Database, free_port
 from helpers.studies import STUDY, counts, new_study, trial_runs
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -172,30 +172,13 @@ def test_optuna_dashboard_opens_on_the_journal(
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
     """The URL of an empty database on a server of the test's own, which asks for a password."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("there is no PostgreSQL in /usr/lib/postgresql; Debian's package is called postgresql")
     folder = Path(tempfile.mkdtemp(prefix="exvo-postgres-"))
-    as_user = []
-    if os.geteuid() == 0:  # which the server refuses to run as
-        as_user = ["runuser", "-u", "postgres", "--"]
-        shutil.chown(folder, "postgres")
-
-    def server(program: str, *words: str) -> None:
-        command = [*as_user, str(found[-1].with_name(program)), "-D", str(folder / "data"), *words]
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=60)
-
-    secret = folder / "password"
-    secret.write_text(PASSWORD)
-    secret.chmod(0o644)
-    port = free_port()
-    server("initdb", "-U", "ada", "--auth=scram-sha-256", f"--pwfile={secret}", "--no-sync")
-    places = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    server("pg_ctl", "-w", "-l", str(folder / "log"), "-o", places, "start")
+    database = Database(folder, PASSWORD)
+    database.start()
     try:
-        yield f"postgresql://ada:{PASSWORD}@127.0.0.1:{port}/postgres"
+        yield database.uri
     finally:
-        server("pg_ctl", "-m", "immediate", "stop")
+        database.stop()
         shutil.rmtree(folder)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -134,6 +135,12 @@ def test_a_storage_that_can_not_be_used_is_said_without_its_password(storage: st
         open_storage(storage.format(free_port()), tmp_path)
     assert str(raised.value).startswith("storage=")
     assert "s3cret" not in str(raised.value)
+
+
+def test_a_database_of_mlflow_is_refused_in_words(empty_store: Path, tmp_path: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    with pytest.raises(InputError, match=r"mlflow\.db holds the tables of another program, such as MLflow, or of"):
+        open_storage(f"sqlite:///{tmp_path}/mlflow.db", tmp_path)
 
 
 def test_draws_follow_from_the_number_not_from_the_process(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from exvo.reports.sentences import doubt_sentences, prior_text
 from exvo.reports.tables import interval_texts, number_texts
 from exvo.settings import RegisterSettings
 from exvo.text import listing
-from exvo.tracking import artifacts, experiments, lookup, registry, runs, scored
+from exvo.tracking import artifacts, experiments, lookup, registry, runs, scored, server
 from exvo.tracking.lookup import Run
 from exvo.tracking.registry import ModelVersion
 from exvo.tracking.tags import ENTRY_TAG, GATE_TAG
@@ -125,6 +125,8 @@ def run_to_register(settings: RegisterSettings) -> Run:
     for run in registry.best_first(matching[0]):
         try:
             require_model_that_loads(run)
+        except server.StoreAway:
+            raise
         except InputError as error:
             print(f"left out    {run.info.run_name} ({run.info.run_id}): {error}")
         else:

@@ -118,6 +118,7 @@ def load_settings(source: Run) -> dict[str, Any]:
     try:
         text = mlflow.artifacts.load_text(f"{source.info.artifact_uri}/settings.json")
     except Exception as error:  # each artifact store has its own errors
+        server.require_artifacts(error)
         raise InputError(
             f"The run {source.info.run_name} has no settings.json ({first_line(error)}); is it a training run?"
         ) from None

@@ -106,6 +106,7 @@ def fetch(features: Features, folder: Path, device: str) -> Encoder:
         place = mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/{ENCODER}", dst_path=str(folder))
         return load_carried(Path(place), features, device)
     except (MlflowException, OSError, InputError) as error:
+        server.require_artifacts(error)
         problem = server.why(error).replace(f"{folder}/", "").partition(";")[0]
         raise InputError(
             f"The encoder of {features.text}, which the run {run.info.run_id} of the experiment {EXPERIMENT} keeps, "

@@ -46,7 +46,11 @@ def log_model(run_id: str, weights: Path) -> None:
     client = MlflowClient()
     experiment = client.get_run(run_id).info.experiment_id
     for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
-        client.delete_logged_model(model.model_id)
+        try:
+            client.delete_logged_model(model.model_id)
+        except MlflowException as error:
+            if error.error_code != server.DENIED:  # one logged by halves stays then, and nothing names it
+                raise
     checkpoint = load_checkpoint(weights)
     if needs_encoder(checkpoint.features):
         with plain_folder(weights.parent / ENCODER) as folder:
@@ -133,6 +137,7 @@ def checkpoint_of(source: Run, device: str | None = None) -> Checkpoint:
     try:
         return load_weights(uri, device)
     except (MlflowException, OSError) as error:
+        server.require_artifacts(error)
         raise InputError(
             f"The model of the run {source.info.run_name} can't be read ({server.why(error)}); choose another run."
         ) from None
@@ -199,6 +204,7 @@ def load_model(uri: str, option: str = "model_uri", device: str = "cpu") -> Chec
             require_model(names.version_of_uri(uri).source)
         return load_weights(uri, device)
     except (MlflowException, OSError) as error:
+        server.require_artifacts(error)
         raise InputError(
             f"{option}={uri}: {server.shown_uri()} gives no model of exvo by that name "
             f"({server.why(error)}); register one with `{command_line('register', {})}`, or give a run."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -118,6 +119,7 @@ def start_run(
         problem = _end(log, log.status or status)
         if is_refused:
             ends.remove(log.run_id)
+            shutil.rmtree(log.folder, ignore_errors=True)  # of a run that is not there `sync` would complain for ever
         elif problem:
             print(
                 f"What the run logged is not all on the tracking server ({problem}): the rest is kept in "

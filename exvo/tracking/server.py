@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import mlflow
+import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
@@ -43,8 +44,21 @@ START_ADVICE = ". Start it, or set MLFLOW_TRACKING_URI to one that runs"
 
 UNKNOWN = "no such kind of address is known; give one that begins with http:, https:, sqlite: or postgresql:"
 
-NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""How MLflow says that there is no such thing; the second one where the name could not be one."""
+DENIED = "PERMISSION_DENIED"
+"""How a server with accounts says that a user may not do something."""
+
+NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", DENIED)
+"""How MLflow says that there is no such thing: the second one where the name could not be one, the last one, to those
+who are not its admin, a server with accounts."""
+
+REFUSALS = {
+    401: "it does not take this user name and password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    403: "your account lacks the permission for it (EDIT), or it is not there",
+}
+"""What a server with accounts means by its status."""
+
+ERRORS = "it answers with errors, as it does while its database or artifact store is away or full; its log says more"
+"""What a server means that runs and does not do what it is asked."""
 
 DELETED = "must be in the 'active' state"
 """How MLflow says that a run or its experiment is deleted."""
@@ -213,10 +227,25 @@ def _in_time(seconds: float, action: Callable[[], object]) -> None:
 
 def unusable(error: MlflowException) -> InputError:
     """What to raise where the tracking server fails."""
-    away = tracking_uri().startswith("http") and error.get_http_status_code() >= 500
-    return InputError(
-        f"The tracking server {shown_uri()} can't be used: {why(error)}{START_ADVICE + '.' if away else ''}"
-    )
+    away = tracking_uri().startswith("http") and status(error) >= 500 and not answers_with_errors(error)
+    return InputError(f"The tracking server {shown_uri()} can't be used: {why(error)}{START_ADVICE if away else ''}.")
+
+
+class StoreAway(InputError):
+    """Artifacts can't be read or written now; what a run has logged is not to blame."""
+
+
+def require_artifacts(error: Exception) -> None:
+    """Tells an artifact store that is away from an artifact that is not there.
+
+    Args:
+        error: that reading an artifact has raised.
+
+    Raises:
+        StoreAway: the store, or the server before it, is away, or does not know this account.
+    """
+    if answers_with_errors(error) or status(error) == 401 or "Max retries exceeded" in str(error):
+        raise StoreAway(f"The artifact store of {shown_uri()} can't be used: {why(error)}.") from None
 
 
 def why(error: Exception) -> str:
@@ -224,8 +253,27 @@ def why(error: Exception) -> str:
     text = passwords.hide(str(error))
     if DELETED in text:
         return "the run is deleted"
-    reason = re.search(r"\((?:sqlite3|psycopg\d?)\.[\w.]+\) (.+)|\[Errno -?\d+\] ([\w -]+)|(timed out)", text)
+    if status(error) in REFUSALS:
+        return REFUSALS[status(error)]
+    if answers_with_errors(error):
+        return ERRORS
+    reason = re.search(
+        r"\((?:sqlite3|psycopg\d?)\.[\w.]+\) (.+)|\[Errno -?\d+\] ([\w -]+)|(timed out)|Error\(\d+, '([\w ]+)'\)", text
+    )
     return next(filter(None, reason.groups())) if reason else first_line(error)[:200].rstrip(".")
+
+
+def status(error: Exception) -> int:
+    """The HTTP status that a server has answered with; 0 where that is not known."""
+    if isinstance(error, MlflowException):
+        return int(error.get_http_status_code())
+    return int(getattr(getattr(error, "response", None), "status_code", None) or 0)
+
+
+def answers_with_errors(error: Exception) -> bool:
+    """Whether a server is there and has met an error of its own, which MLflow asks again until it gives up."""
+    is_from_server = isinstance(error, requests.HTTPError) and status(error) >= 500
+    return is_from_server or re.search(r"too many 5\d\d error responses", str(error)) is not None
 
 
 def shown_uri() -> str:

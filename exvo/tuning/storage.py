@@ -90,6 +90,11 @@ def open_storage(storage: str, output: Path) -> BaseStorage:
         arguments: dict[str, Any] = {"pool_pre_ping": True, "connect_args": seconds}
         return _open_database(url.render_as_string(hide_password=False), arguments)
     except (OSError, ImportError, SQLAlchemyError, RuntimeError, ValueError) as error:
+        if "table schema" in str(error):
+            raise InputError(
+                f"storage={name} holds the tables of another program, such as MLflow, or of another version of Optuna; "
+                "give studies a database of their own."
+            ) from None
         raise InputError(f"storage={name} can't be used: {first_line(error)}") from None
 
 

@@ -92,7 +92,7 @@ def weights(run: Run, output: str | Path = "output") -> dict[str, torch.Tensor]:
 
 def models(run: Run) -> list[str]:
     """The addresses of all models that a run has logged."""
-    logged = MlflowClient().search_logged_models(["0"], f"source_run_id = '{run.info.run_id}'")
+    logged = MlflowClient().search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
     return [model.model_uri for model in logged]
 
 
