@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from exvo.errors import InputError
-from exvo.experiments import evaluate, main, trials
+from exvo.experiments import evaluate, trials
 from exvo.tracking import delivery, server
 from exvo.tracking.entries import Artifact, End, Metrics, Tags
 from exvo.tracking.journal import Journal
@@ -177,7 +177,7 @@ def test_what_a_server_that_went_for_good_has_missed_is_delivered_by_sync(
         at_epoch(when, plug.pull, patch)
         if when == 0:  # between the training and the test split
             true = evaluate.evaluate
-            patch.setattr(main, "evaluate", lambda *words: (plug.pull(), true(*words)))
+            patch.setattr(evaluate, "evaluate", lambda *words: (plug.pull(), true(*words)))
         assert run_here(entry_point, options, monkeypatch) == 0
     ended = time.time()
     said = capsys.readouterr().out

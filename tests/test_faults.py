@@ -129,7 +129,7 @@ def test_a_tracking_store_without_space_is_said_at_the_start(
         small.fill(left=20_000)
         assert run_here("extract", options, monkeypatch) == 2
         told = capsys.readouterr().err
-        assert f"exvo: The tracking server sqlite:///{database} can't be used: database or disk is full\n" in told
+        assert f"exvo: The tracking server sqlite:///{database} can't be used: database or disk is full.\n" in told
         with contextlib.closing(sqlite3.connect(database)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         small.free()
