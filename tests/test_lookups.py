@@ -107,12 +107,14 @@ def looked_up(folder: Path) -> list[str]:
 
 def commands(folder: Path) -> list[tuple[str, dict[str, str]]]:
     """Each entry point but `demo`, which does not end; `submit` is refused, because the corpus is no challenge's."""
-    write_table_corpus(folder / "corpus", speakers=8)
+    for name in ("corpus", "other"):
+        write_table_corpus(folder / name, speakers=8)
     data, run = TRAIN | {"data": str(folder / "corpus")}, {"run_id": "cnn10-relative"}
     given: dict[str, dict[str, str]] = {
         "extract": {"corpus": "table", "data": data["data"]},
         "train": data,
         "main": data | {"model": "cnn10", "protocol": "strict"},
+        "transfer": data | {"model": "cnn10", "data": f"{data['data']},{folder / 'other'}"},
         "tune": data | {"model": "cnn10", "trials": "1", "search": "dropout"},
         "evaluate": run,
         "embed": run | {"split": "val"},

@@ -33,8 +33,6 @@ from helpers.processes import started
 from helpers.servers import free_port
 from helpers.team import PASSWORDS, Team, sign_in
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
@@ -98,6 +96,7 @@ def refusal(
 # The whole way, by two people
 
 
+@pytest.mark.slow
 def test_train_tune_evaluate_register_and_serve(
     team: Team, options: dict[str, str], tmp_path: Path, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +147,7 @@ def serving(folder: Path) -> Iterator[int]:
         process.wait(30)
 
 
+@pytest.mark.slow
 def test_two_people_begin_the_same_experiment_at_once(
     team: Team, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +192,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
+@pytest.mark.slow
 def test_what_a_part_that_is_away_has_missed_is_delivered(
     part: Callable[[Team], tuple[Callable[[], None], Callable[[], None]]],
     team: Team,
@@ -221,6 +222,7 @@ def test_what_a_part_that_is_away_has_missed_is_delivered(
     check_complete(run, whole)
 
 
+@pytest.mark.long
 def test_one_whose_model_the_store_has_half_may_not_delete_it_and_logs_it_anew(
     team: Team, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +250,7 @@ def test_one_whose_model_the_store_has_half_may_not_delete_it_and_logs_it_anew(
 # Accounts
 
 
+@pytest.mark.slow
 def test_a_wrong_password_is_one_sentence(
     team: Team,
     options: dict[str, str],
@@ -278,6 +281,7 @@ def test_a_wrong_password_is_one_sentence(
             assert wrong not in told
 
 
+@pytest.mark.slow
 def test_a_password_that_is_changed_while_a_run_trains_loses_nothing(
     team: Team, options: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,6 +303,7 @@ def test_a_password_that_is_changed_while_a_run_trains_loses_nothing(
     check_complete(run, whole)
 
 
+@pytest.mark.slow
 def test_what_one_deletes_while_another_reads_it(
     team: Team, options: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,6 +352,7 @@ def test_what_one_deletes_while_another_reads_it(
 # A full disk, and a backup
 
 
+@pytest.mark.long
 def test_a_full_disk_of_artifacts_gets_all_later(
     disk: Callable[[int], Disk],
     options: dict[str, str],
@@ -370,6 +376,7 @@ def test_a_full_disk_of_artifacts_gets_all_later(
         check_complete(run, whole)
 
 
+@pytest.mark.long
 def test_a_backup_gives_back_runs_accounts_and_artifacts(
     options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
