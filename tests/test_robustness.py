@@ -25,6 +25,7 @@ from exvo.tracking import artifacts
 
 from helpers.cards import TASK, predictions
 from helpers.commands import newest, run_here
+from helpers.corpora import write_table_corpus
 from helpers.reports import text_of
 
 RATE = 16_000
@@ -206,3 +207,12 @@ def test_the_entry_point(
     assert run_here("register", {"run_id": "cnn10-relative", "gate": "none"}, monkeypatch) == 0
     card = Path(MlflowClient().download_artifacts(newest().info.run_id, "card.md")).read_text()
     assert "Worse signals, val split: CCC is " in card
+
+
+@pytest.mark.usefixtures("store")
+def test_of_several_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        write_table_corpus(tmp_path / name, speakers=6)
+    options = {"corpus": "table", "data": f"{tmp_path / 'one'},{tmp_path / 'other'}", "epochs": "1", "width": "0.05"}
+    assert run_here("train", options | {"model": "cnn10"}, monkeypatch) == 0
+    assert run_here("robustness", {"run_id": "cnn10"}, monkeypatch) == 0

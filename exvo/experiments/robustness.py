@@ -90,7 +90,8 @@ def changed(
     """The corpus whose store holds the features of the split's clips as a worse signal has them, in a folder."""
     files = ready.rows(settings.split)["file"].tolist()
     extractor = worsen(ready.extractor, Worse(signal, voices))
-    store, audio = extraction.extract(ready.corpus.folder, files, folder, extractor, settings.workers or 0)
+    places = ready.corpus.places(files)
+    store, audio = extraction.extract(ready.corpus.folder, places, folder, extractor, settings.workers or 0)
     extraction.require_readable(audio, skip_unreadable=False)
     return replace(ready, store=store)
 
@@ -99,4 +100,5 @@ def voices_of(ready: Ready) -> list[np.ndarray]:
     """The clips that babble is made of, float32 (samples,) each: so many of the training split, evenly spaced."""
     files = ready.rows("train")["file"].tolist()
     chosen = [files[place] for place in np.linspace(0, len(files) - 1, min(BANK, len(files))).astype(int)]
-    return [read_audio(on_disk(str(ready.corpus.folder), file), FeatureConfig()).waveform for file in chosen]
+    places = (on_disk(str(ready.corpus.folder), place) for place in ready.corpus.places(chosen))
+    return [read_audio(place, FeatureConfig()).waveform for place in places]
