@@ -52,6 +52,9 @@ SEARCHED = (
 )
 """The options that a study may search."""
 
+MOST_MEMBERS = 100
+"""Networks side by side: a model file can't ask for more memory than that."""
+
 PROTOCOLS = ("published", "strict", "independent")
 FEWEST_FOLDS = 3
 """One tests, one validates, one trains."""

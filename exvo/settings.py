@@ -16,6 +16,7 @@ from exvo.config import (
     EMBEDDINGS,
     GATES,
     MAX_SHOTS,
+    MOST_MEMBERS,
     OBJECTIVES,
     OPTIMIZERS,
     POOLED,
@@ -191,6 +192,14 @@ class TrainSettings(ExtractSettings):
     width: float = option(1.0, "multiplier of the channels; 1 is the paper's", low=0.01, high=4.0)
     dropout: float | None = option(
         None, "share of the channels dropped after each block", low=0.0, high=0.95, auto="the system's"
+    )
+    members: int | None = option(
+        None,
+        "networks side by side, trained each for itself, whose outputs are averaged: of resnet whole ones (so many "
+        "times the work), of frozen heads",
+        low=1,
+        high=MOST_MEMBERS,
+        auto="the system's: 5 of frozen, else 1",
     )
     init: str = option(
         "",

@@ -32,7 +32,7 @@ class SystemConfig:
     enrolment_speaker: str = "none"  # head on the enrolment clips: none, learn, forget
     main_speaker: str = "none"  # head on the main embedding: none, learn, forget
     people: int = 0  # clips of a person in a training batch, who enrol each other 0 to all at a time; 0: always `shots`
-    members: int = 1  # of `frozen`: heads side by side whose outputs are averaged
+    members: int = 1  # networks side by side whose outputs are averaged: of resnet whole ones, of frozen heads
     typical_clips: int = 0  # how many clips the typical speaker counts for in a profile: fewer clips, less trust
     protocol: str = "published"  # of enrolment
     objective: str = "ccc"  # of the emotions: ccc (1 - CCC), mse, cross-entropy; auto: cross-entropy for categories
@@ -59,6 +59,7 @@ class SystemConfig:
 
 
 RECIPE = (
+    "members",
     "protocol",
     "objective",
     "epochs",
@@ -169,6 +170,9 @@ SHORT_NAMES = {"cnn14": "cnn14-random-init", "cnn10": "cnn10-random-init"}
 LOG_MEL = "log-mel"
 """The value of the option `features` that all systems take but `frozen` and its kin, which take all others."""
 
+MANY = ("resnet", "frozen")
+"""The encoders of which a network may have several, see the option `members`."""
+
 RECOGNISERS = ("cnn5", "cnn10-random-init", "cnn14-random-init")
 """The systems that `task=speaker` can train (arXiv 2206.06680): those of an encoder and an output, and no more."""
 
@@ -260,8 +264,13 @@ def require_fitting(name: str, system: SystemConfig, task: str) -> None:
         task: of the run.
 
     Raises:
-        InputError: an option is not 0 and must be.
+        InputError: an option is not 0 and must be, or there are members where there can be none.
     """
+    if system.members > 1 and system.encoder not in MANY:
+        raise InputError(
+            f"members={system.members} does not fit model={name}: only {' and '.join(MANY)} and their kin can have "
+            "several networks side by side; leave it out."
+        )
     for option, reason in unfit(system, task).items():
         if getattr(system, option):
             raise InputError(f"{option}={getattr(system, option):g} does not fit model={name}: {reason}; leave it out.")

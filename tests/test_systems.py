@@ -227,6 +227,8 @@ def test_the_prior_takes_all_features(features: str) -> None:
             "a mixture of two people's clips has no speaker",
         ),
         ("cnn14-speaker-invariant", "fewshot", {"mixup": 1.0}, "a mixture of two people's clips has no speaker"),
+        ("cnn14", "fewshot", {"members": 2}, "only resnet and frozen and their kin can have several networks side by"),
+        ("prior", "fewshot", {"members": 2}, "members=2 does not fit model=prior"),
         ("resnet", "multitask", {"mixup": 1.0}, "task=multitask has classes among its labels, which can't be mixed"),
     ],
 )

@@ -119,7 +119,8 @@ def logged_settings(given: ReproduceSettings, source: Run) -> tuple[TrainSetting
         deleted = names.run_of_id(parent)
         why = names.deleted([deleted]) if deleted else f"The run {parent} has been removed from the tracking server."
         raise InputError(f"The run {name} started from the weights of another run. {why}")
-    settings = corpus_settings(given, TrainSettings(**artifacts.FORMER | options))
+    before = {"members": SystemConfig(**system).members}
+    settings = corpus_settings(given, TrainSettings(**artifacts.FORMER | before | options))
     settings = replace(settings, init=f"runs:/{parent}" if parent else settings.init)
     return settings, SystemConfig(**system), extractor
 

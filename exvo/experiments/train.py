@@ -152,7 +152,8 @@ def log_system(settings: TrainSettings) -> None:
     width = "" if settings.width == 1 else f"w{settings.width:g}-"
     balance = "" if settings.balance == "none" else f"{settings.balance}-"
     seeds = f"{settings.seed}" if settings.seeds == 1 else f"{settings.seed}to{settings.seed + settings.seeds - 1}"
-    details = f"{width}{balance}e{settings.epochs}-s{seeds}"
+    members = "" if settings.members == systems.find(settings.model).members else f"m{settings.members}-"
+    details = f"{width}{members}{balance}e{settings.epochs}-s{seeds}"
     runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol, details)
 
 

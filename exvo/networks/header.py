@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from exvo.config import MAX_SHOTS, OBJECTIVES, PROTOCOLS, TASKS, FeatureConfig
+from exvo.config import MAX_SHOTS, MOST_MEMBERS, OBJECTIVES, PROTOCOLS, TASKS, FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
 from exvo.features.shards import Features
@@ -59,9 +59,6 @@ MAX_WINDOW = 2**14
 
 MOST_LEVELS = 101
 """Whole percents from 0 to 100."""
-
-MOST_MEMBERS = 100
-"""Members of a network: a file can't ask for more memory than that."""
 
 Notes = Mapping[str, str | int | float | bool | None]
 """Where weights come from: system, epoch, score and the like."""

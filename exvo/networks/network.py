@@ -64,7 +64,7 @@ class Network(nn.Module):
         head: of the output: linear, or chain (`exvo.networks.chain`).
         typical_clips: how many clips the typical speaker counts for in a profile.
         inputs: layers and numbers of a clip's features, for the encoder `frozen` alone.
-        members: of the encoder `frozen`, see `exvo.networks.members`; 1 for all others.
+        members: of the encoders resnet and frozen, see `exvo.networks.members`; 1 for all others.
     """
 
     typical: Tensor
