@@ -136,9 +136,9 @@ def targets(numbers: pd.DataFrame, gains: pd.DataFrame, small: pd.DataFrame | No
     def line(what: str, aim: str, reached: str, met: bool) -> list[str]:
         return [what, aim, reached, "met" if met else "missed"]
 
-    plain, longer, published = uar("resnet-20"), uar("resnet-60"), uar("cnn14", "cnn14-attention")
+    plain, longer, published = uar("resnet-20"), uar("three"), uar("cnn14", "cnn14-attention")
     yield line("`resnet` from scratch, test UAR", "0.30 in 20 minutes", f"{plain:.3f}", plain >= 0.30)
-    yield line("the same, longer", "0.35 in 60 minutes", f"{longer:.3f}", longer >= 0.35)
+    yield line("three of it in one, test UAR", "0.35 in 60 minutes", f"{longer:.3f}", longer >= 0.35)
     ratio = plain / published
     yield line("over the better published system, equal minutes", "1.6 times", f"{ratio:.2f}", ratio >= 1.6)
     for name in ("relative-20", "relative-head"):
@@ -175,7 +175,7 @@ def write_page(
     """
     numbers, gains = figures(trained), differences(trained)
     runs = {run.row.name: run.run_id for run in trained if not run.seed}
-    limits = [("`resnet`", runs["resnet-20"]), ("three times as long", runs["resnet-60"])]
+    limits = [("`resnet`", runs["resnet-20"]), ("three in one", runs["three"])]
     limits += [(row.title, curve[row.name, 0]) for row in CURVE]
     corpora = pd.read_csv(small) if small.exists() else None
     lines = [

@@ -26,7 +26,7 @@ from mlflow import MlflowClient
 
 from benchmarks.page import SHOTS, differences, figures, minutes_of, picture, write_page
 from benchmarks.rows import CURVE, MINI, ROWS, Row, Trained, training_words
-from benchmarks.svm import score_svm
+from benchmarks.svm import svm_table
 from exvo import systems
 from exvo.evaluation.scoring import UAR
 from exvo.tracking import artifacts
@@ -92,10 +92,12 @@ def scored_tables(run_id: str, notes: Path, personalised: bool) -> dict[str, pd.
 
 
 def train_rows(rows: Sequence[Row], seeds: int, data: str, epochs: str, notes: Path) -> dict[tuple[str, int], str]:
-    """Trains what is not there yet; the runs by row and seed, but for SVMs."""
+    """Trains what is not there yet; the runs by row and seed, but for SVMs, whose predictions `svm_table` keeps."""
     corpus = ["--corpus", "emogator", "--data", data]
     runs: dict[tuple[str, int], str] = {}
     for row in rows:
+        if row.svm:
+            svm_table("emogator", data, row.options["features"], FOLDER)
         for seed in range(0 if row.svm else min(row.seeds, seeds)):
             words = training_words(row, seed, corpus, epochs, runs)
             runs[row.name, seed] = run_of(words, notes, row.options["model"])
@@ -114,7 +116,7 @@ def score_rows(rows: Sequence[Row], data: str, runs: Mapping[tuple[str, int], st
     """Scores the test speakers with all that is trained, and with the SVMs."""
     for row in rows:
         if row.svm:
-            table, minutes = score_svm("emogator", data, row.options["features"], FOLDER)
+            table, minutes = svm_table("emogator", data, row.options["features"], FOLDER)
             yield Trained(row, 0, "", minutes, {"plain": table})
     for (name, seed), run_id in runs.items():
         row = next(row for row in rows if row.name == name)

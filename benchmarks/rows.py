@@ -60,7 +60,13 @@ ROWS = (
         seeds=3,
         against="head",
     ),
-    Row("resnet-60", "`resnet`, three times as long", {"model": "resnet", "epochs": "90"}),
+    Row("three", "three `resnet`s in one", {"model": "resnet", "epochs": "20", "members": "3"}),
+    Row(
+        "relative-three",
+        "three `resnet-relative`s in one",
+        {"model": "resnet-relative", "epochs": "20", "members": "3"},
+        against="three",
+    ),
 )
 """On all of EmoGator."""
 

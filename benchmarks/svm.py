@@ -21,8 +21,10 @@ CHOICES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """Of C; the smaller, the more regular."""
 
 
-def score_svm(corpus: str, data: str, features: str, output: Path) -> tuple[pd.DataFrame, float]:
+def svm_table(corpus: str, data: str, features: str, output: Path) -> tuple[pd.DataFrame, float]:
     """The predictions of the test speakers, as a predictions table whose predictions are 0 and 1.
+
+    They are kept in the output folder, by the corpus' digest, and not made again.
 
     Args:
         corpus, data, features: as the options of `exvo extract`; the corpus has exclusive categories.
@@ -33,13 +35,19 @@ def score_svm(corpus: str, data: str, features: str, output: Path) -> tuple[pd.D
     """
     settings = ExtractSettings(corpus=corpus, data=data, features=features, output=str(output), skip_unreadable=True)
     ready = read_corpus(settings)
+    kept = output / f"svm-{features}-{ready.audit.digest[:12]}.parquet"
+    if kept.exists():
+        table = pd.read_parquet(kept)
+        return table.drop(columns="minutes"), float(table["minutes"].iloc[0])
     task = make_task("fewshot", ready.corpus.clips, ready.corpus.targets, ready.corpus.name, True)
     numbers = {split: table_of(ready, task, split) for split in ("train", "val", "test")}
     began = time.perf_counter()
     best = best_svm(numbers, features)
     minutes = (time.perf_counter() - began) / 60
     chosen = best.predict(numbers["test"][0])
-    return task.table(ready.rows("test"), np.eye(len(task.targets))[chosen]), minutes
+    table = task.table(ready.rows("test"), np.eye(len(task.targets))[chosen])
+    table.assign(minutes=minutes).to_parquet(kept)
+    return table, minutes
 
 
 def best_svm(numbers: Mapping[str, tuple[np.ndarray, np.ndarray]], features: str) -> Pipeline:
