@@ -9,15 +9,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.rows import CURVE, MINI, ROWS, Row, Trained, training_words
+from exvo.evaluation.calibration import ECE, LOG_LOSS
 from exvo.evaluation.pairwise import paired, same_clips
 from exvo.evaluation.scoring import UAR, score
 from exvo.tasks import task_of
 from exvo.tracking import artifacts
 from exvo.tracking.provenance import processor
 
-ECE = "category_ece"
+OURS = ("resnet-20", "relative-20", "head", "relative-head", "three", "relative-three")
+"""The rows whose calibration the targets speak of."""
+
 SHOTS = (2, 8)
 """How many clips of the speaker are enrolled."""
+NOT_WORSE = -0.01
+"""Above which the interval by speaker of a system that is not worse lies, on 60 speakers or more."""
+
 NOT_RUN = """exvo main --corpus hume-vb --data <folder> --model resnet-relative
 exvo train --corpus emogator --data ../EmoGator --model frozen --features microsoft/wavlm-base-plus
 exvo train --corpus emogator --data ../EmoGator --model frozen-relative --features microsoft/wavlm-base-plus
@@ -46,11 +52,9 @@ def figures(trained: Sequence[Trained]) -> pd.DataFrame:
     rows = []
     for run in trained:
         for enrolment, table in run.tables.items():
-            if enrolment == "uncalibrated":
-                continue
             scores = score(table, task_of(table)).set_index("metric")
             about = {"row": run.row.name, "seed": run.seed, "enrolment": enrolment, "minutes": run.minutes}
-            values = {name: scores["value"].get(name) for name in (UAR, "category_accuracy", ECE)}
+            values = {name: scores["value"].get(name) for name in (UAR, "category_accuracy", ECE, LOG_LOSS)}
             ends = scores.loc[UAR, ["lo_by_speaker", "hi_by_speaker"]].to_dict()
             rows.append(about | values | ends)
     return pd.DataFrame(rows)
@@ -112,7 +116,7 @@ def gains_table(rows: Sequence[Row], gains: pd.DataFrame) -> list[str]:
     """The table of differences: a row a system and difference, its seeds side by side."""
     titles = {row.name: row.title for row in rows}
     cells = [
-        [titles[str(name)], str(what).replace("typical", "none"), "; ".join(map(interval, group.to_dict("records")))]
+        [titles[str(name)], str(what).replace("typical", "none"), intervals(group)]
         for (name, what), group in gains.groupby(["row", "what"], sort=False)
     ]
     return table(["row", "difference of UAR", "of each seed, by speaker"], cells)
@@ -123,11 +127,18 @@ def interval(gain: Mapping[Hashable, float]) -> str:
     return f"{gain['value']:+.3f} [{gain['lo_by_speaker']:+.3f}, {gain['hi_by_speaker']:+.3f}]"
 
 
+def intervals(gains: pd.DataFrame) -> str:
+    """The differences of all seeds, with their intervals."""
+    return "; ".join(map(interval, gains.to_dict("records")))
+
+
 def targets(numbers: pd.DataFrame, gains: pd.DataFrame, small: pd.DataFrame | None) -> Iterator[list[str]]:
     """What was aimed at before anything was trained, what was reached, and whether that is enough."""
 
+    used = numbers[~numbers["enrolment"].str.match("wrong|permuted|corrected")]
+
     def uar(*names: str) -> float:
-        chosen = numbers[numbers["row"].isin(names) & ~numbers["enrolment"].str.match("wrong|permuted|corrected")]
+        chosen = used[used["row"].isin(names)]
         return float(chosen.groupby(["row", "enrolment"])[UAR].mean().max())
 
     def gain(name: str, what: str) -> pd.DataFrame:
@@ -141,24 +152,33 @@ def targets(numbers: pd.DataFrame, gains: pd.DataFrame, small: pd.DataFrame | No
     yield line("three of it in one, test UAR", "0.35 in 60 minutes", f"{longer:.3f}", longer >= 0.35)
     ratio = plain / published
     yield line("over the better published system, equal minutes", "1.6 times", f"{ratio:.2f}", ratio >= 1.6)
-    for name in ("relative-20", "relative-head"):
-        two, eight, none = (gain(name, f"{first} - plain") for first in ("right-2", "right-8", "typical"))
-        wrong = gain(name, "right-2 - wrong-2")
-        mean = eight["value"].mean()
+    for name in ("relative-20", "relative-head", "relative-three"):
         title = next(row.title for row in ROWS if row.name == name)
-        shown = ["; ".join(map(interval, each.to_dict("records"))) for each in (two, wrong, none)]
-        above = "above 0 in each seed"
-        yield line(f"{title}, k = 2, over plain", above, shown[0], bool((two["lo_by_speaker"] > 0).all()))
-        yield line(f"{title}, k = 8, over plain", "+0.015", f"{mean:+.3f}", mean >= 0.015)
-        yield line(f"{title}, k = 2, right over wrong", above, shown[1], bool((wrong["lo_by_speaker"] > 0).all()))
-        yield line(f"{title}, no clips, over plain", "not below 0", shown[2], bool((none["hi_by_speaker"] >= 0).all()))
+        for what, words in (
+            ("right-2 - plain", "k = 2, over plain"),
+            ("right-2 - wrong-2", "k = 2, right over wrong speaker"),
+            ("right-2 - corrected-2", "k = 2, over the correction without training"),
+            ("right-8 - corrected-8", "k = 8, over the correction without training"),
+        ):
+            each = gain(name, what)
+            above = bool((each["lo_by_speaker"] > 0).all())
+            yield line(f"{title}, {words}", "interval above 0, each seed", intervals(each), above)
+        for k, least in ((2, 0.015), (8, 0.025)):
+            mean = gain(name, f"right-{k} - plain")["value"].mean()
+            yield line(f"{title}, k = {k}, over plain", f"{least:+.3f}", f"{mean:+.3f}", mean >= least)
+        none = gain(name, "typical - plain")
+        met = bool((none["lo_by_speaker"] > NOT_WORSE).all())
+        yield line(f"{title}, no clips, over plain", f"interval above {NOT_WORSE}", intervals(none), met)
     if small is not None:
         below = (small["frozen"] - small["linear SVM"]).tolist()
         shown_small = ", ".join(f"{each:+.3f}" for each in below)
         what = "`frozen` on ComParE over a linear SVM, six small corpora"
         yield line(what, "not below 0", shown_small, min(below) >= 0)
-    worst = numbers[numbers["row"].isin(["resnet-20", "relative-20", "head", "relative-head"])][ECE].max()
+    ours = used[used["row"].isin(OURS)]
+    worst, loss = ours[ECE].max(), ours[LOG_LOSS].max()
+    prior = numbers.loc[numbers["row"] == "prior", LOG_LOSS].min()
     yield line("expected calibration error of our rows, the worst", "under 0.05", f"{worst:.3f}", worst < 0.05)
+    yield line("log loss of our rows, the worst", f"under the prior's {prior:.3f}", f"{loss:.3f}", loss < prior)
 
 
 def write_page(
@@ -198,7 +218,8 @@ def write_page(
         "",
         "## Targets",
         "",
-        "They were set before the systems were built.",
+        "They were set before the systems were built; those of k = 2 and 8 over plain were raised after the first",
+        "figures. ECE: expected calibration error.",
         "",
         *table(["what", "at least", "reached", ""], list(targets(numbers, gains, corpora))),
         "",
