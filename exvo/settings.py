@@ -156,6 +156,13 @@ class TrainSettings(ExtractSettings):
         high=0.5,
         auto="the system's",
     )
+    augment: int = option(
+        0,
+        "copies of each training clip on worse signals (noise, babble, a telephone's band, coding, clipping, a room), "
+        "which are computed once; each epoch hears the clip or one of them; 0: none",
+        low=0,
+        high=8,
+    )
     balance: str = option(
         "none",
         "what is done about categories of unequal numbers of clips: none; weights (in the cross entropy each category "

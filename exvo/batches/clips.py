@@ -13,6 +13,30 @@ from torch import Tensor
 from exvo.config import FeatureConfig
 
 
+VERSION = 4
+"""What a random generator is for: the last number of its seed, beside those of `exvo.batches.epoch`."""
+
+
+class Chosen(Mapping[str, np.ndarray]):
+    """content -> features, each from a mapping of its own.
+
+    Args:
+        sources: content -> the mapping that holds it.
+    """
+
+    def __init__(self, sources: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        self._sources = sources
+
+    def __getitem__(self, content: str) -> np.ndarray:
+        return self._sources[content][content]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+
 @dataclass(frozen=True)
 class Clips:
     """The clips of a split, ready for batches.
@@ -24,6 +48,8 @@ class Clips:
         labels: (clips, labels), see `Task.labels`.
         fill: how a short clip is filled: zero (0 dB, as published), floor (-100 dB) or repeat (the clip again).
         speakers: speaker of each clip, '' where unknown; needed for enrolment alone.
+        versions: content -> the log-mel of a copy of the clip on a worse signal, as long as the clip's; a mapping a copy.
+            Training takes the clip or one of them, see `of_epoch`.
         balanced: the first labels of a clip that are exclusive categories, each of which training draws as often; 0:
             all clips are drawn once.
     """
@@ -35,6 +61,7 @@ class Clips:
     fill: str = "zero"
     speakers: Sequence[str] = ()
     balanced: int = 0
+    versions: Sequence[Mapping[str, np.ndarray]] = ()
 
     def __len__(self) -> int:
         return len(self.contents)
@@ -44,6 +71,15 @@ class Clips:
         files, contents = ([names[clip] for clip in index] for names in (self.files, self.contents))
         speakers = [self.speakers[clip] for clip in index] if self.speakers else ()
         return replace(self, files=files, contents=contents, labels=self.labels[index], speakers=speakers)
+
+    def of_epoch(self, seed: int, epoch: int) -> Clips:
+        """The clips as an epoch hears them: each as it is or as one of its versions, with equal chances."""
+        if not self.versions:
+            return self
+        contents = sorted(set(self.contents))
+        chosen = np.random.default_rng([seed, epoch, VERSION]).integers(0, len(self.versions) + 1, len(contents))
+        every = (self.features, *self.versions)
+        return replace(self, features=Chosen(dict(zip(contents, (every[place] for place in chosen), strict=True))))
 
     def frames(self) -> np.ndarray:
         """The number of each clip's frames, (clips,)."""

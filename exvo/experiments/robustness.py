@@ -6,31 +6,23 @@ The same clips are scored clean and made worse: by noise, other voices, narrow b
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from exvo.config import FeatureConfig
 from exvo.devices import resolve_device
 from exvo.errors import InputError
 from exvo.evaluation.robustness import CLEAN, robustness_table
+from exvo.experiments.augment import voices_of, worse_store
 from exvo.experiments.corpus import Ready, reopen
-from exvo.features import extraction
-from exvo.features.audio import read_audio
-from exvo.features.signals import SIGNALS, Signal, Worse, worsen
-from exvo.files import on_disk
+from exvo.features.signals import SIGNALS
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import predict_enrolments
 from exvo.reports.robustness import robustness_columns, robustness_page, robustness_verdict
 from exvo.reports.tables import markdown
 from exvo.settings import RobustnessSettings, TrainSettings
 from exvo.tracking import artifacts, experiments, lookup, models, runs
-
-BANK = 50
-"""Training clips that babble is made of."""
 
 
 def run(settings: RobustnessSettings) -> None:
@@ -53,7 +45,8 @@ def run(settings: RobustnessSettings) -> None:
         for number, signal in enumerate(SIGNALS, 1):
             print(f"signal {number} of {len(SIGNALS)}: {signal.name}", flush=True)
             with tempfile.TemporaryDirectory(prefix="worse-", dir=settings.output) as folder:
-                worse = changed(ready, settings, signal, voices, Path(folder))
+                store = worse_store(ready, settings.split, signal, voices, Path(folder), settings.workers)
+                worse = replace(ready, store=store)
                 tables[signal.name] = predictions(checkpoint, worse, settings.split, training, signal.name)
         table = robustness_table(tables, checkpoint.task)
         runs.log_table(table, f"robustness/{settings.split}.csv")
@@ -82,23 +75,3 @@ def predictions(
         checkpoint.network, clips, training.device, lists, None, progress, checkpoint.protocol
     )
     return task.table(rows, output, enrolment.scored, checkpoint.temperature)
-
-
-def changed(
-    ready: Ready, settings: RobustnessSettings, signal: Signal, voices: Sequence[np.ndarray], folder: Path
-) -> Ready:
-    """The corpus whose store holds the features of the split's clips as a worse signal has them, in a folder."""
-    files = ready.rows(settings.split)["file"].tolist()
-    extractor = worsen(ready.extractor, Worse(signal, voices))
-    places = ready.corpus.places(files)
-    store, audio = extraction.extract(ready.corpus.folder, places, folder, extractor, settings.workers or 0)
-    extraction.require_readable(audio, skip_unreadable=False)
-    return replace(ready, store=store)
-
-
-def voices_of(ready: Ready) -> list[np.ndarray]:
-    """The clips that babble is made of, float32 (samples,) each: so many of the training split, evenly spaced."""
-    files = ready.rows("train")["file"].tolist()
-    chosen = [files[place] for place in np.linspace(0, len(files) - 1, min(BANK, len(files))).astype(int)]
-    places = (on_disk(str(ready.corpus.folder), place) for place in ready.corpus.places(chosen))
-    return [read_audio(place, FeatureConfig()).waveform for place in places]

@@ -25,6 +25,7 @@ from exvo.errors import InputError, TrainingError
 from exvo.evaluation import scoring
 from exvo.evaluation.prior import prior_of
 from exvo.experiments import calibration, several
+from exvo.experiments.augment import augmented
 from exvo.experiments.balance import balanced, category_weights, training_clips
 from exvo.experiments.corpus import (
     Ready,
@@ -233,6 +234,7 @@ def train_and_validate(
     task = training_task(settings, system, ready.corpus)
     runs.log_resolved({"objective": task.objective})
     clips = balanced(settings, system, task, training_clips(ready, task, settings, system))
+    clips = augmented(settings, ready, clips)
     enrolment = ready.enrolment("val", settings.protocol, settings.shots)
     held_out = HeldOut(settings, task, ready.rows("val"), ready.clips("val", task, settings.fill), enrolment)
     network = first_weights(settings, system, task, clips)

@@ -136,6 +136,15 @@ SIGNALS = (
 below the loudest sample; in a room of `REVERBERATION`."""
 
 
+def _any(clip: np.ndarray, random: np.random.Generator, voices: Sequence[np.ndarray]) -> np.ndarray:
+    return SIGNALS[random.integers(len(SIGNALS))].change(clip, random, voices)
+
+
+def copies(number: int) -> list[Signal]:
+    """So many signals that are each one of `SIGNALS`, drawn for each clip: the copies of `augment`."""
+    return [Signal(f"copy {place}", _any, voices=True) for place in range(1, number + 1)]
+
+
 @dataclass(frozen=True, eq=False)
 class Worse:
     """Makes clips worse.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def send(work: Work | None) -> None:
     if work is None:
         ranks.from_first(None)
         return
-    store = work.clips.features
+    store, versions = work.clips.features, [one for one in work.clips.versions if isinstance(one, Store)]
     assert isinstance(store, Store)
     clips = {"clips": work.clips, "held_out": work.held_out}
     texts = {
@@ -84,6 +84,7 @@ def send(work: Work | None) -> None:
         "protocol": work.protocol,
         "store": str(store.root),
         "features": asdict(store.features),
+        "versions": [asdict(version.features) for version in versions],
         "parts": {
             name: [list(part.files), list(part.contents), part.fill, list(part.speakers), part.balanced]
             for name, part in clips.items()
@@ -137,18 +138,23 @@ def receive(texts: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Work:
     task = Task(**given | named | {"limits": None if given["limits"] is None else tuple(given["limits"])})
     config = texts["config"] | {"category_weights": tuple(texts["config"]["category_weights"])}
     draw = None if config["draw"] is None else Draw(**config["draw"])
-    store = Store(Path(texts["store"]), Features(**features | {"shape": tuple(features["shape"])}))
+    store, *versions = (
+        Store(Path(texts["store"]), Features(**kind | {"shape": tuple(kind["shape"])}))
+        for kind in (features, *texts["versions"])
+    )
     parts = {
         name: Clips(files, contents, store, arrays[name].numpy(), fill, speakers, balanced=balanced)
         for name, (files, contents, fill, speakers, balanced) in texts["parts"].items()
     }
     require_features(store, [content for part in parts.values() for content in part.contents])
+    for version in versions:
+        require_features(version, parts["clips"].contents)
     ends = np.cumsum(arrays["sizes"].numpy())[:-1]
     return Work(
         Network(**texts["arguments"]),
         task,
         TrainingConfig(**config | {"draw": draw, "augment": Augment(**config["augment"])}),
-        parts["clips"],
+        replace(parts["clips"], versions=versions),
         parts["held_out"],
         np.split(arrays["enrolment"].numpy(), ends),
         texts["protocol"],

@@ -233,12 +233,13 @@ def fit(
     schedule = Schedule(optimizer, config, steps_of_epoch(clips, config))
     best, finished = restore(states, network, optimizer, schedule)
     trained_network = ranks.parallel(network, config.device)
-    source = make_resident(clips, config.device) or clips
+    resident = None if clips.versions else make_resident(clips, config.device)
     for number in range(finished + 1, 1 + (config.epochs if network.trainable else 1)):
         if stops_early(best, number, config):
             break
         rate = optimizer.param_groups[0]["lr"]
         began = time.perf_counter()
+        source = resident or clips.of_epoch(config.seed, number)
         options = (optimizer, source, config, number, schedule)
         loss = train_epoch(trained_network, task, *options) if network.trainable else math.nan
         ranks.average_buffers(network)
