@@ -60,7 +60,7 @@ def test_without_versions_all_is_as_it_was() -> None:
 def test_a_copy_is_one_of_the_signals_and_another_for_other_clips() -> None:
     voices = [np.random.default_rng(seed).normal(0, 0.1, 3_000).astype(np.float32) for seed in range(3)]
     one, two = (Worse(signal, voices) for signal in copies(2))
-    clips = [np.random.default_rng(100 + seed).normal(0, 0.1, 8_000).astype(np.float32) for seed in range(60)]
+    clips = [np.random.default_rng(100 + seed).normal(0, 0.1, 8_000).astype(np.float32) for seed in range(200)]
     changes = [np.round(one(clip) - clip, 6).tobytes() for clip in clips]
     assert len(set(changes)) == len(clips)
     assert all(not np.array_equal(one(clip), two(clip)) for clip in clips[:5])

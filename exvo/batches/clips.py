@@ -12,7 +12,6 @@ from torch import Tensor
 
 from exvo.config import FeatureConfig
 
-
 VERSION = 4
 """What a random generator is for: the last number of its seed, beside those of `exvo.batches.epoch`."""
 
@@ -48,8 +47,8 @@ class Clips:
         labels: (clips, labels), see `Task.labels`.
         fill: how a short clip is filled: zero (0 dB, as published), floor (-100 dB) or repeat (the clip again).
         speakers: speaker of each clip, '' where unknown; needed for enrolment alone.
-        versions: content -> the log-mel of a copy of the clip on a worse signal, as long as the clip's; a mapping a copy.
-            Training takes the clip or one of them, see `of_epoch`.
+        versions: content -> the log-mel of a copy of the clip on a worse signal, as long as the clip's; a mapping for
+            each copy. Training takes the clip or one of them, see `of_epoch`.
         balanced: the first labels of a clip that are exclusive categories, each of which training draws as often; 0:
             all clips are drawn once.
     """

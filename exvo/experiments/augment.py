@@ -33,7 +33,9 @@ def augmented(settings: TrainSettings, ready: Ready, clips: Clips) -> Clips:
     voices, versions = voices_of(ready), []
     for number, signal in enumerate(copies(settings.augment), 1):
         print(f"copy {number} of {settings.augment} of the training clips, on worse signals", flush=True)
-        versions.append(worse_store(ready, "train", signal, voices, Path(settings.output) / "features", settings.workers))
+        versions.append(
+            worse_store(ready, "train", signal, voices, Path(settings.output) / "features", settings.workers)
+        )
     return replace(clips, versions=versions)
 
 
