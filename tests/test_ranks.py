@@ -24,6 +24,7 @@ from exvo.enrolment import Draw
 from exvo.errors import InputError, TrainingError
 from exvo.experiments.several import require_same, require_shares
 from exvo.experiments.train import resolve
+from exvo.features.signals import SIGNALS, Worse
 from exvo.features.store import Store
 from exvo.networks.inference import predict_clips
 from exvo.settings import TrainSettings
@@ -202,15 +203,23 @@ def test_what_a_rank_is_sent_is_what_the_first_one_has(tmp_path: Path, monkeypat
     clips = replace(make_clips(7), balanced=2)
     work = Work(make_network(0, **PEOPLE), TASK, given, clips, make_clips(5), [np.arange(2)] * 5, "strict")
     work = store_work(work, str(tmp_path))
+    store = work.clips.features
+    assert isinstance(store, Store)
+    worse = Store(store.root, Worse(SIGNALS[0]).features(store.features))
+    work = replace(work, clips=replace(work.clips, versions=(worse,)))
     send(work)
     sent = along.receive(json.loads(json.dumps(texts[0])), load_bytes(arrays[0]))
     assert (sent.config, sent.task, sent.protocol) == (work.config, work.task, work.protocol)
     for part, own in ((sent.clips, work.clips), (sent.held_out, work.held_out)):
         for field in fields(Clips):
-            if field.name not in ("features", "labels"):
+            if field.name not in ("features", "labels", "versions"):
                 assert getattr(part, field.name) == getattr(own, field.name)
         np.testing.assert_array_equal(part.labels, own.labels)
     np.testing.assert_array_equal(np.array(sent.enrolment), np.array(work.enrolment))
+    (version,) = sent.clips.versions
+    assert isinstance(version, Store)
+    assert (version.folder, version.features) == (worse.folder, worse.features)
+    assert sent.held_out.versions == ()
 
 
 @pytest.mark.slow

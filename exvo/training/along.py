@@ -154,7 +154,7 @@ def receive(texts: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Work:
         Network(**texts["arguments"]),
         task,
         TrainingConfig(**config | {"draw": draw, "augment": Augment(**config["augment"])}),
-        replace(parts["clips"], versions=versions),
+        replace(parts["clips"], versions=tuple(versions)),
         parts["held_out"],
         np.split(arrays["enrolment"].numpy(), ends),
         texts["protocol"],
