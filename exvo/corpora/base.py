@@ -166,9 +166,13 @@ def require_inside(source: Path, folder: Path, files: pd.Series) -> None:
             source, "file is not a relative path with /", wrong, "give paths below the corpus folder, as wav/1.wav"
         )
     root = os.path.realpath(folder)
-    wrong = []
+    wrong, folders = [], dict[str, str]()
     for where, text in files.items():
-        path = os.path.realpath(on_disk(root, text))
+        parent, name = os.path.split(on_disk(root, text))
+        if parent not in folders:  # most files share theirs
+            folders[parent] = os.path.realpath(parent)
+        path = os.path.join(folders[parent], name)
+        path = os.path.realpath(path) if os.path.islink(path) else path
         if not path.startswith(root.rstrip(os.sep) + os.sep):
             wrong.append(f"{where} ({text} is {path})")
     if wrong:
