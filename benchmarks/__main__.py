@@ -43,13 +43,13 @@ from exvo.features.extractors import Extractor
 from exvo.features.functionals import Functionals
 from exvo.features.log_mel import log_mel
 from exvo.features.store import Store
+from exvo.machine import processor
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import predict_clips
 from exvo.networks.network import Network
 from exvo.reports.run import RunFacts, report_page
 from exvo.serving.model import answer_request
 from exvo.tasks import Task
-from exvo.tracking.provenance import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "data" / "emogator-mini"

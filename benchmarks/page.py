@@ -12,9 +12,9 @@ from benchmarks.rows import CURVE, MINI, ROWS, Row, Trained, training_words
 from exvo.evaluation.calibration import ECE, LOG_LOSS
 from exvo.evaluation.pairwise import paired, same_clips
 from exvo.evaluation.scoring import UAR, score
+from exvo.machine import processor
 from exvo.tasks import task_of
 from exvo.tracking import artifacts
-from exvo.tracking.provenance import processor
 
 OURS = ("resnet-20", "relative-20", "head", "relative-head", "three")
 """The rows whose calibration the targets speak of."""

@@ -52,6 +52,11 @@ CLIPS_HELP = "the most clips of a speaker that are used; 0: all"
 
 ROOT_HELP = "the folder below which the paths of the table are, where that is another one: {}"
 
+CLUSTER_HELP = (
+    "the address of a Dask cluster's scheduler (tcp://<host>:8786) whose workers {}; all see the same folders; empty: "
+    "this machine"
+)
+
 PROTOCOL_HELP = (
     "protocol of enrolment: published (a speaker's first clips enrol and are scored too), strict (clips that enrol are "
     "not scored, a clip never enrols itself) or independent (clips drawn for each clip, whatever its category, never "
@@ -97,6 +102,7 @@ class ExtractSettings:
     )
     skip_unreadable: bool = option(False, "leave unreadable clips out instead of stopping")
     workers: int | None = option(None, "processes that decode audio", low=1, auto="all cores")
+    cluster: str = option("", CLUSTER_HELP.format("compute the features"))
     output: str = option("output", "folder for features, checkpoints and the sample corpus", path="output")
 
 
@@ -297,6 +303,7 @@ class EvaluateSettings(RunSettings):
     )
     protocol: str = option("auto", PROTOCOL_HELP.format("the run's"), choices=("auto", *PROTOCOLS))
     shots: int | None = option(None, "enrolment clips of a speaker", low=1, high=MAX_SHOTS, auto="the run's")
+    cluster: str = option("", CLUSTER_HELP.format("compute the features and predict"))
     elsewhere: str = option(
         "",
         "of which kind another corpus is, on which the run is scored; data and the options after this one are then of "
@@ -416,6 +423,7 @@ class PredictSettings:
     )
     save: str = option("", "a file for the whole table, .csv or .parquet", path="save")
     device: str = option("auto", "where to compute; auto: cuda where there is one", choices=DEVICES)
+    cluster: str = option("", CLUSTER_HELP.format("predict"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors.torch import load_file, save_file
 
+from exvo import machine
 from exvo.enrolment import Draw
 from exvo.errors import InputError
 from exvo.experiments import process
@@ -30,7 +31,6 @@ from exvo.experiments.evaluate import evaluate
 from exvo.experiments.process import hold
 from exvo.features import audio, extraction
 from exvo.networks.network import Network
-from exvo.tracking import provenance
 from exvo.training.augmentation import Augment
 from exvo.training.config import TrainingConfig
 from exvo.training.loop import Validation, fit
@@ -235,7 +235,7 @@ def test_what_differs_begins_a_new_run(
     elif what == "options":
         options |= {"seed": "1"}
     elif what == "code":
-        monkeypatch.setattr(provenance, "source_digest", lambda: "other")
+        monkeypatch.setattr(machine, "source_digest", lambda: "other")
     elif what == "corpus":
         shutil.copy(tmp_path / "corpus" / "s0-0.wav", tmp_path / "corpus" / "s0-1.wav")
     elif what == "folder":

@@ -181,11 +181,15 @@ def evaluation_batches(
     """
     frames = clips.frames() if frames is None else frames
     lengths = np.maximum(frames - frames % step, min_frames)
+    for index in of_equal_length(lengths, batch_size):
+        log_mels = [fill_frames(clips.features[clips.contents[clip]], frames[clip], "zero") for clip in index]
+        batch = np.stack([fill_frames(log_mel, lengths[index[0]], clips.fill) for log_mel in log_mels])
+        yield Batch(torch.from_numpy(batch).float(), torch.from_numpy(clips.labels[index]).float(), index)
+
+
+def of_equal_length(lengths: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """The clips of each batch of `evaluation_batches`, (batch,), the shortest first; `lengths`: frames, (clips,)."""
     order = np.argsort(lengths, kind="stable")
-    edges = np.flatnonzero(np.diff(lengths[order])) + 1
-    for group in np.split(order, edges):
+    for group in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
         for start in range(0, len(group), batch_size):
-            index = group[start : start + batch_size]
-            log_mels = [fill_frames(clips.features[clips.contents[clip]], frames[clip], "zero") for clip in index]
-            batch = np.stack([fill_frames(log_mel, lengths[index[0]], clips.fill) for log_mel in log_mels])
-            yield Batch(torch.from_numpy(batch).float(), torch.from_numpy(clips.labels[index]).float(), index)
+            yield group[start : start + batch_size]

@@ -49,12 +49,13 @@ def selection_of(settings: ExtractSettings) -> Selection:
 def corpus_settings(
     settings: RunSettings | SubmitSettings | ReproduceSettings, training: TrainSettings
 ) -> TrainSettings:
-    """The settings of a training run, with this command's folders and workers."""
+    """The settings of a training run, with this command's folders, workers and cluster."""
     return replace(
         training,
         data=settings.data or training.data,
         root=settings.root or training.root,
         workers=settings.workers,
+        cluster=settings.cluster if isinstance(settings, EvaluateSettings) else "",
         output=settings.output,
     )
 
@@ -75,5 +76,6 @@ def require_elsewhere(settings: EvaluateSettings) -> None:
 
 def other_corpus(settings: EvaluateSettings, training: TrainSettings) -> TrainSettings:
     """The settings of a training run with another corpus in place of its own."""
-    options = {name: getattr(settings, name) for name in (*OF_ELSEWHERE, "data", "root", "workers", "output")}
+    given = (*OF_ELSEWHERE, "data", "root", "workers", "cluster", "output")
+    options = {name: getattr(settings, name) for name in given}
     return replace(training, corpus=settings.elsewhere, folds=0, **options)

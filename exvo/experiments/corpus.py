@@ -147,7 +147,8 @@ def read_corpus(
         extractor = open_extractor(settings.features, resolve_device(device))
     corpus = load_corpus(settings, scored_only)
     files, features = corpus.clips["file"].tolist(), Path(settings.output) / "features"
-    store, audio = extraction.extract(corpus.folder, corpus.places(files), features, extractor, settings.workers or 0)
+    places, workers = corpus.places(files), settings.workers or 0
+    store, audio = extraction.extract(corpus.folder, places, features, extractor, workers, settings.cluster)
     audio = audio.assign(file=files)
     if length_conditions(settings.where):
         corpus, audio = within_seconds(corpus, audio, settings.where)

@@ -101,7 +101,7 @@ def evaluate_elsewhere(
     print("\n".join(["", *said, *(f"warning: {sentence}" for sentence in warnings)]))
     runs.log_json(f"{ELSEWHERE}.json", facts(common, shared, source))
     task = checkpoint.task.among(list(common.targets))
-    tables = predictions_of(checkpoint, ready, ELSEWHERE, training, task)
+    tables = predictions_of(checkpoint, ready, ELSEWHERE, training, task, settings.cluster)
     tables = {name: table.assign(split=common.split or "test") for name, table in tables.items()}
     result = log_scores(tables.pop("right"), task, ELSEWHERE, training.model, ready)
     if result is not None:

@@ -148,7 +148,7 @@ def evaluate(
     Raises:
         InputError: the split has no clips.
     """
-    tables = predictions_of(checkpoint, ready, split, settings)
+    tables = predictions_of(checkpoint, ready, split, settings, cluster=command.cluster if command else "")
     scored = log_scores(tables.pop("right"), checkpoint.task, split, settings.model, ready)
     if scored is not None:
         log_report(scored, tables, checkpoint.task, split, ready, settings, trained, command, checkpoint=checkpoint)
@@ -196,9 +196,14 @@ def described(
 
 
 def predictions_of(
-    checkpoint: Checkpoint, ready: Ready, split: str, settings: TrainSettings, scored: Task | None = None
+    checkpoint: Checkpoint,
+    ready: Ready,
+    split: str,
+    settings: TrainSettings,
+    scored: Task | None = None,
+    cluster: str = "",
 ) -> dict[str, pd.DataFrame]:
-    """The predictions tables of one split, see `evaluate`; `scored`: see `enrolled_outputs`.
+    """The predictions tables of one split, see `evaluate`; `scored`, `cluster`: see `enrolled_outputs`.
 
     Returns:
         Those of `enrolled_outputs`, and where shares are calibrated `UNCALIBRATED`: `right` at temperature 1.
@@ -215,7 +220,7 @@ def predictions_of(
     if checkpoint.network.personalised or settings.protocol == "strict" or corrects(task, enrolment):
         print(describe_enrolment(ready, split, settings.protocol, settings.shots), end="")
     log_copies(enrolment, split)
-    outputs = enrolled_outputs(checkpoint, clips, enrolment, settings.device, split, scored)
+    outputs = enrolled_outputs(checkpoint, clips, enrolment, settings.device, split, scored, cluster)
     tables = {
         name: task.table(rows, output, enrolment.scored, checkpoint.temperature) for name, output in outputs.items()
     }
@@ -287,6 +292,7 @@ def enrolled_outputs(
     device: str,
     progress: str,
     scored: Task | None = None,
+    cluster: str = "",
 ) -> dict[str, np.ndarray]:
     """The outputs of a network for a split by who enrols: each (clips, outputs).
 
@@ -298,6 +304,7 @@ def enrolled_outputs(
         progress: label of the progress bar.
         scored: the task, where it has but some targets of the network's; their outputs alone are given, so that shares
             are over these targets. None: the network's own.
+        cluster: address of the Dask scheduler whose workers compute; empty: this machine does.
 
     Returns:
         `right`, as the protocol has it (of a plain system: without enrolment). For a personalised system, where two
@@ -311,7 +318,7 @@ def enrolled_outputs(
         wrong, permuted = enrol_wrong_speakers(enrolment, clips.speakers), permute_enrolment(enrolment)
         enrolments |= {"typical": None, "wrong": wrong, "permuted": permuted}
     lists = list(enrolments.values())
-    outputs = predict_enrolments(network, clips, device, lists, None, progress, checkpoint.protocol)
+    outputs = predict_enrolments(network, clips, device, lists, None, progress, checkpoint.protocol, cluster=cluster)
     if scored is not None:
         places = [checkpoint.task.targets.index(target) for target in scored.targets]
         outputs = [output[:, places] for output in outputs]

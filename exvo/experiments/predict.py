@@ -14,23 +14,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from exvo.cluster import refuse_unseen, share_out
 from exvo.config import MAX_SHOTS
 from exvo.devices import resolve_device
 from exvo.errors import InputError
 from exvo.evaluation import results
 from exvo.evaluation.scoring import headline
 from exvo.evaluation.selective import find_level, level_text
-from exvo.features.containers import AudioError
 from exvo.files import NAME_BYTES, require_writable, write_atomically
 from exvo.networks.checkpoint import Checkpoint
-from exvo.progress import followed
+from exvo.networks.parts import TOLERANCE
+from exvo.progress import counting
 from exvo.reports.prediction import chart, for_spreadsheets, reached_line
-from exvo.serving.prediction import enrol_recordings, predict_recordings, read_features
+from exvo.serving.prediction import FileAnswer, FilePredictor, enrol_recordings, read_features
 from exvo.serving.recordings import AudioFiles, find_audio
 from exvo.settings import PredictSettings
 from exvo.tasks import Level
 from exvo.text import LONGEST_NAME, printable, writable
 from exvo.tracking import experiments, models, names, runs
+
+PART_FILES = 64
+"""Files that are read and then predicted together, so that no more are in memory."""
 
 
 def run(settings: PredictSettings) -> None:
@@ -48,7 +52,7 @@ def run(settings: PredictSettings) -> None:
         runs.log_settings(asdict(settings), {"model": dict(checkpoint.notes)})
         about = [model_text(checkpoint, len(enrolling)), *reached(checkpoint), *([level_text(sure)] if sure else [])]
         print("\n".join([*about, *dict.fromkeys(notes + more)]))
-        answers, problems = predict(checkpoint, files, enrolling, settings.device, sure)
+        answers, problems = predict(checkpoint, files, enrolling, settings.device, sure, settings.cluster)
         unsaved = ""
         if answers is not None:
             runs.log_table(for_spreadsheets(answers), "predictions/audio.csv")
@@ -91,43 +95,73 @@ def reached(checkpoint: Checkpoint) -> list[str]:
 
 
 def predict(
-    checkpoint: Checkpoint, files: Sequence[Path], enrolling: Sequence[Path], device: str, sure: Level | None = None
+    checkpoint: Checkpoint,
+    files: Sequence[Path],
+    enrolling: Sequence[Path],
+    device: str,
+    sure: Level | None = None,
+    cluster: str = "",
 ) -> tuple[pd.DataFrame | None, list[str]]:
     """What the network says of each file that can be read.
+
+    Args:
+        checkpoint: the model.
+        files: to predict.
+        enrolling: the clips that enrol the one speaker.
+        device: cpu or cuda.
+        sure: how sure an answer must be; None: it is not said.
+        cluster: address of the Dask scheduler whose workers read the files and predict; empty: this process does.
 
     Returns:
         One row a file, `file` and the columns of `Task.answers` (None where no file can be read), and a line for each
         file that can't.
 
     Raises:
-        InputError: an enrolment clip can't be read.
+        InputError: an enrolment clip can't be read, or the cluster can't be used.
     """
 
-    def read(file: Path) -> np.ndarray:
-        features, note = read_features(file, checkpoint)
+    def say(file: Path, note: str) -> None:
         if note:
-            print(f"warning: {printable(writable(str(file)), LONGEST_NAME)}: {note}")
-        return features
+            print(f"warning: {name(file)}: {note}")
 
     network = checkpoint.network.to(device)
     profile = None
     if enrolling and network.personalised:
-        shots = [read(file) for file in enrolling]
+        shots = []
+        for file in enrolling:
+            features, note = read_features(file, checkpoint)
+            say(file, note)
+            shots.append(features)
         (profile,) = enrol_recordings(checkpoint, shots, [np.arange(len(shots))], device)
-    features: dict[Path, np.ndarray] = {}
-    problems = []
-    for file in followed(files, "reading", "clip"):
-        try:
-            features[file] = read(file)
-        except AudioError as error:
-            problems.append(f"{printable(writable(str(file)), LONGEST_NAME)}: {error.problem}")
-    if not features:
+    paths = [file.absolute() for file in files] if cluster else files
+    parts = [paths[at : at + PART_FILES] for at in range(0, len(paths), PART_FILES)]
+    predictor = FilePredictor(checkpoint, profile, device)
+    by_part: dict[int, list[FileAnswer]] = {}
+    places = [str(path) for path in paths]
+    shared = share_out(cluster, predictor, parts, what="predictions", files=places, device=device, tolerance=TOLERANCE)
+    with counting("predicting", len(files), "clip") as done:
+        for number, part in shared:
+            by_part[number] = part
+            done(len(part))
+    answers = [answer for number in sorted(by_part) for answer in by_part[number]]
+    problem_of = {path: each.problem for path, each in zip(places, answers, strict=True)}
+    if cluster:
+        refuse_unseen({path: problem for path, problem in problem_of.items() if problem.startswith("missing")})
+    for file, answer in zip(files, answers, strict=True):
+        say(file, answer.note)
+    problems = [f"{name(file)}: {each.problem}" for file, each in zip(files, answers, strict=True) if each.problem]
+    outputs = [answer.outputs for answer in answers if answer.outputs is not None]
+    if not outputs:
         return None, problems
-    profiles = None if profile is None else profile[None].repeat(len(features), axis=0)
-    outputs = predict_recordings(checkpoint, list(features.values()), profiles, device, progress="predicting")
-    answers = checkpoint.task.answers(outputs, checkpoint.temperature, sure)
-    answers.insert(0, "file", [writable(str(file)) for file in features])
-    return answers, problems
+    table = checkpoint.task.answers(np.stack(outputs), checkpoint.temperature, sure)
+    read = [file for file, answer in zip(files, answers, strict=True) if answer.outputs is not None]
+    table.insert(0, "file", [writable(str(file)) for file in read])
+    return table, problems
+
+
+def name(file: Path) -> str:
+    """A file in a sentence."""
+    return printable(writable(str(file)), LONGEST_NAME)
 
 
 def check_save(name: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from exvo import machine
 from exvo.errors import InputError
 from exvo.experiments.corpus import Ready, read_corpus
 from exvo.experiments.features import open_extractor, record
@@ -18,13 +19,13 @@ from exvo.experiments.process import hold, stopped
 from exvo.networks.checkpoint import WEIGHTS
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
-from exvo.tracking import experiments, lookup, names, provenance, runs, server
+from exvo.tracking import experiments, lookup, names, runs, server
 from exvo.tracking.delivery import deliver_journal
 from exvo.tracking.lookup import Run
 from exvo.tracking.tags import CODE_TAG, COMMAND_TAG, CONTINUES_TAG, DIGEST_TAG
 from exvo.training.states import States
 
-FREE = ("workers", "devices", "resume", "output")
+FREE = ("workers", "cluster", "devices", "resume", "output")
 """Options that may differ between a command and the one that goes on with its run; the folder is known by its id."""
 
 
@@ -74,7 +75,7 @@ def resumable(entry_point: str, settings: TrainSettings, system: SystemConfig) -
     experiment = experiments.of_training(settings)
     with hold(entry_point, settings.output):
         command = command_digest(entry_point, settings, system)
-        tags = {COMMAND_TAG: command, CODE_TAG: provenance.source_digest()}
+        tags = {COMMAND_TAG: command, CODE_TAG: machine.source_digest()}
         if settings.resume:
             deliver_journals(settings.output)
         unfinished_id, ready = unfinished(settings, tags) if settings.resume else ("", None)

@@ -22,14 +22,13 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from exvo import progress, ranks
+from exvo import machine, progress, ranks
 from exvo.errors import InputError, TrainingError
 from exvo.experiments.process import EXIT_SECONDS, RANKS, Ranked
 from exvo.features.extraction import cores
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.text import default_text
-from exvo.tracking import provenance
 from exvo.training.along import send, train_along
 
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
@@ -100,7 +99,7 @@ def require_same(settings: TrainSettings) -> None:
         InputError: names the first difference, on all ranks.
     """
     own = {name: default_text(value) for name, value in asdict(settings).items()}
-    texts = [json.loads(text) for text in ranks.texts_of_all(json.dumps([own, provenance.source_digest()]))]
+    texts = [json.loads(text) for text in ranks.texts_of_all(json.dumps([own, machine.source_digest()]))]
     options, code = texts[0]
     for number, (others, other_code) in enumerate(texts):
         for name, value in others.items():

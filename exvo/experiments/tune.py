@@ -169,6 +169,7 @@ def open_study(
     elsewhere = {
         "data",
         "workers",
+        "cluster",
         "output",
         "device",
         "experiment",

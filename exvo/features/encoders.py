@@ -8,6 +8,7 @@ and only transformers see clips padded to one length, with a mask.
 from __future__ import annotations
 
 import math
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -56,6 +57,14 @@ def load_encoder(source: str, device: str) -> AudioEncoder:
             f"{folder}: {PREPROCESSING} does not fit the encoder ({reason(error)}); copy both from the same place."
         ) from None
     return encoder
+
+
+def _of_files(files: dict[str, bytes], source: str, device: str) -> AudioEncoder:
+    """An encoder from the names and contents of its files, see `load_encoder`."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            Path(folder, name).write_bytes(content)
+        return AudioEncoder(load(Path(folder)), source, device)
 
 
 class AudioEncoder:
@@ -144,6 +153,13 @@ class AudioEncoder:
         save_file(weights, folder / WEIGHTS, {"format": "pt"})
         self._model.config.save_pretrained(folder)
         (folder / PREPROCESSING).write_text(self._extractor.to_json_string(), encoding="utf-8")
+
+    def __reduce__(self) -> tuple[Callable[..., AudioEncoder], tuple[dict[str, bytes], str, str]]:
+        """How it is pickled: as the files that `save` writes."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(folder)
+            files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        return _of_files, (files, self.source, self.device)
 
     def _batches(self, numbers: Sequence[int], samples: Sequence[int]) -> Iterator[list[int]]:
         """The clips in batches of similar length.

@@ -4,6 +4,8 @@ The files are divided into tasks, which worker processes take one after the othe
 there too: each worker writes shards of its own and reports each of them to the main process. For an encoder the workers
 only decode, and the main process encodes and writes; a worker waits while its report is not taken, so that never more
 than a task a worker and a batch are in memory. An extraction that was stopped goes on from the last shards written.
+
+On a Dask cluster each part of the files is extracted in the same way by one process of a worker.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import hashlib
 import io
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from exvo.cluster import refuse_unseen, share_out
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
 from exvo.features.audio import Audio, read_audio
@@ -38,6 +41,7 @@ SHARD_FILES = 256  # files after which a worker writes a shard: about 12 MB of v
 SHARD_NUMBERS = 2**22  # numbers in features (16 MB) after which it writes one earlier
 HASH_BLOCK = 2**16  # bytes hashed at a time
 MAX_READ_ONCE = 2**21  # bytes (a minute at 16 kHz): a larger file is read twice, to hash it and to decode it
+CHANGED = "changed while it was read"
 COUNTS = ("rate", "channels", "frames")  # columns that hold 0 where unknown; the other numbers are then NaN
 
 
@@ -47,6 +51,7 @@ def extract(
     store_folder: str | Path,
     extractor: Extractor | FeatureConfig,
     workers: int = 0,
+    cluster: str = "",
 ) -> tuple[Store, pd.DataFrame]:
     """Computes the features of audio files and adds them to the feature store, but for those that it holds already.
 
@@ -56,6 +61,7 @@ def extract(
         store_folder: where the stores lie, one for each kind and key of features.
         extractor: what computes them; settings alone are those of the log-mel.
         workers: processes; 0 is one a core. Where there are no more tasks than that, this process does them all.
+        cluster: address of the Dask scheduler whose workers compute them instead; empty: none.
 
     Returns:
         The store, and a table with one row a file, in the order given: file, content, seconds, rate (Hz), channels,
@@ -64,20 +70,39 @@ def extract(
         files are in the table, with their problem; `require_readable` refuses them.
 
     Raises:
-        InputError: `workers` is negative, a worker died, or the features can't be written; what was written before is
-            kept.
+        InputError: `workers` is negative, a worker died, the features can't be written, or the cluster can't be used
+            (see `share_out`); what was written before is kept.
     """
     if workers < 0:
         raise InputError(f"The number of workers must be 0 (one a core) or more, found {workers}.")
     extractor = LogMel(extractor) if isinstance(extractor, FeatureConfig) else extractor
     store = Store(store_folder, extractor.features)
     store.sweep()
+    with counting("features", len(files), "clip") as done:
+        if cluster and files:
+            results = _extract_on_cluster(cluster, os.path.abspath(folder), files, store, extractor, done)
+        else:
+            results = _extract_here(folder, files, store, extractor, workers or cores(), done)
+    return store, _table(store, files, results)
+
+
+def _extract_here(
+    folder: str | Path,
+    files: Sequence[str],
+    store: Store,
+    extractor: Extractor,
+    workers: int,
+    done: Callable[[int], object],
+) -> list[FileResult]:
+    """Computes and writes the features that the store lacks, on this machine; gives each file's result, in their order.
+
+    `done` is told how many more files are done; for the rest see `extract`.
+    """
     tasks = _Tasks(Path(folder), files, store, extractor)
     encoded = EncodedShards(store, extractor) if isinstance(extractor, Encoder) else None
     results: dict[int, list[FileResult]] = {}
     failure: str | None = None
-    computes = encoded is not None
-    with counting("features", len(files), "clip") as done, Workers(tasks, workers or cores(), computes) as processes:
+    with Workers(tasks, workers, computes=encoded is not None) as processes:
         for report in processes.reports():
             store.refresh()
             failure = report.failure or (encoded.add(report.decoded) if encoded else None)
@@ -88,13 +113,65 @@ def extract(
         else:
             failure = encoded.write() if encoded else None
     if failure is None:
-        in_order = [result for number in sorted(results) for result in results[number]]
-        return store, _table(store, files, in_order, encoded.problems if encoded else {})
+        problems = encoded.problems if encoded else {}
+        in_order = (result for number in sorted(results) for result in results[number])
+        return [FileResult(content, problem or problems.get(content, "")) for content, problem in in_order]
     store.refresh()  # the other workers have written theirs
     raise InputError(
         f"The features can't be written to {store.folder}: {failure}. The {len(store)} clips written before are "
         "kept: free some space or choose another folder, and run again to go on from there."
     )
+
+
+class _Part:
+    """Extracts some files on a worker of a cluster, into a shard of its own.
+
+    What the store holds already, because the part was done before and its worker lost, is not computed again.
+    """
+
+    def __init__(self, folder: str, store: Store, extractor: Extractor) -> None:
+        self.folder, self.store, self.extractor = folder, store, extractor
+
+    def __call__(self, files: Sequence[str]) -> list[FileResult]:
+        if self.extractor.features != self.store.features:
+            raise InputError(
+                f"A worker of the cluster computes other features, {self.extractor.features.text}, than this machine, "
+                f"{self.store.features.text}: install the same versions of all libraries on both."
+            )
+        self.store.refresh()
+        return _extract_here(self.folder, files, self.store, self.extractor, 1, lambda more: None)
+
+
+def _extract_on_cluster(
+    cluster: str,
+    folder: str,
+    files: Sequence[str],
+    store: Store,
+    extractor: Extractor,
+    done: Callable[[int], object],
+) -> list[FileResult]:
+    """The same as `_extract_here`, by the workers of a cluster; `folder` is absolute."""
+    parts = [files[at : at + SHARD_FILES] for at in range(0, len(files), SHARD_FILES)]
+    paths = [on_disk(folder, file) for file in files]
+    results: dict[int, list[FileResult]] = {}
+    for number, result in share_out(
+        cluster,
+        _Part(folder, store, extractor),
+        parts,
+        what="features",
+        files=paths,
+        folder=store.root,
+        device=getattr(extractor, "device", "cpu"),
+        threads=isinstance(extractor, Encoder),
+        tolerance="by 0.001 dB" if isinstance(extractor, LogMel) else "by a thousandth of the largest number",
+    ):
+        results[number] = result
+        done(len(result))
+    in_order = [result for number in sorted(results) for result in results[number]]
+    unread = zip(paths, in_order, strict=True)
+    refuse_unseen({path: problem for path, (content, problem) in unread if not content and problem != CHANGED})
+    store.wait_for({content for content, problem in in_order if content and not problem})
+    return in_order
 
 
 def require_readable(audio: pd.DataFrame, skip_unreadable: bool) -> pd.DataFrame:
@@ -166,7 +243,7 @@ class _Tasks:
                     if _file_state(os.stat(path)) == before:
                         pending.add(content, audio)
                     else:
-                        content, problem = "", "changed while it was read"
+                        content, problem = "", CHANGED
             except OSError as error:
                 problem = os_problem(error)
             except AudioError as error:
@@ -255,19 +332,15 @@ def _file_state(status: os.stat_result) -> _FileState:
     return _FileState(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _table(
-    store: Store, files: Sequence[str], results: Sequence[FileResult], problems: Mapping[str, str]
-) -> pd.DataFrame:
+def _table(store: Store, files: Sequence[str], results: Sequence[FileResult]) -> pd.DataFrame:
     """The table of `extract`: each file's result, with what the store holds about its clip.
 
     Args:
         store: the store.
         files: paths.
         results: of each file.
-        problems: content -> what is wrong, of clips that could be decoded but not encoded.
     """
-    contents = [result.content for result in results]
-    found = [result.problem or problems.get(result.content, "") for result in results]
+    contents, found = [result.content for result in results], [result.problem for result in results]
     clips = store.table().reindex(contents).reset_index(drop=True)
     clips[list(COUNTS)] = clips[list(COUNTS)].fillna(0).astype(np.int64)
     clips[["decoded", "note"]] = clips[["decoded", "note"]].fillna("")

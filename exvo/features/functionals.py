@@ -2,6 +2,7 @@
 
 openSMILE fails at random in threads. So extraction computes them in its worker processes, with `Functionals`; all that
 may run in threads, as the served model does, gives the waveforms to a process of its own, with `FunctionalsProcess`.
+`Functionals` does so too where it is called in a thread, as workers of a Dask cluster call it.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def set_of(features: Features) -> str:
 
 
 class Functionals:
-    """The functionals of one clip after the other, in the main thread of a process."""
+    """The functionals of one clip after the other: in the main thread of a process there, else in one of its own."""
 
     def __init__(self, name: str) -> None:
         """Takes a set, one of `SETS`.
@@ -99,6 +100,11 @@ class Functionals:
         self.features = features_of_set(name, installed())
         self.most = SETS[name][1]
         self._smile: Any = None  # made in the process that uses it
+        self._process: FunctionalsProcess | None = None
+
+    def __reduce__(self) -> tuple[type[Functionals], tuple[str]]:
+        """How they are pickled: as the name of the set."""
+        return Functionals, (self.name,)
 
     def shape(self, samples: int) -> tuple[int, int]:
         """(1, numbers), however many samples a clip has."""
@@ -117,6 +123,10 @@ class Functionals:
         Raises:
             AudioError: openSMILE gives numbers that are not finite.
         """
+        if threading.current_thread() is not threading.main_thread():
+            self._process = self._process or FunctionalsProcess(self.name)
+            values[:] = self._process(waveform)
+            return
         if self._smile is None:
             opensmile = require("opensmile", "opensmile", f"features={self.name}")
             own_name = getattr(opensmile.FeatureSet, SETS[self.name][0])

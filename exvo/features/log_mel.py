@@ -73,6 +73,10 @@ class LogMel:
         self._squares = np.empty((FRAMES, 2 * bins), np.float32)  # of real and imaginary parts, alternating
         self._power = np.empty((FRAMES, bins), np.float32)
 
+    def __reduce__(self) -> tuple[type[LogMel], tuple[FeatureConfig]]:
+        """How it is pickled: without its buffers."""
+        return LogMel, (self.config,)
+
     @property
     def most(self) -> int:
         """The numbers of the longest clip's log-mel."""

@@ -8,7 +8,7 @@ import time
 import uuid
 import warnings
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from exvo.errors import InputError
 from exvo.features.shards import CLIP_COLUMNS, Clip, Features, Shard, read_shard, write_shard
 
 STALE = 3600.0  # seconds after which a temporary file was left by a killed process: writing a shard takes a few
+UNSEEN = 90.0  # seconds after which a file is seen on all machines: NFS looks anew after 60
 RECENT = 2**16  # the index's arrays are made anew only after so many clips, or more, came into its dictionary
 
 Place = tuple[int, int]  # of a clip: the number of its shard, and its row there
@@ -69,7 +70,27 @@ class Store(Mapping[str, np.ndarray]):
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path, FeatureConfig | Features]]:
         """How a store is pickled: as its folder and features, so that another process maps the files itself."""
-        return Store, (self.root, self.config)
+        return Store, (self.root.absolute(), self.config)
+
+    def wait_for(self, contents: Collection[str]) -> None:
+        """Maps the shards that another machine has written, which a network's file system shows only after a while.
+
+        Args:
+            contents: of clips that have been written.
+
+        Raises:
+            InputError: they are not all there after `UNSEEN` seconds.
+        """
+        until = time.monotonic() + UNSEEN
+        self.refresh()
+        while missing := [content for content in contents if content not in self]:
+            if time.monotonic() > until:
+                raise InputError(
+                    f"{len(missing)} clips that other machines have written are not in {self.folder} after {UNSEEN:g} "
+                    "seconds: all machines must see the same folder."
+                )
+            time.sleep(1)
+            self.refresh()
 
     def __contains__(self, content: object) -> bool:
         return isinstance(content, str) and self._index.find(content) is not None

@@ -12,6 +12,7 @@ from exvo.batches.clips import Clips, evaluation_batches
 from exvo.enrolment import plan_encodings
 from exvo.errors import InputError, TrainingError
 from exvo.networks.network import Network
+from exvo.networks.parts import ClipsPart, apply_on_cluster
 from exvo.progress import counting
 
 
@@ -30,6 +31,7 @@ def apply_to_clips(
     progress: str = "",
     frames: np.ndarray | None = None,
     step: int = 1,
+    cluster: str = "",
 ) -> np.ndarray:
     """The results of a network's function for whole clips, in float32.
 
@@ -46,14 +48,19 @@ def apply_to_clips(
         progress: label of the progress bar; empty: no bar.
         frames: (clips,), the length to which each clip is filled with zeros (0 dB); None: its own.
         step: see `Network.frame_step`.
+        cluster: address of the Dask scheduler whose workers compute the same batches; empty: this process does.
 
     Returns:
         (clips, numbers), in the order of `clips`.
 
     Raises:
         TrainingError: a number is not finite; names the clips.
+        InputError: the cluster can't be used.
     """
     batch_size = batch_size or (64 if device == "cuda" else 4)
+    if cluster:
+        part = ClipsPart(apply_to_clips, function, clips, min_frames, device, batch_size, frames, step)
+        return apply_on_cluster(cluster, part, progress)
     results: np.ndarray | None = None
     with counting(progress, len(clips), "clip") as done:
         for batch in evaluation_batches(clips, batch_size, min_frames, frames, step):
@@ -77,6 +84,7 @@ def speaker_profiles(
     enrolment: Sequence[np.ndarray],
     protocol: str | None,
     batch_size: int | None = None,
+    cluster: str = "",
 ) -> Tensor:
     """The profile of each speaker, on the device.
 
@@ -87,6 +95,7 @@ def speaker_profiles(
         enrolment: for each speaker the indices of the clips that enrol them; where empty, the typical profile.
         protocol: how these are filled, see `plan_encodings`.
         batch_size: as for `apply_to_clips`.
+        cluster: as for `apply_to_clips`.
 
     Returns:
         (speakers, profile).
@@ -105,6 +114,7 @@ def speaker_profiles(
             batch_size,
             frames=plan.frames,
             step=network.frame_step,
+            cluster=cluster,
         )
     return profiles_of(network, embeddings, plan.rows, device)
 
@@ -171,6 +181,7 @@ def predict_enrolments(
     progress: str = "",
     protocol: str | None = None,
     rows: np.ndarray | None = None,
+    cluster: str = "",
 ) -> list[np.ndarray]:
     """The outputs of `predict_clips` under each of several enrolments, in one pass over the clips.
 
@@ -179,6 +190,7 @@ def predict_enrolments(
     Args:
         network: see `predict_clips`, as for the arguments that are not here.
         enrolments: several arguments `enrolment` of `predict_clips`.
+        cluster: as for `apply_to_clips`.
 
     Returns:
         For each enrolment (rows, outputs).
@@ -192,7 +204,7 @@ def predict_enrolments(
         predicted = clips.take(rows)
         enrolments = [None if each is None else [each[row] for row in rows] for each in enrolments]
     profiles = [
-        speaker_profiles(network, clips, device, enrolment, protocol, batch_size)
+        speaker_profiles(network, clips, device, enrolment, protocol, batch_size, cluster)
         if network.personalised and enrolment is not None
         else None
         for enrolment in enrolments
@@ -204,7 +216,9 @@ def predict_enrolments(
         return torch.cat(outputs, dim=1)
 
     step = network.frame_step
-    outputs = apply_to_clips(predict, predicted, network.min_frames, device, batch_size, progress, step=step)
+    outputs = apply_to_clips(
+        predict, predicted, network.min_frames, device, batch_size, progress, step=step, cluster=cluster
+    )
     return np.split(outputs, len(profiles), axis=1)
 
 

@@ -27,6 +27,7 @@ class RunEncoder:
 
     Attributes:
         checkpoint: of the run.
+        device: where it computes, cpu or cuda.
         features: float32 (1, embedding).
     """
 
@@ -48,7 +49,7 @@ class RunEncoder:
             raise InputError(
                 f"{name} takes {config.sample_rate} Hz, and features are of {FeatureConfig.sample_rate} Hz."
             )
-        self.checkpoint, self._config, self._device = checkpoint, config, device
+        self.checkpoint, self._config, self.device = checkpoint, config, device
         network = checkpoint.network
         settings = {
             "weights": weights_digest(checkpoint),
@@ -87,7 +88,7 @@ class RunEncoder:
         features = dict(zip(names, log_mels, strict=True))
         clips = Clips(names, names, features, np.zeros((len(names), 1)), self.checkpoint.fill)
         nobody = [np.empty(0, np.int64)] * len(names)
-        return embed_clips(self.checkpoint.network, clips, self._device, "main", nobody)
+        return embed_clips(self.checkpoint.network, clips, self.device, "main", nobody)
 
 
 def weights_digest(checkpoint: Checkpoint) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -42,6 +44,47 @@ def read_features(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str
         return features_of(audio.waveform, checkpoint), audio.note
     except AudioError as error:
         raise AudioError(error.problem, os.fspath(source)) from None
+
+
+class FileAnswer(NamedTuple):
+    """What the network says of a file."""
+
+    outputs: np.ndarray | None  # (outputs,); None where the file can't be used
+    note: str  # what of the file could not be read; '' as a rule
+    problem: str  # why the file can't be used; '' where it can
+
+
+@dataclass(frozen=True)
+class FilePredictor:
+    """Reads files and predicts.
+
+    Attributes:
+        checkpoint: the model, whose network is on the device.
+        profile: (profile,), of the one speaker of all files; None: the typical one, or a network without fusion.
+        device: cpu or cuda.
+    """
+
+    checkpoint: Checkpoint
+    profile: np.ndarray | None
+    device: str
+
+    def __call__(self, files: Sequence[Path]) -> list[FileAnswer]:
+        """What the network says of each file."""
+        features: dict[int, np.ndarray] = {}
+        answers = []
+        for number, file in enumerate(files):
+            try:
+                features[number], note = read_features(file, self.checkpoint)
+                answers.append(FileAnswer(None, note, ""))
+            except AudioError as error:
+                answers.append(FileAnswer(None, "", error.problem))
+        if not features:
+            return answers
+        profiles = None if self.profile is None else self.profile[None].repeat(len(features), axis=0)
+        outputs = predict_recordings(self.checkpoint, list(features.values()), profiles, self.device)
+        for number, output in zip(features, outputs, strict=True):
+            answers[number] = answers[number]._replace(outputs=output)
+        return answers
 
 
 def as_clips(features: Sequence[np.ndarray], checkpoint: Checkpoint) -> Clips:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import platform
 import re
@@ -16,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from exvo.machine import processor
 from exvo.text import printable
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -143,15 +143,6 @@ def _packed(file: Path, name: str) -> str:
     return next((line.split(" ")[0] for line in lines if line.endswith(f" {name}")), "")
 
 
-def source_digest() -> str:
-    """SHA-256, in hexadecimal, of the Python files of `exvo`: their names and contents."""
-    total = hashlib.sha256()
-    for path in sorted((PROJECT / "exvo").rglob("*.py")):
-        content = path.read_bytes()
-        total.update(f"{path.relative_to(PROJECT).as_posix()} {len(content)}\n".encode() + content)
-    return total.hexdigest()
-
-
 def environment() -> dict[str, Any]:
     """Hardware and library versions; and, where this process computes with PyTorch, what decides how it adds numbers.
 
@@ -174,12 +165,3 @@ def environment() -> dict[str, Any]:
         **arithmetic,
         "libraries": {name: version(name) for name in LIBRARIES},
     }
-
-
-def processor() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
