@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 import sys
@@ -17,7 +18,7 @@ import time
 import urllib.parse
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -25,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from exvo.errors import InputError, TrainingError
+from exvo.errors import InputError
 from exvo.extras import require
 from exvo.machine import Machine, source_digest, this_machine
 from exvo.text import listing, printable, reason
@@ -33,12 +34,10 @@ from exvo.text import listing, printable, reason
 SECONDS = 10
 """That a scheduler is given to answer, and then a first worker to join it."""
 
-FILES = 100
-"""The most files that workers are asked for before the work begins, each of another folder."""
-
+FILES = 100  # the most files that workers are asked for before the work begins, each of another folder
 HEAD = 2**16  # bytes of such a file that must be the same everywhere
 
-Part = TypeVar("Part")
+Part = TypeVar("Part", bound=Sized)
 Result = TypeVar("Result")
 
 
@@ -69,19 +68,21 @@ def share_out(
     parts: Sequence[Part],
     *,
     what: str,
+    done: Callable[[int], object],
     files: Sequence[str],
     folder: Path | None = None,
     device: str = "cpu",
     threads: bool = True,
     tolerance: str = "",
-) -> Iterator[tuple[int, Result]]:
-    """The result of each part of some work, with its number, as they come.
+) -> list[Result]:
+    """The result of each part of some work, in their order.
 
     Args:
         address: of the cluster's scheduler; empty: this process does one part after the other.
         work: does a part. Each thread of a worker gets a copy of its own.
         parts: of the work.
         what: is computed, one word.
+        done: is told how many more items are done, with each part.
         files: absolute paths of the files that are read.
         folder: into which the parts write; None: into none.
         device: where they compute, cpu or cuda.
@@ -92,20 +93,24 @@ def share_out(
         InputError: the scheduler does not answer, has no workers, or is lost; a worker has other code, or does not see
             the folder or the files; or as `work` does.
     """
+    results: dict[int, Result] = {}
     if not address:
-        yield from enumerate(map(work, parts))
-        return
+        for number, part in enumerate(parts):
+            results[number] = work(part)
+            done(len(part))
+        return list(results.values())
     distributed = require("distributed", "cluster", f"cluster={printable(address, 200)}")
     check_address(address)
     with _connected(distributed, address) as client, _expected(files, folder, device, threads) as expected:
         own, known = this_machine(threads), set(_machines(client, address, expected))
         _say(_comparison(address, own, known, tolerance))
-        for number, (machine, result) in _results(client, address, work, parts, what, expected):
+        for number, (machine, results[number]) in _results(client, address, work, parts, what, expected):
             if machine not in known:
                 known.add(machine)
                 _say(_comparison(address, own, known, tolerance))
-            yield number, result
+            done(len(parts[number]))
         client.run(_forget, on_error="ignore")
+    return [results[number] for number in range(len(parts))]
 
 
 def check_address(address: str) -> None:
@@ -146,6 +151,7 @@ def refuse_unseen(paths: Mapping[str, str]) -> None:
 @contextlib.contextmanager
 def _connected(distributed: ModuleType, address: str) -> Iterator[Any]:
     """A client of the scheduler, which has a worker."""
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it would report is a sentence here
     try:
         asyncio.run(asyncio.wait_for(_greet(address), SECONDS))
         client = distributed.Client(address, timeout=SECONDS, set_as_default=False)
@@ -155,7 +161,7 @@ def _connected(distributed: ModuleType, address: str) -> Iterator[Any]:
             f"cluster={address}: no Dask scheduler answers within {SECONDS} s ({reason(error)}); start one with `dask "
             f"scheduler`, and look whether a firewall is between{advice}."
         ) from None
-    try:
+    with contextlib.closing(client):
         try:
             client.wait_for_workers(1, timeout=SECONDS)
         except TimeoutError:
@@ -164,8 +170,6 @@ def _connected(distributed: ModuleType, address: str) -> Iterator[Any]:
                 f"worker {address} --nthreads 1`."
             ) from None
         yield client
-    finally:
-        client.close(timeout=SECONDS)
 
 
 async def _greet(address: str) -> None:
@@ -318,8 +322,6 @@ def _results(
         ) from None
     except CancelledError:
         raise InputError(f"cluster={address}: the scheduler is lost. Start it and {again}") from None
-    except (InputError, TrainingError):
-        raise
     except Exception as error:
         raise _refused(error, f"cluster={address}: a worker") from None
 

@@ -188,7 +188,7 @@ def test_a_killed_worker_costs_its_parts_again_and_nothing_else(
 def test_a_worker_that_has_come_later_does_parts_and_those_of_a_killed_one(lonely: Cluster, tmp_path: Path) -> None:
     """The first worker stays in its second part; another one comes, does the others, and that one when it is killed."""
 
-    def work(part: int) -> int:
+    def work(part: str) -> str:
         import os
         import time
 
@@ -198,12 +198,12 @@ def test_a_worker_that_has_come_later_does_parts_and_those_of_a_killed_one(lonel
             open(os.path.join(folder, "held"), "w").close()
             time.sleep(600)
         open(os.path.join(folder, f"{part}-{os.getpid()}"), "w").close()
-        return part**2
+        return part.upper()
 
     lonely.add_worker()
-    results = dict[int, int]()
-    arguments = (lonely.address, work, range(20))
-    thread = threading.Thread(target=lambda: results.update(share_out(*arguments, what="squares", files=[])))
+    letters, results, counted = "0bcdefghijklmnopqrst", list[str](), list[int]()
+    options = {"what": "letters", "done": counted.append, "files": []}
+    thread = threading.Thread(target=lambda: results.extend(share_out(lonely.address, work, letters, **options)))
     thread.start()
     wait_until((tmp_path / "held").exists)
     (first,) = lonely.workers()
@@ -212,19 +212,22 @@ def test_a_worker_that_has_come_later_does_parts_and_those_of_a_killed_one(lonel
     assert thread.is_alive()
     first.kill()
     thread.join(SECONDS)
-    assert results == {part: part**2 for part in range(20)}
+    assert "".join(results) == letters.upper()
+    assert counted == [1] * 20
     assert len({path.name.partition("-")[2] for path in tmp_path.glob("*-*")}) >= 2
 
 
 @pytest.mark.slow
 def test_a_lost_scheduler_is_said(lonely: Cluster, tmp_path: Path) -> None:
     lonely.add_worker()
-    naps = share_out(lonely.address, time.sleep, [0, 0, 30], what="naps", files=[])
-    next(naps)
-    next(naps)
-    lonely.stop()
+
+    def nap(part: str) -> None:
+        import time
+
+        time.sleep(len(part))
+
     with pytest.raises(InputError, match=r"the scheduler is lost\. Start it and run again"):
-        next(naps)
+        share_out(lonely.address, nap, ["", "x" * 30], what="naps", done=lambda more: lonely.stop(), files=[])
 
 
 # What is refused
@@ -324,4 +327,6 @@ def test_what_others_have_written_must_be_seen_in_time(tmp_path: Path, monkeypat
 
 
 def test_without_a_cluster_parts_are_done_here() -> None:
-    assert list(share_out("", str.upper, ["a", "b"], what="letters", files=[])) == [(0, "A"), (1, "B")]
+    counted: list[int] = []
+    results = share_out("", str.upper, ["ab", "c"], what="letters", done=counted.append, files=[])
+    assert (results, counted) == (["AB", "C"], [2, 1])

@@ -133,20 +133,7 @@ def predict(
             say(file, note)
             shots.append(features)
         (profile,) = enrol_recordings(checkpoint, shots, [np.arange(len(shots))], device)
-    paths = [file.absolute() for file in files] if cluster else files
-    parts = [paths[at : at + PART_FILES] for at in range(0, len(paths), PART_FILES)]
-    predictor = FilePredictor(checkpoint, profile, device)
-    by_part: dict[int, list[FileAnswer]] = {}
-    places = [str(path) for path in paths]
-    shared = share_out(cluster, predictor, parts, what="predictions", files=places, device=device, tolerance=TOLERANCE)
-    with counting("predicting", len(files), "clip") as done:
-        for number, part in shared:
-            by_part[number] = part
-            done(len(part))
-    answers = [answer for number in sorted(by_part) for answer in by_part[number]]
-    problem_of = {path: each.problem for path, each in zip(places, answers, strict=True)}
-    if cluster:
-        refuse_unseen({path: problem for path, problem in problem_of.items() if problem.startswith("missing")})
+    answers = answers_of(FilePredictor(checkpoint, profile, device), files, cluster)
     for file, answer in zip(files, answers, strict=True):
         say(file, answer.note)
     problems = [f"{name(file)}: {each.problem}" for file, each in zip(files, answers, strict=True) if each.problem]
@@ -157,6 +144,33 @@ def predict(
     read = [file for file, answer in zip(files, answers, strict=True) if answer.outputs is not None]
     table.insert(0, "file", [writable(str(file)) for file in read])
     return table, problems
+
+
+def answers_of(predictor: FilePredictor, files: Sequence[Path], cluster: str) -> list[FileAnswer]:
+    """What the network says of each file, `PART_FILES` at a time; `cluster`: see `predict`.
+
+    Raises:
+        InputError: the cluster can't be used.
+    """
+    paths = [file.absolute() for file in files] if cluster else files
+    parts = [paths[at : at + PART_FILES] for at in range(0, len(paths), PART_FILES)]
+    names = [str(path) for path in paths]
+    with counting("predicting", len(files), "clip") as done:
+        answered = share_out(
+            cluster,
+            predictor,
+            parts,
+            what="predictions",
+            done=done,
+            files=names,
+            device=predictor.device,
+            tolerance=TOLERANCE,
+        )
+    answers = [answer for part in answered for answer in part]
+    problems = {path: answer.problem for path, answer in zip(names, answers, strict=True)}
+    if cluster:
+        refuse_unseen({path: problem for path, problem in problems.items() if problem.startswith("missing")})
+    return answers
 
 
 def name(file: Path) -> str:

@@ -124,10 +124,7 @@ def _extract_here(
 
 
 class _Part:
-    """Extracts some files on a worker of a cluster, into a shard of its own.
-
-    What the store holds already, because the part was done before and its worker lost, is not computed again.
-    """
+    """Extracts some files on a worker of a cluster, into a shard of its own, but for those that the store holds."""
 
     def __init__(self, folder: str, store: Store, extractor: Extractor) -> None:
         self.folder, self.store, self.extractor = folder, store, extractor
@@ -153,21 +150,19 @@ def _extract_on_cluster(
     """The same as `_extract_here`, by the workers of a cluster; `folder` is absolute."""
     parts = [files[at : at + SHARD_FILES] for at in range(0, len(files), SHARD_FILES)]
     paths = [on_disk(folder, file) for file in files]
-    results: dict[int, list[FileResult]] = {}
-    for number, result in share_out(
+    extracted = share_out(
         cluster,
         _Part(folder, store, extractor),
         parts,
         what="features",
+        done=done,
         files=paths,
         folder=store.root,
         device=getattr(extractor, "device", "cpu"),
         threads=isinstance(extractor, Encoder),
         tolerance="by 0.001 dB" if isinstance(extractor, LogMel) else "by a thousandth of the largest number",
-    ):
-        results[number] = result
-        done(len(result))
-    in_order = [result for number in sorted(results) for result in results[number]]
+    )
+    in_order = [result for part in extracted for result in part]
     unread = zip(paths, in_order, strict=True)
     refuse_unseen({path: problem for path, (content, problem) in unread if not content and problem != CHANGED})
     store.wait_for({content for content, problem in in_order if content and not problem})

@@ -73,13 +73,11 @@ def apply_on_cluster(cluster: str, work: ClipsPart, progress: str) -> np.ndarray
     """
     parts, store = work.parts(), work.clips.features
     shards = [str(path.absolute()) for path in store.folder.glob("*.arrow")] if isinstance(store, Store) else []
-    results: dict[int, np.ndarray] = {}
-    shared = share_out(cluster, work, parts, what="inference", files=shards, device=work.device, tolerance=TOLERANCE)
     with counting(progress, len(work.clips), "clip") as done:
-        for number, numbers in shared:
-            results[number] = numbers
-            done(len(numbers))
-    in_parts = np.concatenate([results[number] for number in range(len(parts))])
+        results = share_out(
+            cluster, work, parts, what="inference", done=done, files=shards, device=work.device, tolerance=TOLERANCE
+        )
+    in_parts = np.concatenate(results)
     in_order = np.empty_like(in_parts)
     in_order[np.concatenate(parts)] = in_parts
     return in_order
