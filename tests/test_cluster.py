@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -15,9 +16,10 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
+from dask import config
 from mlflow import MlflowClient
 
-from exvo import cluster as dask
+from exvo import cluster as on_cluster
 from exvo.cluster import check_address, share_out
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
@@ -108,7 +110,7 @@ def test_features_are_those_of_one_machine(
     if kind == "encoder":
         extractor = load_encoder(str(save_encoder("wavlm", tmp_path / "encoder")), "cpu")
     alone = extract(tmp_path / "corpus", files, tmp_path / "alone", extractor, 1)
-    dask._say.cache_clear()
+    on_cluster._say.cache_clear()
     monkeypatch.chdir(tmp_path)  # the paths may be relative
     shared = extract("corpus", files, "shared", extractor, cluster=cluster.address)
     assert equal(alone, shared)
@@ -155,6 +157,30 @@ def test_evaluation_and_prediction_are_those_of_one_machine(
             pd.testing.assert_frame_equal(one, other, check_exact=True)
     finally:
         mlflow.set_tracking_uri(None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made by openssl, which is not installed")
+def test_over_tls_with_the_certificates_that_dask_s_settings_name(tmp_path: Path) -> None:
+    words = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out certificate -days 2 -subj /CN=exvo"
+    subprocess.run(words.split(), cwd=tmp_path, check=True, capture_output=True)
+    paths = {name: str(tmp_path / name) for name in ("certificate", "key")}
+    options = ["--tls-ca-file", paths["certificate"], "--tls-cert", paths["certificate"], "--tls-key", paths["key"]]
+    one = Cluster(tmp_path, "tls", options)
+    try:
+        one.add_worker()
+        with pytest.raises(InputError, match=r"no Dask scheduler answers .* settings must name the certificates"):
+            check_in(one.address)
+        own = {"ca-file": paths["certificate"], "client.cert": paths["certificate"], "client.key": paths["key"]}
+        with config.set({f"distributed.comm.tls.{name}": path for name, path in own.items()}):
+            assert check_in(one.address) == [2]
+    finally:
+        one.stop()
+
+
+def check_in(address: str) -> list[int]:
+    """What a cluster counts the letters of a word to."""
+    return share_out(address, len, ["ab"], what="letters", done=lambda more: None, files=[])
 
 
 # Workers that go and come
@@ -246,7 +272,7 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 def test_refusals_are_sentences(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(dask, "SECONDS", 1)
+    monkeypatch.setattr(on_cluster, "SECONDS", 1)
     options = {"corpus": "table", "data": str(tiny_corpus)}
     silent = f"tcp://127.0.0.1:{free_port()}"
     with socket.create_server(("127.0.0.1", 0)) as deaf:
@@ -264,7 +290,7 @@ def test_refusals_are_sentences(
 def test_workers_that_can_not_do_the_work_are_refused(
     lonely: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dask, "SECONDS", 1)
+    monkeypatch.setattr(on_cluster, "SECONDS", 1)
     files = write_clips(tmp_path / "corpus", 2)
 
     def refused() -> str:
@@ -273,7 +299,7 @@ def test_workers_that_can_not_do_the_work_are_refused(
         return str(raised.value)
 
     assert "no worker has joined the scheduler within 1 s; start some with `dask worker tcp://" in refused()
-    monkeypatch.setattr(dask, "SECONDS", SECONDS)
+    monkeypatch.setattr(on_cluster, "SECONDS", SECONDS)
     (tmp_path / "empty" / "exvo").mkdir(parents=True)
     (tmp_path / "empty" / "exvo" / "__init__.py").touch()
     shutil.copytree(ROOT / "exvo", tmp_path / "other" / "exvo", ignore=shutil.ignore_patterns("__pycache__"))
@@ -304,7 +330,7 @@ def test_other_machines_are_named() -> None:
     other = own._replace(processor="B", threads=1, versions=(("numpy", "2"), ("torch", "4")))
     assert own.differences(own) == []
     assert own.differences(other) == ["processor B, here A", "threads 1, here 2", "torch 4, here 3"]
-    assert dask._comparison("tcp://a:1", own, [own, other], "by 0.001 dB") == (
+    assert on_cluster._comparison("tcp://a:1", own, [own, other], "by 0.001 dB") == (
         "cluster tcp://a:1: other machines than this one (processor B, here A, threads 1, here 2, torch 4, here 3): "
         "the result may differ by 0.001 dB"
     )
@@ -312,9 +338,9 @@ def test_other_machines_are_named() -> None:
 
 def test_a_file_that_only_workers_miss_is_named(tmp_path: Path) -> None:
     (tmp_path / "there.wav").touch()
-    dask.refuse_unseen({str(tmp_path / "absent.wav"): "missing"})
+    on_cluster.refuse_unseen({str(tmp_path / "absent.wav"): "missing"})
     with pytest.raises(InputError, match=r"can't read .*there\.wav \(missing\), which this machine can"):
-        dask.refuse_unseen({str(tmp_path / "there.wav"): "missing"})
+        on_cluster.refuse_unseen({str(tmp_path / "there.wav"): "missing"})
 
 
 def test_what_others_have_written_must_be_seen_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

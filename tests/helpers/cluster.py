@@ -19,18 +19,20 @@ from helpers.servers import free_port
 
 
 class Cluster:
-    """A scheduler, which its own client has not asked for anything, and the workers that were added."""
+    """A scheduler, and the workers that were added to it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scheme: str = "tcp", options: Sequence[str] = ()) -> None:
         """Starts a scheduler without workers; returns when it answers.
 
         Args:
             folder: for the logs and what Dask writes.
+            scheme: of its address, tcp or tls.
+            options: further words of the commands of scheduler and workers.
         """
         self.folder, port = folder, free_port()
-        self.address = f"tcp://127.0.0.1:{port}"
+        self.host, self.address, self._options = f"{scheme}://127.0.0.1", f"{scheme}://127.0.0.1:{port}", options
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._start(["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"])
+        self._start(["scheduler", "--host", self.host, "--port", str(port), "--no-dashboard"])
         for _ in range(240):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 return
@@ -47,7 +49,7 @@ class Cluster:
             variables: of their environment.
             before: words before their command.
         """
-        words = ["worker", self.address, "--nthreads", "1", "--nworkers", str(count), "--host", "127.0.0.1"]
+        words = ["worker", self.address, "--nthreads", "1", "--nworkers", str(count), "--host", self.host]
         words += ["--no-dashboard", "--local-directory", str(self.folder / "scratch")]
         return self._start(words, variables, before)
 
@@ -79,7 +81,7 @@ class Cluster:
     ) -> subprocess.Popen[bytes]:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"} | dict(variables or {})
         with (self.folder / "cluster.log").open("a") as log:
-            command = [*before, sys.executable, "-m", "dask", *words]
+            command = [*before, sys.executable, "-m", "dask", *words, *self._options]
             process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
         self._processes.append(process)
         return process
