@@ -95,6 +95,8 @@ def draw(random: Random, whole: bytes) -> bytes:
             about["levels"] = [[random.choice([0, 0.5, 1, -1, None, "1", *HUGE]) for _ in range(3)]] * random.choice(
                 [0, 1, 2]
             )
+        if random.random() < 0.3:
+            about["ranges"] = {name: [-30, random.choice([-1, 0, *HUGE])] for name in ("seconds", "rms_db", "rate")}
         for _ in range(random.choice([0, 1, 1, 2])):
             change(random, about)
         text = json.dumps(about)

@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 
@@ -197,6 +198,8 @@ class Checkpoints(Target):
         require(checkpoint.protocol in (None, *PROTOCOLS), "another protocol")
         require(checkpoint.temperature is None or 0 < checkpoint.temperature < math.inf, "another temperature")
         require(all(0 <= number <= 1 for level in checkpoint.levels for number in level), "other levels")
+        ranges = asdict(checkpoint.ranges).values() if checkpoint.ranges else ()
+        require(all(low <= high < math.inf for low, high in ranges), "other ranges")
         clip = torch.zeros(1, network.min_frames, FEATURES.bands)
         with torch.inference_mode():
             require(network.predict(clip).shape == (1, checkpoint.task.outputs), "outputs of another shape")

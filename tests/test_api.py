@@ -139,7 +139,7 @@ def test_the_entry_point_and_the_served_model_give_the_same(
     enrolled = served.predict(pd.DataFrame({"enrolment": [enrolling]}), params={"mode": "enrol"})
     np.testing.assert_array_equal(np.float32(enrolled["profile"][0]), profile)
     rows = pd.DataFrame({"audio": clips, "profile": [profile.tolist()] * len(clips)})
-    pd.testing.assert_frame_equal(served.predict(rows), answers, check_exact=True)
+    pd.testing.assert_frame_equal(served.predict(rows)[["High", "Loud"]], answers, check_exact=True)
 
 
 def test_a_clip_is_a_path_bytes_or_a_waveform(personalised: exvo.Recogniser, tmp_path: Path) -> None:

@@ -227,6 +227,7 @@ PARTS = (
     "enrolment",
     "temperature",
     "levels",
+    "ranges",
     "x",
 )
 

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from exvo.config import FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
+from exvo.features.conditions import Ranges
 from exvo.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from exvo.networks.network import Network
 from exvo.serving.model import signature
@@ -68,6 +69,9 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
+RANGES = {"seconds": [0.5, 2], "rms_db": [-60, -12.5], "rate": [16_000, 48_000]}
+
+
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
     """A file of a personalised network."""
@@ -97,6 +101,9 @@ def test_the_header(whole: Path) -> None:
     assert found.levels == ()
     rewrite(whole, lambda about: about.update(levels=[[0.5, 0, 1], [0.6, 0.25, 0.5]]))
     assert load_checkpoint(whole).levels == ((0.5, 0.0, 1.0), (0.6, 0.25, 0.5))
+    assert found.ranges is None
+    rewrite(whole, lambda about: about.update(ranges=RANGES))
+    assert load_checkpoint(whole).ranges == Ranges((0.5, 2.0), (-60.0, -12.5), (16_000.0, 48_000.0))
 
 
 def test_a_network_without_enrolment_has_no_protocol(tmp_path: Path) -> None:
@@ -134,6 +141,17 @@ def test_a_network_without_enrolment_has_no_protocol(tmp_path: Path) -> None:
         ("", {"levels": [[0.5, 0.1, float("nan")]]}, "levels is"),
         ("", {"levels": [[0.6, 0.1, 1.0], [0.5, 0.2, 0.5]]}, "levels is"),
         ("", {"levels": [[0.001 * n, 0.1, 1.0] for n in range(102)]}, "levels is"),
+        ("", {"ranges": None}, "ranges is None"),
+        ("", {"ranges": []}, r"ranges is \[\]"),
+        ("", {"ranges": RANGES | {"pitch": [100, 200]}}, r"has a header in which ranges\.pitch is unknown"),
+        ("", {"ranges": {"seconds": [0.5, 2], "rms_db": [-60, -12]}}, r"has a header in which ranges\.rate is missing"),
+        ("", {"ranges": RANGES | {"seconds": [0, 2]}}, r"ranges\.seconds is \[0, 2\]"),
+        ("", {"ranges": RANGES | {"seconds": [2, 0.5]}}, r"ranges\.seconds is"),
+        ("", {"ranges": RANGES | {"seconds": [0.5]}}, r"ranges\.seconds is"),
+        ("", {"ranges": RANGES | {"rms_db": [float("-inf"), 0]}}, r"ranges\.rms_db is"),
+        ("", {"ranges": RANGES | {"rms_db": [-60, float("nan")]}}, r"ranges\.rms_db is"),
+        ("", {"ranges": RANGES | {"rate": [True, 48_000]}}, r"ranges\.rate is"),
+        ("", {"ranges": RANGES | {"rate": "16000"}}, r"ranges\.rate is"),
         ("", {"more": 1}, "has a header in which more is unknown"),
         ("", {"enrolment": "published"}, "enrolment is 'published'"),
         ("", {"fill": "silence"}, "fill is 'silence'"),
@@ -246,10 +264,10 @@ def test_a_former_logged_model_answers_as_before(kind: str, code: Path, tmp_path
     checkpoint = Checkpoint(network, TASK, FeatureConfig(), "repeat", {})
     expected = evaluated(checkpoint, TONES, [*PAIRS, *[[]] * 5])[:3]
     rows = [{"audio": TONES[n], "enrolment": [TONES[m] for m in own] or None} for n, own in enumerate(PAIRS)]
-    np.testing.assert_allclose(model.predict(pd.DataFrame(rows)), expected, atol=1e-6)
+    np.testing.assert_allclose(model.predict(pd.DataFrame(rows))[["High", "Loud"]], expected, atol=1e-6)
     enrolled = model.predict(pd.DataFrame({"enrolment": [[TONES[6], TONES[7]]]}), params={"mode": "enrol"})
     again = pd.DataFrame({"audio": [TONES[0]], "profile": [enrolled["profile"][0]]})
-    np.testing.assert_allclose(model.predict(again), expected[:1], atol=1e-6)
+    np.testing.assert_allclose(model.predict(again)[["High", "Loud"]], expected[:1], atol=1e-6)
     with pytest.raises(mlflow.exceptions.MlflowException, match="row 0: audio is missing"):
         model.predict(pd.DataFrame({"enrolment": [[TONES[0]]]}))
 

@@ -146,7 +146,7 @@ def test_predictions_are_the_networks_with_the_speakers_profile(
     content = [(tiny_corpus / file).read_bytes() for file in files]
     rows = [{"audio": content[clip], "enrolment": [content[one] for one in own]} for clip, own in enumerate(published)]
     served = mlflow.pyfunc.load_model(trained.data.tags["exvo.model_uri"]).predict(pd.DataFrame(rows))
-    np.testing.assert_allclose(served, numbers(table), atol=1e-5)
+    np.testing.assert_allclose(served.drop(columns="warnings"), numbers(table), atol=1e-5)
     first = [str(tiny_corpus / files[clip]) for clip in published[0]]
     given = {"audio": str(tiny_corpus / files[0]), "enrolment": ",".join(first), "save": "one.parquet"}
     assert run_here("predict", given | {"model_uri": trained.info.run_id}, monkeypatch) == 0

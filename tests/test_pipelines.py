@@ -217,7 +217,7 @@ def test_the_main_job_against_a_real_server(server: str, tiny_corpus: Path, tmp_
     assert found.data.metrics["test/emotion_ccc"] == pytest.approx(run.data.metrics["test/emotion_ccc"], abs=1e-6)
     clip = next(tiny_corpus.glob("*.wav")).read_bytes()
     model = mlflow.pyfunc.load_model(run.data.tags["exvo.model_uri"])
-    assert list(model.predict(pd.DataFrame({"audio": [clip]}))) == ["High", "Loud"]
+    assert list(model.predict(pd.DataFrame({"audio": [clip]}))) == ["High", "Loud", "warnings"]
 
 
 def test_extract_skips_what_is_there(tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

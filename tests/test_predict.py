@@ -86,7 +86,7 @@ def test_every_name_of_a_model_gives_the_numbers_of_evaluate(
     options |= {"model_uri": names[kind]} if kind in names else {}
     assert run_here("predict", options, monkeypatch) == 0
     for table in (pd.read_parquet(saved), logged(newest())):
-        assert table.columns.tolist() == ["file", "High", "Loud"]
+        assert table.columns.tolist() == ["file", "High", "Loud", "warnings"]
         assert table["file"].tolist() == [str(clip) for clip in clips]
         np.testing.assert_allclose(table[["High", "Loud"]], expected, atol=1e-5)
 
@@ -226,7 +226,7 @@ def test_a_terminal_without_blocks_gets_number_signs(
         with monkeypatch.context() as patch:
             screen = io.TextIOWrapper(written, encoding=encoding, write_through=True)
             patch.setattr(sys, "stdout", screen)
-            patch.setattr("exvo.experiments.predict.chart", lambda *_: "s2-0.wav █")
+            patch.setattr("exvo.experiments.predict.chart", lambda *_, **__: "s2-0.wav █")
             assert run_here("predict", {"audio": f"{tiny_corpus}/s2-*.wav", "model_uri": "cnn10"}, patch) == 0
         assert b"s2-0.wav " + full in written.getvalue()
 

@@ -182,7 +182,7 @@ def test_the_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert set(found["prediction.speaker"]) <= {"speaker1", "speaker6"}
     model = mlflow.pyfunc.load_model(run.data.tags["exvo.model_uri"])
     answer = model.predict(pd.DataFrame({"audio": [(folder / "s7-0.wav").read_bytes()]}))
-    assert list(answer.columns) == ["speaker"]
+    assert list(answer.columns) == ["speaker", "warnings"]
     assert answer["speaker"][0] in {"speaker1", "speaker6"}
     assert run_here("evaluate", {"run_id": run.info.run_id}, monkeypatch) == 2
     assert "is a speaker recogniser: the other splits have people that it does not know" in capsys.readouterr().err

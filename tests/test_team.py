@@ -119,6 +119,7 @@ def test_train_tune_evaluate_register_and_serve(
         )
         (answer,) = json.load(urllib.request.urlopen(request, timeout=30))["predictions"]
     predicted = pd.read_csv("predicted.csv").iloc[0]
+    assert answer.pop("warnings") == []
     assert len(answer) > 1
     assert {name: pytest.approx(predicted[name], abs=1e-5) for name in answer} == answer
 

@@ -123,7 +123,7 @@ def test_the_model_holds_no_pickle_and_has_an_example(trained) -> None:  # type:
     assert "best.safetensors" in names
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))]
     model = mlflow.pyfunc.load_model(str(folder))
-    assert model.metadata.signature.outputs.input_names() == ["High", "Loud", "age", "country"]
+    assert model.metadata.signature.outputs.input_names() == ["High", "Loud", "age", "country", "warnings"]
     assert model.metadata.signature.params.to_dict()[0]["name"] == "mode"
     assert len(model.predict(model.metadata.load_input_example(str(folder)))) == 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from exvo.networks.checkpoint import Checkpoint
 from exvo.serving.decoding import check_lengths
 from exvo.serving.prediction import enrol_recordings, predict_recordings
 from exvo.serving.request import MAX_CLIP_BYTES
-from exvo.serving.waveforms import audio_config, features_of
+from exvo.serving.waveforms import audio_config, audio_warnings, features_of
 
 QUIET = -45.0
 """dB of full scale: a recording whose peak lies below was hardly heard. The quietest of 400 clips of EmoGator has
@@ -116,7 +116,7 @@ class Listener:
             others={str(name): value for name, value in others.items()},
             seconds=audio.seconds,
             peak=decibels(audio.peak),
-            notes=notes(audio),
+            notes=notes(audio, audio_warnings(audio, self.checkpoint)),
             log_mel=log_mel(torch.from_numpy(audio.waveform), shown).numpy(),
         )
 
@@ -169,12 +169,22 @@ def decibels(peak: float) -> float:
     return 20.0 * math.log10(peak)
 
 
-def notes(audio: Audio) -> list[str]:
-    """Sentences on what is wrong with a recording that can be used."""
+def notes(audio: Audio, warnings: Mapping[str, str]) -> list[str]:
+    """Sentences on what is wrong with a recording that can be used.
+
+    Args:
+        audio: decoded.
+        warnings: what of it the model may not have heard, see `find_warnings`.
+    """
     sentences = [f"{audio.note[:1].upper()}{audio.note[1:]}."] if audio.note else []
+    clauses = dict(warnings)
     if decibels(audio.peak) < QUIET:
+        clauses.pop("quiet", None)
         sentences.append(
             f"Hardly anything was heard (peak {decibels(audio.peak):.0f} dB of full scale), so do not trust these "
             "numbers: come closer, or look which microphone the browser uses."
         )
+    if clauses:
+        heard = "; ".join(clauses.values())
+        sentences.append(f"Trust these numbers less, for the model may not have heard such a recording: {heard}.")
     return sentences

@@ -10,11 +10,19 @@ import numpy as np
 import pandas as pd
 
 from exvo.evaluation import calibration, scoring, selective
+from exvo.features.conditions import Ranges
 from exvo.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from exvo.tasks import Level, Task
 
 
-def finish(file: Path, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarray | None, people: str) -> Checkpoint:
+def finish(
+    file: Path,
+    rows: pd.DataFrame,
+    outputs: np.ndarray,
+    scored: np.ndarray | None,
+    people: str,
+    ranges: Ranges | None = None,
+) -> Checkpoint:
     """Writes a model file anew, with how good it is on validation; where it gives shares with temperature and levels.
 
     Args:
@@ -23,6 +31,7 @@ def finish(file: Path, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarr
         outputs: (clips, outputs), of the network.
         scored: (clips,), see `Task.table`.
         people: whose clips these are, for a sentence.
+        ranges: within what the training clips lie; None: not known.
 
     Returns:
         The model with all that. Its notes gain `people`, `metric`, the headline score, whose value is their `score`,
@@ -42,7 +51,7 @@ def finish(file: Path, rows: pd.DataFrame, outputs: np.ndarray, scored: np.ndarr
         temperature = calibration.fit_temperature(outputs[clips.index], labels)
         shares = task.shares(outputs[clips.index], temperature)
         levels = selective.choose_levels(shares.max(axis=1), shares.argmax(axis=1) == labels)
-    final = replace(checkpoint, notes=notes, temperature=temperature, levels=levels)
+    final = replace(checkpoint, notes=notes, temperature=temperature, levels=levels, ranges=ranges)
     save(file, final)
     return final
 
@@ -61,6 +70,7 @@ def save(file: Path, checkpoint: Checkpoint) -> None:
         checkpoint.enrolment,
         checkpoint.temperature,
         checkpoint.levels,
+        checkpoint.ranges,
     )
 
 

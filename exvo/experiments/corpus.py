@@ -21,6 +21,7 @@ from exvo.enrolment import Enrolment, choose_enrolment
 from exvo.errors import InputError
 from exvo.experiments.features import extractor_of_run, open_extractor, record
 from exvo.features import extraction
+from exvo.features.conditions import Ranges, ranges_of
 from exvo.features.extractors import Extractor
 from exvo.features.store import Store
 from exvo.files import write_atomically
@@ -96,6 +97,10 @@ class Ready:
         """The predictions table of a split with each clip's length (`seconds`) and loudness (`rms_db`)."""
         audio = self.audio.iloc[self.rows(split).index]
         return predictions.assign(**{name: audio[name].to_numpy() for name in ("seconds", "rms_db")})
+
+    def ranges(self) -> Ranges | None:
+        """Within what the length, level and sampling rate of the readable training clips lie."""
+        return ranges_of(self.audio.iloc[self.rows("train").index])
 
     def enrolment(self, split: str, protocol: str, shots: int) -> Enrolment:
         """Who enrols whom among the readable clips of a split."""

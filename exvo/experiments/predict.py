@@ -25,7 +25,7 @@ from exvo.files import NAME_BYTES, require_writable, write_atomically
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.parts import TOLERANCE
 from exvo.progress import counting
-from exvo.reports.prediction import chart, for_spreadsheets, reached_line
+from exvo.reports.prediction import chart, for_spreadsheets, reached_line, warning_text, with_warnings
 from exvo.serving.prediction import FileAnswer, FilePredictor, enrol_recordings, read_features
 from exvo.serving.recordings import AudioFiles, find_audio
 from exvo.settings import PredictSettings
@@ -52,7 +52,7 @@ def run(settings: PredictSettings) -> None:
         runs.log_settings(asdict(settings), {"model": dict(checkpoint.notes)})
         about = [model_text(checkpoint, len(enrolling)), *reached(checkpoint), *([level_text(sure)] if sure else [])]
         print("\n".join([*about, *dict.fromkeys(notes + more)]))
-        answers, problems = predict(checkpoint, files, enrolling, settings.device, sure, settings.cluster)
+        answers, warned, problems = predict(checkpoint, files, enrolling, settings.device, sure, settings.cluster)
         unsaved = ""
         if answers is not None:
             runs.log_table(for_spreadsheets(answers), "predictions/audio.csv")
@@ -61,7 +61,7 @@ def run(settings: PredictSettings) -> None:
                     save(answers, Path(settings.save))
             except InputError as error:
                 unsaved = f"{error} The table is the run's artifact predictions/audio.csv."
-            print(f"\n{chart(answers, checkpoint.task.targets, settings.top)}\n")
+            print(f"\n{chart(answers, checkpoint.task.targets, settings.top, warned=warned)}\n")
         print(experiments.where_to_look(run_id, to_see=False))
         if problems:
             lines = "".join(f"\n  {problem}" for problem in problems)
@@ -101,7 +101,7 @@ def predict(
     device: str,
     sure: Level | None = None,
     cluster: str = "",
-) -> tuple[pd.DataFrame | None, list[str]]:
+) -> tuple[pd.DataFrame | None, list[str], list[str]]:
     """What the network says of each file that can be read.
 
     Args:
@@ -113,37 +113,37 @@ def predict(
         cluster: address of the Dask scheduler whose workers read the files and predict; empty: this process does.
 
     Returns:
-        One row a file, `file` and the columns of `Task.answers` (None where no file can be read), and a line for each
-        file that can't.
+        One row a file, `file`, the columns of `Task.answers` and `warnings` (None where no file can be read), of each
+        row the warnings in a line, and a line for each file that can't be read.
 
     Raises:
         InputError: an enrolment clip can't be read, or the cluster can't be used.
     """
 
-    def say(file: Path, note: str) -> None:
-        if note:
-            print(f"warning: {name(file)}: {note}")
+    def warn(file: Path, problem: str) -> None:
+        if problem:
+            print(f"warning: {name(file)}: {problem}")
 
     network = checkpoint.network.to(device)
     profile = None
     if enrolling and network.personalised:
-        shots = []
-        for file in enrolling:
-            features, note = read_features(file, checkpoint)
-            say(file, note)
-            shots.append(features)
-        (profile,) = enrol_recordings(checkpoint, shots, [np.arange(len(shots))], device)
+        shots = [read_features(file, checkpoint) for file in enrolling]
+        for file, shot in zip(enrolling, shots, strict=True):
+            warn(file, shot.note)
+            warn(file, warning_text(shot.warnings))
+        (profile,) = enrol_recordings(checkpoint, [shot.features for shot in shots], [np.arange(len(shots))], device)
     answers = answers_of(FilePredictor(checkpoint, profile, device), files, cluster)
     for file, answer in zip(files, answers, strict=True):
-        say(file, answer.note)
+        warn(file, answer.note)
     problems = [f"{name(file)}: {each.problem}" for file, each in zip(files, answers, strict=True) if each.problem]
     outputs = [answer.outputs for answer in answers if answer.outputs is not None]
     if not outputs:
-        return None, problems
+        return None, [], problems
+    read = [(file, each.warnings) for file, each in zip(files, answers, strict=True) if each.outputs is not None]
     table = checkpoint.task.answers(np.stack(outputs), checkpoint.temperature, sure)
-    read = [file for file, answer in zip(files, answers, strict=True) if answer.outputs is not None]
-    table.insert(0, "file", [writable(str(file)) for file in read])
-    return table, problems
+    table.insert(0, "file", [writable(str(file)) for file, _ in read])
+    table = with_warnings(table, [", ".join(warnings) for _, warnings in read])
+    return table, [warning_text(warnings) for _, warnings in read], problems
 
 
 def answers_of(predictor: FilePredictor, files: Sequence[Path], cluster: str) -> list[FileAnswer]:

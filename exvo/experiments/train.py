@@ -277,7 +277,7 @@ def finish(best_file: Path, held_out: HeldOut, model: str, ready: Ready) -> Scor
     """Fits the temperature of the best epoch, scores its validation and logs its model."""
     task, rows, scored = held_out.task, held_out.rows, held_out.enrolment.scored
     outputs = held_out.outputs(load_checkpoint(best_file).network)
-    checkpoint = calibration.finish(best_file, rows, outputs, scored, people(ready, "val"))
+    checkpoint = calibration.finish(best_file, rows, outputs, scored, people(ready, "val"), ready.ranges())
     if checkpoint.temperature is not None:
         loss = calibration.log_loss_of(task.table(rows, outputs, scored), task)
         runs.log_metrics({"temperature": checkpoint.temperature, calibration.log_loss_metric("val"): loss})

@@ -16,6 +16,7 @@ import soxr
 
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
+from exvo.features.conditions import is_clipped
 from exvo.features.containers import (
     UNKNOWN_LENGTH,
     AudioError,
@@ -43,6 +44,7 @@ class Audio:
     rate: int  # of the source, Hz
     channels: int  # of the source
     seconds: float  # of the source
+    clipped: bool  # whether the source is, see `is_clipped`
     decoded: int  # `fingerprint` of the source's samples, mixed to mono but not resampled
     note: str  # what of the source is not in the waveform, though it can be used; '' as a rule
 
@@ -106,7 +108,7 @@ def read_audio(source: str | Path | bytes, config: FeatureConfig) -> Audio:
         note = note or _mixing_loss(mono, channels, energies)
         waveform, peak = _prepare(mono, rate, config)
         decoded = fingerprint(plain[0][:, 0] if plain and channels == 1 else mono, rate)
-        return Audio(waveform, peak, rate, channels, len(mono) / rate, decoded, note)
+        return Audio(waveform, peak, rate, channels, len(mono) / rate, is_clipped(mono), decoded, note)
     except AudioError as error:
         raise AudioError(error.problem, name) from None
     except soundfile.LibsndfileError as error:  # opened, then broke off

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from exvo.features.audio import Audio
+from exvo.features.conditions import level_db
 from exvo.features.containers import AudioError
 from exvo.features.extractors import Encoder
 from exvo.features.shards import Clip
@@ -15,8 +15,6 @@ from exvo.features.store import Store
 
 BATCH_SAMPLES = 2**22
 """Samples (4.4 minutes at 16 kHz, 16 MB) that are encoded together; then a shard is written."""
-
-FAINT = 1e-6  # peak below which samples are scaled up before they are squared: the squares would be 0 in float32
 
 
 def stored_clip(content: str, values: np.ndarray, audio: Audio) -> Clip:
@@ -27,9 +25,6 @@ def stored_clip(content: str, values: np.ndarray, audio: Audio) -> Clip:
         values: its features.
         audio: of the clip.
     """
-    scale = audio.peak if audio.peak < FAINT else 1.0
-    scaled = audio.waveform if scale == 1.0 else audio.waveform / scale
-    rms_db = 20.0 * math.log10(scale) + 10.0 * math.log10(float(np.dot(scaled, scaled)) / len(scaled))
     return Clip(
         content,
         values,
@@ -37,7 +32,7 @@ def stored_clip(content: str, values: np.ndarray, audio: Audio) -> Clip:
         rate=audio.rate,
         channels=audio.channels,
         peak=audio.peak,
-        rms_db=rms_db,
+        rms_db=level_db(audio.waveform, audio.peak),
         decoded=audio.decoded,
         note=audio.note,
     )

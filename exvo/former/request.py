@@ -18,4 +18,4 @@ __all__ = ["MAX_BODY", "MODES", "Payload", "Row", "check_body", "decode", "place
 
 def decode(clips: Mapping[Payload, str], config: FeatureConfig) -> dict[Payload, np.ndarray]:
     """The log-mel of each clip, (frames, bands) in dB; see `decode_clips`."""
-    return decode_clips(clips, config, lambda waveform: log_mel(torch.from_numpy(waveform), config).numpy())
+    return decode_clips(clips, config, lambda audio: log_mel(torch.from_numpy(audio.waveform), config).numpy())

@@ -14,6 +14,7 @@ from torch import Tensor
 from exvo.config import FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
+from exvo.features.conditions import Ranges
 from exvo.features.extractors import Encoder
 from exvo.features.shards import Features
 from exvo.files import plain_path, write_atomically
@@ -43,6 +44,7 @@ class Checkpoint:
             before, which does not say.
         temperature: by which the outputs are divided so that they are calibrated; None: not fitted.
         levels: how sure an answer must be to be right so often, see `Level`; empty: not chosen.
+        ranges: within what the training clips lie; None: not known.
         encoder: what computes the features where they are an encoder's; None where that is not needed, or not loaded.
     """
 
@@ -54,6 +56,7 @@ class Checkpoint:
     enrolment: EnrolmentSettings | None = None
     temperature: float | None = None
     levels: tuple[Level, ...] = ()
+    ranges: Ranges | None = None
     encoder: Encoder | None = None
 
     @property
@@ -95,6 +98,7 @@ def save_checkpoint(
     enrolment: EnrolmentSettings | None = None,
     temperature: float | None = None,
     levels: tuple[Level, ...] = (),
+    ranges: Ranges | None = None,
 ) -> None:
     """Writes weights and all that `load_checkpoint` needs as one safetensors file, atomically.
 
@@ -109,12 +113,13 @@ def save_checkpoint(
         enrolment: how speakers are enrolled; a network that takes no enrolment is saved without.
         temperature: of the shares, see `Task.shares`; None: not fitted.
         levels: how sure an answer must be to be right so often; empty: not chosen.
+        ranges: within what the training clips lie; None: not known.
 
     Raises:
         InputError: the file can't be written.
     """
     protocol = enrolment if network.personalised else None
-    header = Header(network.arguments, task, features, fill, notes, protocol, temperature, levels)
+    header = Header(network.arguments, task, features, fill, notes, protocol, temperature, levels, ranges)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     write_atomically(path, to_bytes(tensors, metadata={"exvo": write_header(header)}))
 
@@ -147,6 +152,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         enrolment=header.enrolment,
         temperature=header.temperature,
         levels=header.levels,
+        ranges=header.ranges,
     )
 
 

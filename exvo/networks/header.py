@@ -10,6 +10,7 @@
     temperature  by which outputs are divided so that they are calibrated; absent until it is fitted
     levels       how sure an answer must be to be right so often: a list of [accuracy, share, coverage], see `Level`,
                  accuracies ascending; absent where there is no temperature, or there were too few validation clips
+    ranges       [lowest, highest] of the training clips' seconds, rms_db and rate, see `Ranges`; absent in older files
     fill         how a clip that is shorter than the network needs is filled: zero, floor or repeat
     notes        where the weights come from
 
@@ -19,7 +20,6 @@ settings. They are read if the network has not changed since.
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -29,9 +29,11 @@ from typing import Any, cast
 from exvo.config import MAX_SHOTS, MOST_MEMBERS, OBJECTIVES, PROTOCOLS, TASKS, FeatureConfig
 from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
+from exvo.features.conditions import Ranges
 from exvo.features.shards import Features
 from exvo.networks.cnn import BANDS
 from exvo.networks.encoders import ENCODERS
+from exvo.networks.fitted import OPTIONAL, read_levels, read_ranges, read_temperature
 from exvo.networks.network import NetworkArguments
 from exvo.networks.rules import (
     Rules,
@@ -57,9 +59,6 @@ MAX_HEADER = 16 * 2**20
 MAX_WINDOW = 2**14
 """Samples of a window: one second at 16 kHz."""
 
-MOST_LEVELS = 101
-"""Whole percents from 0 to 100."""
-
 Notes = Mapping[str, str | int | float | bool | None]
 """Where weights come from: system, epoch, score and the like."""
 
@@ -76,6 +75,7 @@ class Header:
     enrolment: EnrolmentSettings | None = None
     temperature: float | None = None
     levels: tuple[Level, ...] = ()
+    ranges: Ranges | None = None
 
 
 def write_header(header: Header) -> str:
@@ -90,7 +90,8 @@ def write_header(header: Header) -> str:
         "fill": header.fill,
         "notes": header.notes,
     }
-    fitted = {"temperature": header.temperature, "levels": header.levels}
+    ranges = header.ranges and asdict(header.ranges)
+    fitted = {"temperature": header.temperature, "levels": header.levels, "ranges": ranges}
     return json.dumps(content | {name: value for name, value in fitted.items() if value not in (None, ())})
 
 
@@ -123,11 +124,11 @@ def read_header(text: str) -> Header:
         return Header(network, read_task(sections["task"]), read_features(sections["features"]), fill, notes)
     check_revision(content.get("revision"))
     names = dict.fromkeys({"format", "revision", *sections, "enrolment", "fill"}, is_any)
-    check_object("", {name: value for name, value in content.items() if name not in ("temperature", "levels")}, names)
-    temperature, levels = read_temperature(content), read_levels(content)
+    check_object("", {name: value for name, value in content.items() if name not in OPTIONAL}, names)
+    fitted = read_temperature(content), read_levels(content), read_ranges(content)
     features = read_keyed_features(sections["features"])
     enrolment = read_enrolment_settings(content["enrolment"], network["fusion"])
-    return Header(network, read_task(sections["task"]), features, fill, notes, enrolment, temperature, levels)
+    return Header(network, read_task(sections["task"]), features, fill, notes, enrolment, *fitted)
 
 
 def check_revision(revision: Any) -> None:
@@ -310,37 +311,3 @@ def read_enrolment_settings(section: Any, fusion: str) -> EnrolmentSettings | No
         return None
     check_object("enrolment", section, ENROLMENT_RULES)
     return EnrolmentSettings(**section)
-
-
-def read_temperature(content: Mapping[str, Any]) -> float | None:
-    """The temperature; None where the header has none.
-
-    Raises:
-        InputError: it is no positive number.
-    """
-    if "temperature" not in content:
-        return None
-    check_value("temperature", content["temperature"], lambda value: is_number(value) and value > 0)
-    return cast(float, content["temperature"])
-
-
-def read_levels(content: Mapping[str, Any]) -> tuple[Level, ...]:
-    """How sure answers must be; empty where the header does not say.
-
-    Raises:
-        InputError: they are no list of three shares each, or their accuracies do not ascend.
-    """
-    if "levels" not in content:
-        return ()
-    check_value("levels", content["levels"], are_levels)
-    return tuple(Level(*map(float, level)) for level in content["levels"])
-
-
-def are_levels(value: Any) -> bool:
-    """Whether a value is a list of levels, as `write_header` writes them."""
-    if not isinstance(value, list) or not 1 <= len(value) <= MOST_LEVELS:
-        return False
-    for level in value:
-        if not (isinstance(level, list) and len(level) == 3 and all(is_number(x) and 0 <= x <= 1 for x in level)):
-            return False
-    return all(first[0] < second[0] for first, second in itertools.pairwise(value))

@@ -24,6 +24,9 @@ BAR = 24
 
 WORDS: Mapping[object, str] = {True: "yes", False: "no"}
 
+WARNINGS = "warnings"
+"""The column of what of a clip the model may not have heard in training, in words: see `find_warnings`."""
+
 MOST_SHOWN = 50
 """Clips on the screen."""
 
@@ -71,8 +74,34 @@ def reached_line(task: Task, notes: Mapping[str, object], split: str = "val") ->
     return f"{begin} (UAR {score:.2f}){end} {chance(task):.0%}"
 
 
-def chart(answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "█") -> str:
+def with_warnings(answers: pd.DataFrame, words: Sequence[str] | Sequence[list[str]]) -> pd.DataFrame:
+    """The answers to clips, with the words of each clip's warnings as their last column.
+
+    A target of that name keeps it; then there are no warnings.
+    """
+    if WARNINGS in answers:
+        return answers
+    return answers.assign(**{WARNINGS: pd.Series(list[object](words), answers.index)})
+
+
+def warning_text(found: Mapping[str, str]) -> str:
+    """What of a clip a model may not have heard, in one line; '' where there is nothing.
+
+    Args:
+        found: as `find_warnings` gives it.
+
+    >>> warning_text({"clipped": "its loudest parts are cut off", "short": "it lasts 0.10 s"})
+    'clipped (its loudest parts are cut off), short (it lasts 0.10 s)'
+    """
+    return ", ".join(f"{word} ({clause})" for word, clause in found.items())
+
+
+def chart(
+    answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "█", warned: Sequence[str] | None = None
+) -> str:
     """A table for the screen: the strongest emotions of each clip with bars, then age, country, speaker or `sure`.
+
+    A line of warnings follows where there are some.
 
     The folder that all files share is left out. A full bar is an intensity of 1, or the largest intensity if that is
     more.
@@ -82,6 +111,7 @@ def chart(answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "
         targets: the columns that are emotions.
         top: emotions of each clip.
         full: what the bars are made of.
+        warned: for each row `warning_text`; None: nothing.
 
     >>> answers = pd.DataFrame({"file": ["clips/a.wav"], "Awe": [0.25], "Fear": [0.5], "age": [31.2]})
     >>> print(chart(answers, ["Awe", "Fear"], 2, "#"))
@@ -92,7 +122,7 @@ def chart(answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "
     clips = answers.head(MOST_SHOWN)
     values = clips[list(targets)].to_numpy(np.float64)
     scale = max(1.0, float(values.max(initial=0.0)))
-    others = [name for name in map(str, clips.columns) if name not in (*targets, "file")]
+    others = [name for name in map(str, clips.columns) if name not in (*targets, "file", WARNINGS)]
     folder = os.path.commonpath([Path(file).parent for file in clips["file"]])
     files = [text.printable(os.path.relpath(file, folder or "."), 200) for file in clips["file"]]
     file_width = max(map(len, files))
@@ -106,6 +136,8 @@ def chart(answers: pd.DataFrame, targets: Sequence[str], top: int, full: str = "
         for name in others:
             value = f"{row[name]:.1f}" if isinstance(row[name], float) else WORDS.get(row[name], row[name])
             texts.append(f"{name:{name_width}}  {value}")
+        if warned and warned[clip]:
+            texts.append(f"{'warning':{name_width}}  {warned[clip]}")
         names = [files[clip], *[""] * (len(texts) - 1)]
         lines += [f"{name:{file_width}}  {line}" for name, line in zip(names, texts, strict=True)]
     if len(answers) > len(clips):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import string
 from collections.abc import Callable, Mapping
-
-import numpy as np
+from typing import TypeVar
 
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
-from exvo.features.audio import audio_header, read_audio
+from exvo.features.audio import Audio, audio_header, read_audio
 from exvo.features.containers import AudioError
 from exvo.serving.request import NAMED, Payload, raise_if_given_up, refuse_problems
+
+Made = TypeVar("Made")
 
 MAX_SECONDS = 300.0
 """Seconds of all clips of a request together: CNN14 needs half a minute for them on two busy cores, and MLflow's time
@@ -24,14 +25,14 @@ at 48 kHz. To decode so many takes some seconds at most in any format, and to re
 
 
 def decode_clips(
-    clips: Mapping[Payload, str], config: FeatureConfig, compute: Callable[[np.ndarray], np.ndarray]
-) -> dict[Payload, np.ndarray]:
-    """The features of each clip.
+    clips: Mapping[Payload, str], config: FeatureConfig, compute: Callable[[Audio], Made]
+) -> dict[Payload, Made]:
+    """What is computed from each clip.
 
     Args:
         clips: with the place of each, from `distinct_clips`.
         config: of the audio: sampling rate and limits of length.
-        compute: from a waveform, (samples,), to its features.
+        compute: from a decoded clip to its features, say; raises AudioError where it can't be used.
 
     Raises:
         InputError: clips are not base64 or not audio that can be used, or all of them together are too long.
@@ -39,7 +40,7 @@ def decode_clips(
     """
     contents = {clip: from_base64(clip) if isinstance(clip, str) else clip for clip in clips}
     check_lengths([content for content in contents.values() if content is not None], config)
-    features: dict[Payload, np.ndarray] = {}
+    made: dict[Payload, Made] = {}
     problems: list[str] = []
     seconds = 0.0
     for clip, place in clips.items():
@@ -54,11 +55,11 @@ def decode_clips(
             audio = read_audio(content, config)
             seconds += audio.seconds
             check_seconds(seconds)
-            features[clip] = compute(audio.waveform)
+            made[clip] = compute(audio)
         except AudioError as error:
             problems.append(f"{place} can't be used: {error.problem}")
     refuse_problems(problems)
-    return features
+    return made
 
 
 def from_base64(text: str) -> bytes | None:

@@ -13,6 +13,8 @@ and profile is recognised with the typical speaker's. With `mode=enrol` the answ
 With the param `sure` (0.8, say) the answer has a column more, `sure`: whether the first category of the clip has so
 large a share that on validation it was right so often (in 80% of such clips).
 
+The column `warnings` lists what of the clip the model may not have heard in training, in words: see `find_warnings`.
+
 There is no input schema: with one, MLflow would drop unknown columns, for example a misspelt `enrolment`, in silence.
 """
 
@@ -37,11 +39,13 @@ from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, scoring_server
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array
 
 from exvo.errors import InputError, TrainingError
 from exvo.evaluation.selective import find_level
 from exvo.networks.carried import ENCODER, Kept, with_encoder
 from exvo.networks.checkpoint import Checkpoint, load_checkpoint
+from exvo.reports.prediction import WARNINGS, with_warnings
 from exvo.serving import installation
 from exvo.serving.decoding import decode_clips
 from exvo.serving.prediction import enrol_recordings, predict_recordings
@@ -56,7 +60,7 @@ from exvo.serving.request import (
     read_rows,
     sure_number,
 )
-from exvo.serving.waveforms import audio_config, features_of
+from exvo.serving.waveforms import audio_config, features_of, prepare_audio
 from exvo.tasks import Task
 from exvo.text import reason
 
@@ -79,12 +83,14 @@ class BadRequest(MlflowException):  # type: ignore[misc]
 
 
 def signature(task: Task) -> ModelSignature:
-    """The signature of a logged model: the params, and the columns of the response, see `Task.answers`."""
+    """The signature of a logged model: the params, and the columns of the response, see `answer_request`."""
     columns = [ColSpec(DataType.double, target) for target in task.targets]
     if task.name == "speaker":
         columns.append(ColSpec(DataType.string, "speaker"))
     if task.name == "multitask":
         columns += [ColSpec(DataType.double, "age"), ColSpec(DataType.string, "country")]
+    if WARNINGS not in task.targets:
+        columns.append(ColSpec(Array(DataType.string), WARNINGS))
     params = [ParamSpec("mode", DataType.string, "predict"), ParamSpec("sure", DataType.double, 0.0)]
     return ModelSignature(outputs=Schema(columns), params=ParamSchema(params))
 
@@ -111,8 +117,8 @@ def answer_request(checkpoint: Checkpoint, request: Any, mode: str = "predict", 
         sure: how often an answer must be right to count as sure; 0: that is not asked.
 
     Returns:
-        For predict one row a clip, as `Task.answers` gives it. For enrol one row a speaker: `profile`, a list of
-        numbers.
+        For predict one row a clip, as `Task.answers` gives it, and its `warnings`, a list of words. For enrol one row a
+        speaker: `profile`, a list of numbers.
 
     Raises:
         InputError: the request can't be answered; names up to `NAMED` rows that can't be used, and why.
@@ -129,8 +135,9 @@ def answer_request(checkpoint: Checkpoint, request: Any, mode: str = "predict", 
     level = find_level(checkpoint.levels, checkpoint.task, wished) if wished else None
     rows = read_rows(request, mode, len(network.typical) if network.personalised else None)
     check_profiles(rows, checkpoint)
-    compute = functools.partial(features_of, checkpoint=checkpoint)
-    features = decode_clips(distinct_clips(rows), audio_config(checkpoint), compute)
+    compute = functools.partial(prepare_audio, checkpoint=checkpoint)
+    prepared = decode_clips(distinct_clips(rows), audio_config(checkpoint), compute)
+    features = {clip: each.features for clip, each in prepared.items()}
     profiles = row_profiles(rows, features, checkpoint) if network.personalised else None
     if mode == "enrol":
         assert profiles is not None
@@ -142,7 +149,9 @@ def answer_request(checkpoint: Checkpoint, request: Any, mode: str = "predict", 
         raise InputError(
             "The outputs for these clips are not finite; if rows hold a profile, send one that mode=enrol gave."
         ) from None
-    return checkpoint.task.answers(outputs, checkpoint.temperature, level)
+    answers = checkpoint.task.answers(outputs, checkpoint.temperature, level)
+    words = [list(prepared[row.audio].warnings) for row in rows if row.audio is not None]
+    return with_warnings(answers, words)
 
 
 def check_profiles(rows: list[Row], checkpoint: Checkpoint) -> None:

@@ -19,14 +19,11 @@ from exvo.features.conversion import with_conversion
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.inference import apply_to_clips, speaker_profiles
 from exvo.serving.recordings import where_looked
-from exvo.serving.waveforms import audio_config, features_of
+from exvo.serving.waveforms import Prepared, audio_config, prepare_audio
 
 
-def read_features(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str]:
-    """The features of a file, as the network was trained on them.
-
-    Returns:
-        See `features_of`; and a note on what of the file could not be read; '' as a rule.
+def read_features(source: Path, checkpoint: Checkpoint) -> Prepared:
+    """A file's features, as the network was trained on them, with what is to be said of it.
 
     Raises:
         AudioError: the file can't be used.
@@ -41,7 +38,7 @@ def read_features(source: Path, checkpoint: Checkpoint) -> tuple[np.ndarray, str
     except ValueError:
         raise AudioError("its name holds a null character", str(source)) from None
     try:
-        return features_of(audio.waveform, checkpoint), audio.note
+        return prepare_audio(audio, checkpoint)
     except AudioError as error:
         raise AudioError(error.problem, os.fspath(source)) from None
 
@@ -50,6 +47,7 @@ class FileAnswer(NamedTuple):
     """What the network says of a file."""
 
     outputs: np.ndarray | None  # (outputs,); None where the file can't be used
+    warnings: dict[str, str]  # what of it the model may not have heard, see `find_warnings`
     note: str  # what of the file could not be read; '' as a rule
     problem: str  # why the file can't be used; '' where it can
 
@@ -74,10 +72,11 @@ class FilePredictor:
         answers = []
         for number, file in enumerate(files):
             try:
-                features[number], note = read_features(file, self.checkpoint)
-                answers.append(FileAnswer(None, note, ""))
+                clip = read_features(file, self.checkpoint)
+                features[number] = clip.features
+                answers.append(FileAnswer(None, clip.warnings, clip.note, ""))
             except AudioError as error:
-                answers.append(FileAnswer(None, "", error.problem))
+                answers.append(FileAnswer(None, {}, "", error.problem))
         if not features:
             return answers
         profiles = None if self.profile is None else self.profile[None].repeat(len(features), axis=0)

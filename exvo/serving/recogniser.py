@@ -17,13 +17,14 @@ from exvo.config import MAX_SHOTS
 from exvo.errors import InputError, TrainingError
 from exvo.evaluation.selective import find_level
 from exvo.features.audio import prepare, read_audio
+from exvo.features.conditions import find_warnings, is_clipped
 from exvo.features.containers import AudioError
 from exvo.networks.checkpoint import Checkpoint
-from exvo.reports.prediction import reached_line
+from exvo.reports.prediction import reached_line, warning_text
 from exvo.serving.prediction import enrol_recordings, predict_recordings, read_features
 from exvo.serving.recordings import look_up
 from exvo.serving.request import sure_number
-from exvo.serving.waveforms import audio_config, features_of
+from exvo.serving.waveforms import Prepared, audio_config, features_of, prepare_audio
 from exvo.text import LONGEST_NAME, listing, printable, writable
 
 Clip = str | os.PathLike[str] | bytes | tuple[npt.ArrayLike, float]
@@ -138,25 +139,28 @@ class Recogniser:
             if isinstance(clip, str | os.PathLike):
                 name = printable(writable(os.fspath(clip)), LONGEST_NAME)
             try:
-                numbers, note = self._features(clip, f"{what}: {name}")
+                prepared = self._prepared(clip, f"{what}: {name}")
             except AudioError as error:
                 problems.append(AudioError(error.problem, name))
                 continue
-            if note:
-                warnings.warn(f"{name}: {note}", stacklevel=3)
-            features.append(numbers)
+            for problem in filter(None, (prepared.note, warning_text(prepared.warnings))):
+                warnings.warn(f"{name}: {problem}", stacklevel=3)
+            features.append(prepared.features)
         refuse(problems, len(listed))
         return features
 
-    def _features(self, clip: Clip, name: str) -> tuple[np.ndarray, str]:
-        """The features of a clip, see `features_of`, and what of it is lost; '' as a rule."""
+    def _prepared(self, clip: Clip, name: str) -> Prepared:
+        """The features of a clip, with what is to be said of it."""
         config = audio_config(self._checkpoint)
         if is_waveform(clip):
-            samples, rate = clip
-            return features_of(prepare(as_array(samples), float(rate), config), self._checkpoint), ""
+            samples, rate = as_array(clip[0]), float(clip[1])
+            waveform = prepare(samples, rate, config)
+            mono = samples if samples.ndim == 1 else samples.mean(axis=1)
+            length, ranges = len(samples) / rate, self._checkpoint.ranges
+            found = find_warnings(waveform, config.sample_rate, rate, length, is_clipped(mono), ranges)
+            return Prepared(features_of(waveform, self._checkpoint), found, "")
         if isinstance(clip, bytes):
-            audio = read_audio(clip, config)
-            return features_of(audio.waveform, self._checkpoint), audio.note
+            return prepare_audio(read_audio(clip, config), self._checkpoint)
         if isinstance(clip, str | os.PathLike):
             path = os.fspath(clip)
             return read_features(Path(look_up(path) or path), self._checkpoint)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
+from exvo.features.audio import Audio
+from exvo.features.conditions import find_warnings
 from exvo.features.containers import AudioError
 from exvo.features.functionals import KIND, FunctionalsProcess, set_of
 from exvo.features.log_mel import log_mel
@@ -22,6 +25,35 @@ functionals_process = lru_cache(maxsize=None)(FunctionalsProcess)
 def audio_config(checkpoint: Checkpoint) -> FeatureConfig:
     """How a model's audio is decoded: sampling rate and limits of length."""
     return FeatureConfig() if isinstance(checkpoint.features, Features) else checkpoint.features
+
+
+class Prepared(NamedTuple):
+    """A recording, ready for a model.
+
+    Attributes:
+        features: see `features_of`.
+        warnings: what of it the model may not have heard, see `find_warnings`.
+        note: what of the file is lost; '' as a rule.
+    """
+
+    features: np.ndarray
+    warnings: dict[str, str]
+    note: str
+
+
+def prepare_audio(audio: Audio, checkpoint: Checkpoint) -> Prepared:
+    """A decoded recording, ready for a model.
+
+    Raises:
+        AudioError, InputError: see `features_of`.
+    """
+    return Prepared(features_of(audio.waveform, checkpoint), audio_warnings(audio, checkpoint), audio.note)
+
+
+def audio_warnings(audio: Audio, checkpoint: Checkpoint) -> dict[str, str]:
+    """What of a decoded recording the model may not have heard, see `find_warnings`."""
+    rate = audio_config(checkpoint).sample_rate
+    return find_warnings(audio.waveform, rate, audio.rate, audio.seconds, audio.clipped, checkpoint.ranges)
 
 
 def features_of(waveform: np.ndarray, checkpoint: Checkpoint) -> np.ndarray:

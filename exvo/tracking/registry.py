@@ -42,7 +42,8 @@ CHAMPION_URI = f"models:/{MODEL}@{CHAMPION}"
 DESCRIPTION = (
     "Emotions of vocal bursts. A request has a row a clip: `audio` (bytes of a sound file, base64 in JSON) and, for a "
     "personalised model, `enrolment` (a list of clips of the same speaker) or `profile` (what the param `mode=enrol` "
-    "gave). The answer has a column a label. Each version's model card has the commands."
+    "gave). The answer has a column a label, and `warnings` of what the model may not have heard. Each version's model "
+    "card has the commands."
 )
 """Of the registered model: the signature has no columns of requests, as MLflow drops unknown ones in silence."""
 
