@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from sklearn.metrics import recall_score
 
+from exvo.reports.transfer import transfer_verdict
 from exvo.tracking import artifacts, lookup
 
 from helpers.commands import at_epoch, run_here
@@ -60,17 +62,18 @@ def test_a_transfer_that_was_cut_goes_on_and_tests_each_model_on_all_tables(
     with monkeypatch.context() as patch:
         at_epoch(2, cut_the_second_table, patch)
         assert run_here("transfer", TINY | {"data": data}, patch) == 130
-    assert "goes on in the same run, in table 2, from epoch 2" in capsys.readouterr().err
+    assert "goes on in the same run, in training 2, from epoch 2" in capsys.readouterr().err
     assert run_here("transfer", TINY | {"data": data}, monkeypatch) == 0
     said = capsys.readouterr().out
     assert "near is done" in said
     run, children = parent(), beneath(parent())
-    assert [one.data.tags["exvo.trained_on"] for one in children] == ["near", "far", "alone"]
+    left_out = ["all but near", "all but far", "all but alone"]
+    assert [one.data.tags["exvo.trained_on"] for one in children] == ["near", "far", "alone", *left_out]
     assert {one.info.status for one in [run, *children]} == {"FINISHED"}
     table = pd.read_csv(mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/transfer.csv"))
-    assert len(table) == 9
+    assert len(table) == 9 + 3
     rows = table.set_index(["trained_on", "tested_on"])
-    for child, name in zip(children, ("near", "far", "alone"), strict=True):
+    for child, name in zip(children[:3], ("near", "far", "alone"), strict=True):
         assert child.info.run_id == rows.loc[(name, name), "run_id"]
         for other in ("near", "far"):
             if name == "alone":
@@ -88,17 +91,59 @@ def test_a_transfer_that_was_cut_goes_on_and_tests_each_model_on_all_tables(
             assert (row["in_common"], row["chance"], row["n"]) == (
                 len(expected), pytest.approx(1 / len(expected)), len(predictions),
             )  # fmt: skip
+    for child, name in zip(children[3:5], ("near", "far"), strict=True):
+        row = rows.loc[(f"all but {name}", name)]
+        assert row["run_id"] == child.info.run_id
+        learnt = artifacts.load_table(child.info.run_id, "corpus/learnt.parquet")
+        predictions = artifacts.load_table(child.info.run_id, f"transfer/{name}.parquet")
+        assert learnt is not None
+        assert predictions is not None
+        assert set(learnt["file"].str.partition("/")[0]) == {"near", "far", "alone"} - {name}
+        assert set(predictions["file"].str.partition("/")[0]) == {name}
+        assert set(predictions["truth.category"]) == {"joy", "fear"}
+        uar = recall_score(predictions["truth.category"], predictions["prediction.category"], average="macro")
+        assert (row["value"], row["n"]) == (pytest.approx(uar), len(predictions))
+    assert "no categories in common" in rows.loc[("all but alone", "alone"), "why_not"]
     assert rows.loc[("near", "alone"), "n"] == 0
     assert "no categories in common" in rows.loc[("near", "alone"), "why_not"]
     page = text_of(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/report/transfer.html"))
     assert "cnn10, trained and tested on 3 tables" in page
     assert "not scored" in page
+    assert "On the table that it has learnt from cnn10 goes" in page
+    assert page.index("On the table that it has learnt from") < page.index("Trained on, tested on")
+    assert "all but that one" in said
     # no table of results has any of it, no name of a system means one of the runs; they are evaluated by their ids
     assert lookup.newest_runs("val").empty
     assert run_here("evaluate", {"run_id": "cnn10"}, monkeypatch) == 2
+    assert run_here("evaluate", {"run_id": children[3].info.run_id}, monkeypatch) == 0
+    (evaluation,) = MlflowClient().search_runs(["0"], "tags.`exvo.entry_point` = 'evaluate'")
+    both = artifacts.load_table(evaluation.info.run_id, "predictions/test.parquet")
+    assert both is not None
+    assert set(both["corpus"]) == {"far", "alone"}
+    MlflowClient().delete_run(evaluation.info.run_id)
     assert run_here("evaluate", {"run_id": children[1].info.run_id}, monkeypatch) == 0
     (evaluation,) = MlflowClient().search_runs(["0"], "tags.`exvo.entry_point` = 'evaluate'")
     assert evaluation.data.metrics["test/category_uar"] == pytest.approx(rows.loc[("far", "far"), "value"])
+
+
+def test_the_sentence_that_sums_a_transfer_up() -> None:
+    nan = math.nan
+    cells = [  # trained on, tested on, UAR, chance, lower end by speaker and by clip
+        ("a", "a", 0.60, 0.2, 0.5, 0.5),
+        ("a", "b", 0.55, 0.5, 0.45, 0.52),
+        ("b", "a", 0.70, 0.5, nan, 0.6),
+        ("b", "b", 0.40, 0.2, 0.3, 0.3),
+        ("all but a", "a", 0.80, 0.5, 0.7, 0.7),
+        ("all but b", "b", nan, nan, nan, nan),
+    ]
+    columns = ["trained_on", "tested_on", "value", "chance", "lo_by_speaker", "lo"]
+    table = pd.DataFrame(cells, columns=columns).assign(hi_by_speaker=0.9, hi=0.9)
+    assert transfer_verdict(table, "category_uar", "svm") == (
+        "On the table that it has learnt from svm goes 38% of the way from chance to perfect UAR (mean of 2), on "
+        "another table 25% (mean of 2), on a table when it has learnt from all others 60% (mean of 1). Better than "
+        "chance on a table that it has not learnt from, by the 95% interval, are 2 of 3 models."
+    )
+    assert transfer_verdict(table[5:], "category_uar", "svm") == "Nothing of svm could be scored."
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ CORPUS = "corpus"
 """The column that holds the name of the table that a clip is of."""
 
 
+ALL_BUT = "all but "
+"""What stands before the name of a table for all the others."""
+
+
 @dataclass(frozen=True, eq=False)
 class Table:
     """A table that is read.
@@ -114,9 +118,14 @@ def with_names(corpus: Corpus, roots: Mapping[str, str]) -> Corpus:
 
 
 def of_table(corpus: Corpus, name: str) -> Corpus:
-    """One of several tables: the other clips are in no split, and their categories are not among the targets."""
+    """One of several tables: the other clips are in no split, and their categories are not among the targets.
+
+    Args:
+        corpus: of all tables.
+        name: of the table; with `ALL_BUT` before it all the others together.
+    """
     clips = corpus.clips
-    inside = clips[CORPUS] == name
+    inside = clips[CORPUS] == name if name in corpus.roots else clips[CORPUS] != name.removeprefix(ALL_BUT)
     present = set(clips.loc[inside, "category"]) if corpus.categories else set()
     others = [category for category in corpus.categories if category not in present]
     clips = clips.assign(split=clips["split"].where(inside, "")).drop(columns=others)

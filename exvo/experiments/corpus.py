@@ -68,7 +68,7 @@ class Ready:
         return replace(self, corpus=splits.fold(self.corpus, number, count))
 
     def of_table(self, name: str) -> Ready:
-        """One of several tables, as a transfer trains on it, see `joined.of_table`."""
+        """One of several tables, or all but one, as a transfer trains on them, see `joined.of_table`."""
         return replace(self, corpus=of_table(self.corpus, name))
 
     def rows(self, split: str) -> pd.DataFrame:

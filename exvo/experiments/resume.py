@@ -39,7 +39,7 @@ class Begun:
         states: of its training; of several folds or seeds those of the one that is being trained.
         ready: its corpus, where that had to be read to find the run.
         fold: the number of that fold, or of the table of a transfer; 0 where there is none.
-        part: which of the two it is, fold or table.
+        part: which of the two it is, fold or training.
         seed: that is being trained, of several; None where there are not several.
     """
 

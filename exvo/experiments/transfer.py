@@ -1,6 +1,6 @@
-"""Trains on each of several tables, tests each model on all.
+"""Trains on each of several tables, tests each model on all; of three or more also on all but each, tested on that one.
 
-A run for each table lies beneath that of the command. The same command goes on with the table that it was stopped in.
+A run for each training lies beneath that of the command. The same command goes on with the one that it was stopped in.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pandas as pd
 from exvo import systems
 from exvo.config import ELSEWHERE
 from exvo.corpora.common import in_common
+from exvo.corpora.joined import ALL_BUT
 from exvo.errors import InputError
 from exvo.evaluation import scoring
 from exvo.evaluation.groups import ENDS
@@ -28,7 +29,7 @@ from exvo.experiments.resume import Begun, resumable
 from exvo.experiments.train import log_system, resolve, start, train, training_task
 from exvo.files import write_atomically
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
-from exvo.reports.transfer import transfer_page, transfer_text
+from exvo.reports.transfer import transfer_page, transfer_text, transfer_verdict
 from exvo.settings import TrainSettings
 from exvo.systems import SystemConfig
 from exvo.tracking import experiments, lookup, runs
@@ -45,11 +46,11 @@ def run(given: TrainSettings) -> None:
     settings, system = resolve(given)
     require_transferable(settings, system)
     with resumable("transfer", settings, system) as begun:
-        begun.part = "table"
+        begun.part = "training"
         ready = start_transfer(settings, system, begun.ready)
         folder = Path(settings.output) / "runs" / begun.run_id / "tables"
         rows: list[dict[str, Any]] = []
-        for number, name in enumerate(ready.corpus.roots, 1):
+        for number, name in enumerate(trainings(ready), 1):
             path = folder / f"{number}.json"
             done = read_rows(path)
             if done is None:
@@ -62,11 +63,17 @@ def run(given: TrainSettings) -> None:
         table = pd.DataFrame(rows)
         runs.log_table(table, "transfer.csv")
         metric = scoring.headline(training_task(settings, system, ready.of_table(name).corpus))
-        print(f"\n{transfer_text(table, metric)}")
+        print(f"\n{transfer_text(table, metric)}\n\n{transfer_verdict(table, metric, settings.model)}")
         runs.log_page("report/transfer", transfer_page(table, metric, settings.model))
         print("report of the run: the artifact report/transfer.html")
         print(experiments.where_to_look(begun.run_id))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def trainings(ready: Ready) -> list[str]:
+    """What is trained on: each table, then all but each; of two tables the latter would be the other one again."""
+    tables = list(ready.corpus.roots)
+    return tables + [f"{ALL_BUT}{name}" for name in tables if len(tables) > 2]
 
 
 def require_transferable(settings: TrainSettings, system: SystemConfig) -> None:
@@ -124,19 +131,19 @@ def start_transfer(settings: TrainSettings, system: SystemConfig, ready: Ready |
 def train_table(
     settings: TrainSettings, system: SystemConfig, ready: Ready, name: str, begun: Begun
 ) -> list[dict[str, Any]]:
-    """Trains on one table in a run beneath the command's, in that of an earlier command where there is one.
+    """Trains on a table, or all but it, in a run beneath the command's, in that of an earlier one where there is one.
 
     Args:
         settings: without `auto`.
         system: that they train.
         ready: all tables.
-        name: of the one to train on.
-        begun: the command's run and the number of the table.
+        name: what to train on, see `trainings`.
+        begun: the command's run and the number of the training.
 
     Returns:
         A row for each table on which the model is tested, see `test_on`.
     """
-    print(f"\ntable {begun.fold} of {len(ready.corpus.roots)}: {name}", flush=True)
+    print(f"\ntraining {begun.fold} of {len(trainings(ready))}: {name}", flush=True)
     earlier = lookup.run_beneath(begun.run_id, TABLE_TAG, name)
     tags = {TABLE_TAG: name}
     with runs.start_run("train", earlier, parent=begun.run_id, tags=tags, output=settings.output) as run_id:
@@ -149,6 +156,7 @@ def train_table(
         rows = [
             {"trained_on": name, "tested_on": other, **test_on(other, checkpoint, ready, settings), "run_id": run_id}
             for other in ready.corpus.roots
+            if name in ready.corpus.roots or name == f"{ALL_BUT}{other}"
         ]
     begun.states.clear()
     return rows

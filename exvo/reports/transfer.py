@@ -1,4 +1,4 @@
-"""The page of a transfer: how well a model of each table does on each."""
+"""The page of a transfer: how well a model of each table does on each, and a model of all but one on that one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,55 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import to_rgb
 
+from exvo.corpora.joined import ALL_BUT
 from exvo.evaluation.groups import SPEAKER, UNITS
 from exvo.reports.names import score_name
 from exvo.reports.page import BLUE, INK, WIDE, Page, Picture, Section, axes, make_picture
 from exvo.reports.tables import Column, columns_of
 
 CELL_INCHES = 1.15
+
+THE_OTHERS = "all but that one"
+"""The last row of the square: the model of each column has learnt from all tables but the column's."""
+
+
+def transfer_verdict(table: pd.DataFrame, metric: str, model: str) -> str:
+    """How well models do on their own table, on another one, and on one that was left out, in a sentence or two.
+
+    Scores over different categories have different chances, so it is said how far they are on the way from chance to
+    perfect, as a mean.
+
+    Args:
+        table: as `transfer_page` takes it.
+        metric: the headline score.
+        model: the system.
+    """
+    rows = table.dropna(subset="value")
+    rows = rows.assign(way=(rows["value"] - rows["chance"]) / (1 - rows["chance"]))
+    own, left_out = rows["trained_on"] == rows["tested_on"], rows["trained_on"].str.startswith(ALL_BUT)
+    kinds = {
+        f"on the table that it has learnt from {model} goes": rows[own],
+        "on another table": rows[~own & ~left_out],
+        "on a table when it has learnt from all others": rows[left_out],
+    }
+    name = score_name(metric)
+    said: list[str] = []
+    for words, part in kinds.items():
+        if len(part):
+            way = f" of the way from chance to perfect {name}" if not said else ""
+            said.append(f"{words} {part['way'].mean():.0%}{way} (mean of {len(part)})")
+    if not said:
+        return f"Nothing of {model} could be scored."
+    first = ", ".join(said)
+    strangers = rows[~own]
+    if strangers.empty:
+        return f"{first[0].upper()}{first[1:]}."
+    better = sum(interval_of(row)[0] > row["chance"] for row in strangers.to_dict("records"))
+    verb = "is" if better == 1 else "are"
+    return (
+        f"{first[0].upper()}{first[1:]}. Better than chance on a table that it has not learnt from, by the 95% "
+        f"interval, {verb} {better} of {len(strangers)} models."
+    )
 
 
 def transfer_text(table: pd.DataFrame, metric: str) -> str:
@@ -35,7 +78,7 @@ def transfer_page(table: pd.DataFrame, metric: str, model: str) -> Page:
         model: the system.
     """
     title = score_name(metric)
-    names = list(dict.fromkeys(table["trained_on"]))
+    names = list(dict.fromkeys(table["tested_on"]))
     rows = [
         (
             row["trained_on"],
@@ -56,27 +99,31 @@ def transfer_page(table: pd.DataFrame, metric: str, model: str) -> Page:
         "shares are scaled to sum to 1 over these, and chance is over them, so cells with other numbers in common "
         f"don't compare. Brackets are 95% intervals by {SPEAKER.name}, by clip where speakers are not known."
     ]
+    if table["trained_on"].str.startswith(ALL_BUT).any():
+        text.append(f"In the row '{THE_OTHERS}' the model of each column has learnt from all tables but this one.")
     said = [f"{row['trained_on']} on {row['tested_on']}: {row['why_not']}" for row in table.to_dict("records")
             if row["why_not"]]  # fmt: skip
     section = Section("Trained on, tested on", text, said, [heat_map(table, title)], columns, numbers=table)
-    return Page(f"{model}, trained and tested on {len(names)} tables", [f"tables {', '.join(names)}"], [], [section])
+    about = [f"tables {', '.join(names)}"]
+    lead = transfer_verdict(table, metric, model)
+    return Page(f"{model}, trained and tested on {len(names)} tables", about, [], [section], lead)
 
 
 def heat_map(table: pd.DataFrame, title: str) -> Picture:
     """The scores as squares, the darker the further above chance; each holds its interval."""
-    names = list(dict.fromkeys(table["trained_on"]))
     above = (table["value"] - table["chance"]) / (1 - table["chance"])
-    strength = _grid(table.assign(above=above.clip(0, 1).fillna(0.0)), "above").to_numpy(float)
+    grid = _grid(table.assign(above=above.clip(0, 1).fillna(0.0)), "above")
+    names, models, strength = grid.columns.tolist(), grid.index.tolist(), grid.to_numpy(float)
     colours = np.zeros((*strength.shape, 4))
     colours[..., :3], colours[..., 3] = to_rgb(BLUE), 0.75 * strength
     size = max(WIDE, 1.2 + CELL_INCHES * len(names))
-    with axes(size, 0.6 + 0.6 * CELL_INCHES * len(names)) as ax:
+    with axes(size, 0.6 + 0.6 * CELL_INCHES * len(models)) as ax:
         ax.imshow(colours, interpolation="nearest", aspect="auto")
         for row in table.to_dict("records"):
-            place = names.index(row["tested_on"]), names.index(row["trained_on"])
+            place = names.index(row["tested_on"]), models.index(_row_name(row["trained_on"]))
             ax.text(*place, cell_text(row, "\n"), ha="center", va="center", fontsize=8, color=INK)
         ax.set_xticks(range(len(names)), names)
-        ax.set_yticks(range(len(names)), names)
+        ax.set_yticks(range(len(models)), models)
         ax.tick_params(length=0)
         ax.set(xlabel="tested on", ylabel="trained on")
         ax.spines[:].set_visible(False)
@@ -87,18 +134,26 @@ def cell_text(row: Mapping[Any, Any], between: str) -> str:
     """A score with its interval by speaker, by clip where that is undefined."""
     if math.isnan(row["value"]):
         return "undefined" if not row["why_not"] else "not scored"
-    for unit in reversed(UNITS):
-        low, high = row[f"lo{unit.suffix}"], row[f"hi{unit.suffix}"]
-        if not math.isnan(low):
-            return f"{row['value']:.3f}{between}[{low:.3f}, {high:.3f}]"
-    return f"{row['value']:.3f}"
+    low, high = interval_of(row)
+    return f"{row['value']:.3f}" if math.isnan(low) else f"{row['value']:.3f}{between}[{low:.3f}, {high:.3f}]"
+
+
+def interval_of(row: Mapping[Any, Any]) -> tuple[float, float]:
+    """The 95% interval of a score by speaker, by clip where that is undefined; NaN where both are."""
+    bounds = [(float(row[f"lo{unit.suffix}"]), float(row[f"hi{unit.suffix}"])) for unit in reversed(UNITS)]
+    return next((pair for pair in bounds if not math.isnan(pair[0])), bounds[-1])
 
 
 def _grid(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """A column of the table as a square, (trained on, tested on), in the order of the table."""
-    names = list(dict.fromkeys(table["trained_on"]))
+    """A column of the table as (trained on, tested on), in the order of the table; models of all but one in a row."""
+    table = table.assign(trained_on=table["trained_on"].map(_row_name))
+    names, models = (list(dict.fromkeys(table[name])) for name in ("tested_on", "trained_on"))
     grid = table.pivot(index="trained_on", columns="tested_on", values=column)
-    return grid.reindex(names)[names].rename_axis(index=None, columns=None)
+    return grid.reindex(models)[names].rename_axis(index=None, columns=None)
+
+
+def _row_name(trained_on: str) -> str:
+    return THE_OTHERS if trained_on.startswith(ALL_BUT) else trained_on
 
 
 def _number(value: float) -> str:

@@ -35,7 +35,7 @@ FOLD_TAG = "exvo.fold"
 """Of a run beneath it: the number of the fold that it tests."""
 
 TABLE_TAG = "exvo.trained_on"
-"""Of a run beneath a transfer: the one of several tables that it has learnt from."""
+"""Of a run beneath a transfer: the one of several tables that it has learnt from, or all but which one."""
 
 SEEDS_TAG = "exvo.seeds"
 """Of a run of several seeds: how many."""
