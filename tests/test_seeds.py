@@ -262,5 +262,3 @@ def compare_seeds(
     assert "seeds=3 with folds=3: a cross-validation trains each fold once" in capsys.readouterr().err
     assert run_here("train", options | {"seed": str(2**31 - 2)}, monkeypatch) == 2
     assert "the last seed would be over 2147483647" in capsys.readouterr().err
-    assert run_here("tune", {**options, "search": "dropout"}, monkeypatch) == 2
-    assert "seeds=3: a study trains each trial once" in capsys.readouterr().err

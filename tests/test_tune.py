@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from exvo.experiments import trials as trials_module
 from exvo.training.states import Epoch
 from exvo.tuning.study import Pruned, Trial
 
-from helpers.commands import run_here
+from helpers.commands import at_epoch, run_here
+from helpers.reports import text_of
 from helpers.studies import STUDY, new_study, trial_runs
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -74,6 +77,60 @@ def test_a_study_goes_on_to_its_total_and_its_best_trial_can_be_repeated(
     newest = MlflowClient().search_runs(["0"], "tags.`exvo.entry_point` = 'train'", order_by=["start_time DESC"])[0]
     assert "exvo.trial" not in newest.data.tags
     assert newest.data.metrics["val/emotion_ccc"] == top.data.metrics["val/emotion_ccc"]
+
+
+def test_the_best_trial_is_trained_with_other_seeds_which_go_on_where_they_were_cut(
+    options: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options |= {"trials": "2", "model": "cnn10", "epochs": "2", "seed": "5", "seeds": "2", "precision": "float32"}
+    begun = []
+
+    def cut_the_second_seed() -> None:
+        begun.append(1)
+        if len(begun) == 4:  # two trials, two seeds
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        at_epoch(2, cut_the_second_seed, patch)
+        assert run_here("tune", options, patch) == 130
+    assert "the same command goes on where this one was" in capsys.readouterr().err
+    assert run_here("tune", options, monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert "seed 6 is done" in said
+    (parent,), trials = trial_runs()
+    top = max(trials, key=lambda run: run.data.metrics["val/emotion_ccc"])
+    (several,) = MlflowClient().search_runs(
+        ["0"], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`exvo.seeds` = '2'"
+    )
+    beneath = MlflowClient().search_runs(["0"], f"tags.`mlflow.parentRunId` = '{several.info.run_id}'")
+    each = {run.data.tags["exvo.seed"]: run for run in beneath}
+    assert sorted(each) == ["6", "7"]
+    assert {run.info.status for run in [parent, several, *beneath]} == {"FINISHED"}
+    for run in beneath:
+        assert run.data.params["batch_size"] == top.data.params["batch_size"]
+        assert run.data.params["learning_rate"] == top.data.params["learning_rate"]
+    scores = [each[seed].data.metrics["val/emotion_ccc"] for seed in ("6", "7")]
+    mean = sum(scores) / 2
+    assert parent.data.metrics["study/seeds_emotion_ccc"] == pytest.approx(mean)
+    assert several.data.metrics["val/emotion_ccc"] == pytest.approx(mean)
+    assert (parent.data.params["seeds"], parent.data.tags["exvo.seeds_run"]) == ("2", several.info.run_id)
+    page = text_of(mlflow.artifacts.load_text(f"{parent.info.artifact_uri}/study.html"))
+    assert f"With 2 other seeds its options reach {mean:.4f} on average." in page
+    assert all(f"{score:.4f}" in page for score in scores)
+
+    alone = dict(top.data.params) | {"seed": "7", "output": "alone", "data": options["data"]}
+    kept = ("model", "corpus", "data", "epochs", "width", "batch_size", "learning_rate", "seed", "output", "precision")
+    assert run_here("train", {name: alone[name] for name in kept}, monkeypatch) == 0
+    newest = MlflowClient().search_runs(["0"], "tags.`exvo.entry_point` = 'train'", order_by=["start_time DESC"])[0]
+    assert newest.data.metrics["val/emotion_ccc"] == scores[1]
+
+    capsys.readouterr()
+    assert run_here("tune", options, monkeypatch) == 0  # all is done: nothing is trained again
+    said = capsys.readouterr().out
+    assert "\nepoch " not in said
+    assert f"trial {top.data.tags['exvo.trial']} with 2 other seeds: val CCC {mean:.4f} on average" in said
+    assert run_here("tune", options | {"seed": str(2**31 - 2), "trials": "3"}, monkeypatch) == 2
+    assert "the last seed would be over" in capsys.readouterr().err
 
 
 def test_pruned_failed_and_undefined_trials_show_as_such(

@@ -27,7 +27,7 @@ from exvo.systems import SystemConfig
 from exvo.tasks import Task, task_of
 from exvo.tracking import experiments, lookup, runs
 from exvo.tracking.artifacts import seed_table
-from exvo.tracking.tags import BEST_SEED_TAG, SEED_TAG, SEEDS_TAG
+from exvo.tracking.tags import BEST_SEED_TAG, SEED_TAG, SEEDS_TAG, TUNED_TAG
 from exvo.training.states import States
 
 
@@ -42,29 +42,76 @@ def train_seeds(entry_point: str, settings: TrainSettings, system: SystemConfig)
         system: that they train.
     """
     with resumable(entry_point, settings, system) as begun:
-        ready = start(settings, system, begun.ready)
-        runs.set_tags({SEEDS_TAG: settings.seeds})
-        if settings.task != "speaker":
-            task = training_task(settings, system, ready.corpus)
-            runs.log_resolved({"objective": task.objective})
-            runs.log_json("prior.json", prior_of(ready.rows("train"), task))
-        runs.keep_run()
-        print(f"{settings.seeds} seeds, each a training of {settings.epochs} epochs at most")
-        folder = Path(settings.output) / "runs" / begun.run_id / "seeds"
-        seeds = range(settings.seed, settings.seed + settings.seeds)
-        children: dict[int, Child] = {}
-        for seed in seeds:
-            done = read_child(folder, seed)
-            if done is None:
-                begun.seed = seed
-                done = train_seed(entry_point, replace(settings, seed=seed, seeds=1), system, ready, begun)
-                write_child(folder, seed, done)
-            else:
-                print(f"seed {seed} is done: run {done.run} ({done.run_id})")
-            children[seed] = done
-        log_seeds(settings, ready, children)
+        train_each(entry_point, settings, system, begun)
         print(experiments.where_to_look(begun.run_id))
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder_of(settings, begun.run_id), ignore_errors=True)
+
+
+def train_beneath(
+    parent: str, what: str, settings: TrainSettings, system: SystemConfig, ready: Ready
+) -> tuple[dict[int, float], str]:
+    """The same beneath the run of a study, in the run of an earlier command where there is one.
+
+    Args:
+        parent: id of the study's run.
+        what: is trained, the trial and the seeds, by which the earlier run is found.
+        settings: without `auto`.
+        system: that they train.
+        ready: the corpus.
+
+    Returns:
+        The headline score of each seed on validation, and the id of the run of all seeds.
+    """
+    headline = f"val/{scoring.headline(training_task(settings, system, ready.corpus))}"
+    earlier = lookup.run_beneath(parent, TUNED_TAG, what)
+    if earlier and lookup.has_finished(earlier):
+        metrics = lookup.require_run(earlier).data.metrics
+        seeds = range(settings.seed, settings.seed + settings.seeds)
+        return {seed: metrics.get(seed_metric(headline, seed), math.nan) for seed in seeds}, earlier
+    with runs.start_run("train", earlier, parent=parent, tags={TUNED_TAG: what}, output=settings.output) as run_id:
+        states = States(Path(settings.output) / "runs" / run_id / WEIGHTS, run_id)
+        table = train_each("train", settings, system, Begun(run_id, run_id, states, ready))
+    shutil.rmtree(folder_of(settings, run_id), ignore_errors=True)
+    return dict(zip(table["seed"], table[headline], strict=True)), run_id
+
+
+def folder_of(settings: TrainSettings, run_id: str) -> Path:
+    """Where what the seeds of a run gave is kept until all are done."""
+    return Path(settings.output) / "runs" / run_id / "seeds"
+
+
+def train_each(entry_point: str, settings: TrainSettings, system: SystemConfig, begun: Begun) -> pd.DataFrame:
+    """Trains each seed beneath the present run, and logs in this what they reach.
+
+    Args:
+        entry_point: train or main.
+        settings: without `auto`.
+        system: that they train.
+        begun: the present run.
+
+    Returns:
+        See `seeds_table`.
+    """
+    ready = start(settings, system, begun.ready)
+    runs.set_tags({SEEDS_TAG: settings.seeds})
+    if settings.task != "speaker":
+        task = training_task(settings, system, ready.corpus)
+        runs.log_resolved({"objective": task.objective})
+        runs.log_json("prior.json", prior_of(ready.rows("train"), task))
+    runs.keep_run()
+    print(f"{settings.seeds} seeds, each a training of {settings.epochs} epochs at most")
+    folder = folder_of(settings, begun.run_id)
+    children: dict[int, Child] = {}
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        done = read_child(folder, seed)
+        if done is None:
+            begun.seed = seed
+            done = train_seed(entry_point, replace(settings, seed=seed, seeds=1), system, ready, begun)
+            write_child(folder, seed, done)
+        else:
+            print(f"seed {seed} is done: run {done.run} ({done.run_id})")
+        children[seed] = done
+    return log_seeds(settings, ready, children)
 
 
 def train_seed(entry_point: str, settings: TrainSettings, system: SystemConfig, ready: Ready, begun: Begun) -> Child:
@@ -94,13 +141,16 @@ def train_seed(entry_point: str, settings: TrainSettings, system: SystemConfig, 
     return Child(run_id, name, best.number, tables)
 
 
-def log_seeds(settings: TrainSettings, ready: Ready, children: dict[int, Child]) -> None:
+def log_seeds(settings: TrainSettings, ready: Ready, children: dict[int, Child]) -> pd.DataFrame:
     """Logs of each split the mean of the seeds' scores, their range and each, and which seed is the best on validation.
 
     Args:
         settings: of the command.
         ready: the corpus.
         children: by seed.
+
+    Returns:
+        See `seeds_table`.
     """
     some = next(table for child in children.values() for table in child.predictions.values())
     task = task_of(some, settings.task)
@@ -129,6 +179,7 @@ def log_seeds(settings: TrainSettings, ready: Ready, children: dict[int, Child])
     print(f"\nthe best seed on validation is {best['seed']}: run {best['run']} ({best['run_id']})")
     runs.log_page("report/seeds", seeds_page(settings.model, ready.name, table, means, task))
     print("report of the seeds: the artifact report/seeds.html")
+    return table
 
 
 def seeds_table(children: dict[int, Child], task: Task) -> pd.DataFrame:

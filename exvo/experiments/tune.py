@@ -10,9 +10,12 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from exvo import systems
 from exvo.corpora import Selection
@@ -23,13 +26,14 @@ from exvo.experiments.features import record
 from exvo.experiments.folder import folder_id, require_own
 from exvo.experiments.process import hold, stopped
 from exvo.experiments.resume import continued_run, deliver_journals
-from exvo.experiments.train import resolve, training_task
+from exvo.experiments.seeds import train_beneath
+from exvo.experiments.train import require_seeds, resolve, training_task
 from exvo.experiments.trials import POLL, WORKER, Work, Worker, do_trials
 from exvo.experiments.workers import run_trials
 from exvo.options import command_line
 from exvo.passwords import has_password
 from exvo.reports.names import score_name
-from exvo.reports.study import StudyFacts, states_text, study_page
+from exvo.reports.study import StudyFacts, seeds_line, states_text, study_page
 from exvo.settings import TrainSettings, TuneSettings
 from exvo.systems import SystemConfig
 from exvo.text import default_text
@@ -78,9 +82,9 @@ def tune(given: TuneSettings, base: TrainSettings, ready: Ready, study: Study, s
         work = Work(given, base, ready, study, Worker(asdict(given), run_id, len(study.table()), os.getpid()))
         try:
             run_trials(work)
+            conclude(work, settings, system, shown)
         except KeyboardInterrupt as interrupt:
             raise stopped(interrupt, "Stopped; the same command goes on where this one was.") from None
-        conclude(work, settings, system, shown)
         print(experiments.where_to_look(run_id))
 
 
@@ -97,11 +101,6 @@ def settings_and_search(given: TuneSettings) -> tuple[TrainSettings, tuple[str, 
         raise InputError(
             f"folds={given.folds}: a study compares its trials on one validation split; leave folds out, and give the "
             "options that it finds to `train` with folds."
-        )
-    if given.seeds > 1:
-        raise InputError(
-            f"seeds={given.seeds}: a study trains each trial once; leave seeds out, and add --seeds={given.seeds} to "
-            "the command of the best trial, which it prints last."
         )
     if given.devices > 1:
         raise InputError(
@@ -133,7 +132,17 @@ def settings_and_search(given: TuneSettings) -> tuple[TrainSettings, tuple[str, 
             f"{os.environ['MLFLOW_RUN_ID']}: delete that run (`mlflow gc`), leave the password out and give it as "
             "PGPASSWORD or in ~/.pgpass, or start `exvo tune`, which logs none."
         )
-    return TrainSettings(**{**options, "workers": None}), search
+    base = TrainSettings(**{**options, "workers": None, "seeds": 1})
+    require_seeds(other_seeds(base, given.seeds))
+    return base, search
+
+
+def other_seeds(settings: TrainSettings, count: int) -> TrainSettings:
+    """The settings with so many seeds after that of the trials, whose scores chose the best one.
+
+    One is none: `seeds=1` asks for no more than the trials.
+    """
+    return settings if count == 1 else replace(settings, seed=settings.seed + 1, seeds=count)
 
 
 def require_searchable(given: TuneSettings, search: Sequence[str]) -> None:
@@ -209,7 +218,8 @@ def log_start(
 ) -> None:
     """Logs what is searched and what all trials share in the study's run."""
     space = {name: values_text(name) for name in study.search}
-    options = asdict(given) | {**asdict(settings), "workers": given.workers} | space | {"storage": shown}
+    options = asdict(given) | {**asdict(settings), "workers": given.workers, "seeds": given.seeds}
+    options |= space | {"storage": shown}
     runs.log_settings(options, {"study": study.name, "system": asdict(system), "features": record(ready.extractor)})
     runs.log_system(systems.full_name(settings.model), settings.task, settings.protocol)
     runs.log_resolved({"objective": training_task(settings, system, ready.corpus).objective})
@@ -256,3 +266,27 @@ def conclude(work: Work, settings: TrainSettings, system: SystemConfig, shown: s
     runs.set_tags({"exvo.best_trial": top["number"], "exvo.best_run": top["run_id"], "exvo.best_command": repeat})
     best_score = f"{score_name(about.metric)} {top['score']:.4f}"
     print(f"best   val {best_score}, trial {top['number']}, run {top['run_id']}\nagain  {repeat}")
+    if given.seeds > 1:
+        number = int(top["number"])
+        about = replace(about, seeds=train_best(work, number, best_options))
+        values = list(about.seeds.values())
+        runs.log_metrics({f"study/seeds_{about.metric}": float(np.mean(values))})
+        runs.log_page("study", study_page(trials, about))
+        print(f"\ntrial {number} with {len(values)} other seeds: {seeds_line(values, about.metric)}")
+
+
+def train_best(work: Work, number: int, best_options: Mapping[str, Any]) -> dict[int, float]:
+    """Trains the options of the best trial with other seeds; gives the headline score of each on validation.
+
+    Args:
+        work: of the study, whose run is the present one.
+        number: of the trial.
+        best_options: those that the study has searched.
+    """
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in best_options.items()}
+    settings, system = resolve(replace(other_seeds(work.base, work.given.seeds), **plain))
+    what = f"trial {number}, seeds {settings.seed} to {settings.seed + settings.seeds - 1}"
+    print(f"\n{what}", flush=True)
+    scores, run_id = train_beneath(work.worker.parent, what, settings, system, work.ready)
+    runs.set_tags({"exvo.seeds_run": run_id})
+    return scores

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from exvo.config import OPTIMIZERS, SCHEDULES, SEARCHED
 from exvo.reports.names import score_name
 from exvo.reports.page import BLUE, GRID, INK, ORANGE, WIDE, Page, Picture, Section, Tile, axes, legend, make_picture
-from exvo.reports.tables import Column, number_texts
+from exvo.reports.tables import Column, number_texts, range_text
 from exvo.text import SYNTHETIC, default_text
 from exvo.tuning.study import best, counts
 
@@ -45,6 +45,7 @@ class StudyFacts:
         tune: the command that continues the study.
         dashboard: the command that opens Optuna's dashboard.
         importances: by option, as `Study.importances` gives them.
+        seeds: of other seeds with which the best trial was trained, each one's score; empty: it was not.
     """
 
     study: str
@@ -60,6 +61,7 @@ class StudyFacts:
     tune: str
     dashboard: str
     importances: Mapping[str, float]
+    seeds: Mapping[int, float] = field(default_factory=dict)
 
 
 def study_page(trials: pd.DataFrame, facts: StudyFacts) -> Page:
@@ -76,6 +78,8 @@ def study_page(trials: pd.DataFrame, facts: StudyFacts) -> Page:
     if top is not None:
         tiles.insert(0, Tile(f"best val {score_name(facts.metric)}", f"{top['score']:.4f}", f"trial {top['number']}"))
     sections = [best_section(top, searched, facts)]
+    if facts.seeds:
+        sections.append(seeds_section(facts))
     if len(done):
         sections.append(Section("History", pictures=[history(trials, facts.metric)]))
         sections.append(
@@ -93,6 +97,9 @@ def study_page(trials: pd.DataFrame, facts: StudyFacts) -> Page:
             f"The best of {number_of['finished']} finished trials, number {top['number']}, reaches a "
             f"{score_name(facts.metric)} of {top['score']:.4f} on the validation split, by which it was chosen."
         )
+        if facts.seeds:
+            mean = float(np.mean(list(facts.seeds.values())))
+            lead += f" With {len(facts.seeds)} other seeds its options reach {mean:.4f} on average."
     lines = [
         f"{facts.model} on {facts.corpus}, val split, {facts.epochs} epochs a trial",
         f"study {facts.study} in {facts.storage}",
@@ -117,6 +124,11 @@ CONTINUE = (
 DASHBOARD = (
     "Optuna's dashboard shows other bars: they are PED-ANOVA's, which asks what tells the best trials from the others; "
     "these ask what makes the scores of all trials differ."
+)
+SEEDS = (
+    "None of these seeds had a part in choosing the trial, so their mean is free of the luck of its own seed; the "
+    "options were chosen on these validation clips all the same. Their run has the intervals, and each seed's run "
+    "beneath it."
 )
 CHOSEN = (
     "The command repeats it. It was chosen by its score on the validation split, so that score is too good by an "
@@ -147,6 +159,26 @@ def best_section(top: pd.Series | None, searched: Sequence[str], facts: StudyFac
         Column("searched", space),
     ]
     return Section("Best trial", [CHOSEN], code=facts.train, table=table)
+
+
+def seeds_line(scores: Sequence[float], metric: str) -> str:
+    """The mean of some seeds' scores, the range and each.
+
+    >>> seeds_line([0.41, 0.39, 0.43], "category_uar")
+    'val UAR 0.4100 on average, 0.3900 to 0.4300 (0.4100, 0.3900, 0.4300)'
+    """
+    return f"val {score_name(metric)} {float(np.mean(scores)):.4f} on average, {range_text(scores)}"
+
+
+def seeds_section(facts: StudyFacts) -> Section:
+    """What the options of the best trial reach with other seeds."""
+    table = pd.DataFrame({"seed": list(facts.seeds), "score": list(facts.seeds.values())})
+    text = [f"{seeds_line(list(facts.seeds.values()), facts.metric)}. {SEEDS}"]
+    columns = [
+        Column("seed", table["seed"].astype(str).tolist()),
+        Column(f"val {score_name(facts.metric)}", number_texts(table["score"])),
+    ]
+    return Section("The best trial with other seeds", text, table=columns, numbers=table)
 
 
 def history(trials: pd.DataFrame, metric: str) -> Picture:

@@ -46,6 +46,9 @@ SEED_TAG = "exvo.seed"
 BEST_SEED_TAG = "exvo.best_seed_run"
 """Of a run of several seeds: the id of the run beneath it with the best validation score."""
 
+TUNED_TAG = "exvo.tuned"
+"""Of a run of several seeds beneath a study: the trial whose options it trains, and the seeds."""
+
 NO_FOLD = f"tags.`{FOLD_TAG}` IS NULL and tags.`{TABLE_TAG}` IS NULL"
 ON_ITS_OWN = f"tags.`{TRIAL_TAG}` IS NULL and {NO_FOLD} and tags.`{SEED_TAG}` IS NULL"
 """Of runs that are neither the trial of a study, nor a fold of a cross-validation or a transfer, nor one of several
