@@ -37,27 +37,24 @@ def transfer_verdict(table: pd.DataFrame, metric: str, model: str) -> str:
     rows = rows.assign(way=(rows["value"] - rows["chance"]) / (1 - rows["chance"]))
     own, left_out = rows["trained_on"] == rows["tested_on"], rows["trained_on"].str.startswith(ALL_BUT)
     kinds = {
-        f"on the table that it has learnt from {model} goes": rows[own],
+        "on the table that it has learnt from": rows[own],
         "on another table": rows[~own & ~left_out],
-        "on a table when it has learnt from all others": rows[left_out],
+        "on a table that was left out, after learning from all others": rows[left_out],
     }
-    name = score_name(metric)
-    said: list[str] = []
-    for words, part in kinds.items():
-        if len(part):
-            way = f" of the way from chance to perfect {name}" if not said else ""
-            said.append(f"{words} {part['way'].mean():.0%}{way} (mean of {len(part)})")
+    said = [f"{part['way'].mean():.0%} {words} (mean of {len(part)})" for words, part in kinds.items() if len(part)]
     if not said:
         return f"Nothing of {model} could be scored."
-    first = ", ".join(said)
+    first, *others = said
+    share, _, where = first.partition(" ")
+    whole = f"{share} of the way from chance to perfect {score_name(metric)} {where}"
+    sentence = f"{model} goes {', '.join([whole, *others])}."
     strangers = rows[~own]
     if strangers.empty:
-        return f"{first[0].upper()}{first[1:]}."
+        return sentence
     better = sum(interval_of(row)[0] > row["chance"] for row in strangers.to_dict("records"))
-    verb = "is" if better == 1 else "are"
     return (
-        f"{first[0].upper()}{first[1:]}. Better than chance on a table that it has not learnt from, by the 95% "
-        f"interval, {verb} {better} of {len(strangers)} models."
+        f"{sentence} {better} of {len(strangers)} scores on tables that were not learnt from are better than chance by "
+        "their 95% interval."
     )
 
 
