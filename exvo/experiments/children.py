@@ -23,7 +23,7 @@ class Child:
         run_id: of the run.
         run: its name.
         best_epoch: of its training.
-        predictions: tables by name: of a fold those that `evaluate.predictions_of` gives, of a seed one a split.
+        predictions: tables by name: of a fold those that `prediction.predictions_of` gives, of a seed one a split.
     """
 
     run_id: str

@@ -13,8 +13,9 @@ from exvo.devices import resolve_device
 from exvo.errors import InputError
 from exvo.evaluation.prior import Prior
 from exvo.experiments.corpus import RECORDING, Ready, log_corpus, read_corpus, require_same_features
-from exvo.experiments.evaluate import log_report, log_scores, predictions_of
+from exvo.experiments.evaluate import log_report, log_scores
 from exvo.experiments.features import extractor_of_run
+from exvo.experiments.prediction import predictions_of
 from exvo.networks.checkpoint import Checkpoint
 from exvo.reports.page import Section
 from exvo.settings import EvaluateSettings, TrainSettings

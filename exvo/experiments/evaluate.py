@@ -1,6 +1,6 @@
 """Scores a trained run on a split of its corpus, with a report.
 
-It is the only place where the test split is ever scored.
+Training scores the validation split alone. The test split is scored here, and where a command is asked to.
 """
 
 from __future__ import annotations
@@ -11,24 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from exvo.batches.clips import Clips
 from exvo.config import ELSEWHERE, POOLED
 from exvo.corpora.options import require_elsewhere
 from exvo.devices import resolve_device
-from exvo.enrolment import Enrolment, EnrolmentSettings, enrol_wrong_speakers, permute_enrolment
+from exvo.enrolment import EnrolmentSettings
 from exvo.errors import InputError
 from exvo.evaluation import results, scoring
-from exvo.evaluation.correction import correct_shares, correction_power
 from exvo.evaluation.prior import Prior, prior_of
 from exvo.experiments.calibration import log_loss_metric, log_loss_of
-from exvo.experiments.corpus import Ready, describe_enrolment, log_copies, reopen
+from exvo.experiments.corpus import Ready, reopen
+from exvo.experiments.prediction import UNCALIBRATED, predictions_of
 from exvo.features.containers import AudioError
 from exvo.features.playback import playable
 from exvo.networks.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
-from exvo.networks.inference import predict_enrolments
 from exvo.options import command_line
 from exvo.reports import listening
 from exvo.reports.description import description
@@ -43,9 +40,6 @@ from exvo.text import NO_SPEAKERS
 from exvo.tracking import artifacts, experiments, labels, lookup, models, runs
 from exvo.tracking.artifacts import Trained
 from exvo.tracking.tags import ENTRY_TAG, OTHER_SHOTS_TAG, SYSTEM_TAG
-
-UNCALIBRATED = "uncalibrated"
-"""The name of the predictions table at temperature 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,40 +189,6 @@ def described(
     return text if ready.corpus.has_speakers else f"{text}\n\n{NO_SPEAKERS}"
 
 
-def predictions_of(
-    checkpoint: Checkpoint,
-    ready: Ready,
-    split: str,
-    settings: TrainSettings,
-    scored: Task | None = None,
-    cluster: str = "",
-) -> dict[str, pd.DataFrame]:
-    """The predictions tables of one split, see `evaluate`; `scored`, `cluster`: see `enrolled_outputs`.
-
-    Returns:
-        Those of `enrolled_outputs`, and where shares are calibrated `UNCALIBRATED`: `right` at temperature 1.
-
-    Raises:
-        InputError: the split has no clips.
-    """
-    rows = ready.rows(split)
-    if rows.empty:
-        raise InputError(f"The corpus {ready.corpus.name} has no readable clips in its {split} split.")
-    task = scored or checkpoint.task
-    clips = ready.clips(split, task, settings.fill)
-    enrolment = ready.enrolment(split, settings.protocol, settings.shots)
-    if checkpoint.network.personalised or settings.protocol == "strict" or corrects(task, enrolment):
-        print(describe_enrolment(ready, split, settings.protocol, settings.shots), end="")
-    log_copies(enrolment, split)
-    outputs = enrolled_outputs(checkpoint, clips, enrolment, settings.device, split, scored, cluster)
-    tables = {
-        name: task.table(rows, output, enrolment.scored, checkpoint.temperature) for name, output in outputs.items()
-    }
-    if checkpoint.temperature is not None:
-        tables[UNCALIBRATED] = task.table(rows, outputs["right"], enrolment.scored)
-    return tables
-
-
 def log_report(
     scored: ScoredSplit,
     enrolled: Mapping[str, pd.DataFrame],
@@ -283,58 +243,6 @@ def log_report(
     runs.log_page(f"report/{split}", page)
     runs.describe(described(scored, task, split, ready, settings, runs.artifact_page(f"report/{split}.html")))
     print(f"report of the run: the artifact report/{split}.html")
-
-
-def enrolled_outputs(
-    checkpoint: Checkpoint,
-    clips: Clips,
-    enrolment: Enrolment,
-    device: str,
-    progress: str,
-    scored: Task | None = None,
-    cluster: str = "",
-) -> dict[str, np.ndarray]:
-    """The outputs of a network for a split by who enrols: each (clips, outputs).
-
-    Args:
-        checkpoint: of the network.
-        clips: of the split.
-        enrolment: who enrols whom.
-        device: cpu or cuda.
-        progress: label of the progress bar.
-        scored: the task, where it has but some targets of the network's; their outputs alone are given, so that shares
-            are over these targets. None: the network's own.
-        cluster: address of the Dask scheduler whose workers compute; empty: this machine does.
-
-    Returns:
-        `right`, as the protocol has it (of a plain system: without enrolment). For a personalised system, where two
-        speakers or more enrol, also `typical` (nobody enrols), `wrong` (another speaker's clips) and `permuted` (those
-        that enrol a clip at random). Where `corrects`, `corrected`: without enrolment, but its shares are corrected.
-    """
-    network, task = checkpoint.network, scored or checkpoint.task
-    enrolments: dict[str, Sequence[np.ndarray] | None] = {"right": enrolment.clips}
-    enrolling = {speaker for speaker, places in zip(clips.speakers, enrolment.clips, strict=True) if len(places)}
-    if network.personalised and len(enrolling) > 1:
-        wrong, permuted = enrol_wrong_speakers(enrolment, clips.speakers), permute_enrolment(enrolment)
-        enrolments |= {"typical": None, "wrong": wrong, "permuted": permuted}
-    lists = list(enrolments.values())
-    outputs = predict_enrolments(network, clips, device, lists, None, progress, checkpoint.protocol, cluster=cluster)
-    if scored is not None:
-        places = [checkpoint.task.targets.index(target) for target in scored.targets]
-        outputs = [output[:, places] for output in outputs]
-    named = dict(zip(enrolments, outputs, strict=True))
-    plain = named.get("typical" if network.personalised else "right")
-    if plain is not None and corrects(task, enrolment):
-        powers = [correction_power(len(own)) for own in enrolment.clips]
-        shares = correct_shares(task.shares(plain, checkpoint.temperature), enrolment.clips, powers)
-        logits = np.log(np.maximum(shares, np.finfo(np.float64).tiny))
-        named["corrected"] = logits * (checkpoint.temperature or 1.0)
-    return named
-
-
-def corrects(task: Task, enrolment: Enrolment) -> bool:
-    """Whether there are shares to correct, and clips that enrol to correct them by."""
-    return task.objective == "cross-entropy" and any(map(len, enrolment.clips))
 
 
 def sounds(predictions: pd.DataFrame, task: Task, ready: Ready) -> dict[str, bytes]:

@@ -19,8 +19,9 @@ from exvo.evaluation.groups import group_scores, with_intervals
 from exvo.evaluation.prior import chance
 from exvo.experiments.children import Child, read_child, write_child
 from exvo.experiments.corpus import Ready, log_corpus, read_corpus, require_usable_clips
-from exvo.experiments.evaluate import log_report, log_scores, predictions_of
+from exvo.experiments.evaluate import log_report, log_scores
 from exvo.experiments.features import open_extractor, record
+from exvo.experiments.prediction import predictions_of
 from exvo.experiments.resume import Begun, resumable
 from exvo.experiments.train import Watch, log_system, start, train, training_task
 from exvo.networks.checkpoint import WEIGHTS, load_checkpoint

@@ -23,8 +23,8 @@ from exvo.evaluation import scoring
 from exvo.evaluation.groups import ENDS
 from exvo.evaluation.prior import chance
 from exvo.experiments.corpus import Ready, log_corpus, read_corpus, require_usable_clips
-from exvo.experiments.evaluate import predictions_of
 from exvo.experiments.features import open_extractor, record
+from exvo.experiments.prediction import predictions_of
 from exvo.experiments.resume import Begun, resumable
 from exvo.experiments.train import log_system, resolve, start, train, training_task
 from exvo.files import write_atomically
