@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import hashlib
 import logging
 import os
@@ -299,12 +300,11 @@ def _results(
     The work is one task, on which the parts depend: Dask then sends it to each worker once, and a part only to a worker
     that is free, so that one that joins late finds some left.
     """
-    import cloudpickle
     from distributed import CancelledError, KilledWorker, as_completed
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sending large graph")  # a network, once
-        job = client.submit(_same, cloudpickle.dumps(work), pure=False, key=f"work-{expected.token}")
+        job = client.submit(_same, work, pure=False, key=f"work-{expected.token}")
     again = "run again; features that were written are kept."
     try:
         futures = client.map(_do, parts, job=job, expected=expected, pure=False, key=what)
@@ -326,22 +326,20 @@ def _results(
         raise _refused(error, f"cluster={address}: a worker") from None
 
 
-def _same(content: bytes) -> bytes:
+def _same(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Puts the work on the cluster as the result of a task, which Dask makes anew where it is lost."""
-    return content
+    return work
 
 
 _jobs: dict[int, tuple[str, Callable[[Any], Any]]] = {}
 """The token and the work of each thread of this worker."""
 
 
-def _do(part: Any, job: bytes, expected: Expected) -> tuple[Machine, Any]:
+def _do(part: Any, job: Callable[[Any], Any], expected: Expected) -> tuple[Machine, Any]:
     """Does a part on a worker; one that has joined late is examined first."""
-    import cloudpickle
-
     machine, thread = examine(expected), threading.get_ident()
     if thread not in _jobs or _jobs[thread][0] != expected.token:
-        _jobs[thread] = expected.token, cloudpickle.loads(job)
+        _jobs[thread] = expected.token, copy.deepcopy(job)
     return machine, _jobs[thread][1](part)
 
 

@@ -1,6 +1,7 @@
-"""Trains on each of several tables, tests each model on all; of three or more also on all but each, tested on that one.
+"""Trains on each of several tables, tests each model on all.
 
-A run for each training lies beneath that of the command. The same command goes on with the one that it was stopped in.
+Of three or more tables it trains on all but each too, and tests on that one. A run for each training lies beneath that
+of the command. The same command goes on with the one that it was stopped in.
 """
 
 from __future__ import annotations
