@@ -1,6 +1,6 @@
-"""How time and memory grow with the number of clips, from 10,000 to 1,000,000; writes docs/scale.csv.
+"""How time and memory grow with the number of clips: the figures of docs/explanation/scale.md.
 
-.venv/bin/python -m benchmarks.scale               # half an hour, 8 GB of disk in a temporary folder
+.venv/bin/python -m benchmarks.scale               # some minutes, 8 GB of disk in a temporary folder
 .venv/bin/python -m benchmarks.scale 10000 30000
 
 The clips are noise of 0.1 s in files of their own, a hundred clips a speaker, 30 categories in turn: what grows with
@@ -39,8 +39,6 @@ from exvo.tasks import make_task
 SIZES = (10_000, 100_000, 1_000_000)
 FOLDER = 1_000
 """Clips in a folder of files."""
-
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "scale.csv"
 
 
 def make_corpus(folder: Path, count: int) -> None:
@@ -124,8 +122,6 @@ def main() -> None:
             rows.append({"clips": count} | json.loads(said.splitlines()[-1]))
     table = pd.DataFrame(rows)
     print(table.T.to_string())
-    if given.sizes == list(SIZES):
-        table.to_csv(PAGE, index=False)
 
 
 if __name__ == "__main__":

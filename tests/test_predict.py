@@ -91,6 +91,30 @@ def test_every_name_of_a_model_gives_the_numbers_of_evaluate(
         np.testing.assert_allclose(table[["High", "Loud"]], expected, atol=1e-5)
 
 
+def test_answers_are_kept_until_the_table_is_saved(
+    trained: Expected, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips, _, _ = speaker(trained[1], tiny_corpus)
+    saved, parts = tmp_path / "emotions.csv", tmp_path / "emotions.csv.parts"
+    options = {"audio": ",".join(map(str, clips)), "save": str(saved)}
+    assert run_here("predict", options, monkeypatch) == 0
+    whole = saved.read_bytes()
+    kept: list[Path] = []
+    monkeypatch.setattr("exvo.experiments.predict.BLOCK_FILES", 1)
+
+    def full_disk(table: pd.DataFrame, path: Path) -> None:
+        kept.extend(parts.iterdir())
+        raise InputError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("exvo.experiments.predict.save", full_disk)
+        assert run_here("predict", options, monkeypatch) == 2
+    assert len(kept) == len(clips) == len(list(parts.iterdir()))
+    assert run_here("predict", options, monkeypatch) == 0
+    assert saved.read_bytes() == whole
+    assert not parts.exists()
+
+
 def test_the_screen_shows_the_strongest_emotions_and_the_speaker(
     trained: Expected, tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from exvo.errors import InputError
 from exvo.evaluation import results
 from exvo.evaluation.scoring import headline
 from exvo.evaluation.selective import find_level, level_text
+from exvo.experiments.answers import BLOCK_FILES, KeptAnswers
 from exvo.files import NAME_BYTES, require_writable, write_atomically
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.parts import TOLERANCE
@@ -34,7 +35,7 @@ from exvo.text import LONGEST_NAME, printable, writable
 from exvo.tracking import experiments, models, names, runs
 
 PART_FILES = 64
-"""Files that are read and then predicted together, so that no more are in memory."""
+"""Files that are read and then predicted together, so that no more are in memory; `BLOCK_FILES` holds many of them."""
 
 
 def run(settings: PredictSettings) -> None:
@@ -52,13 +53,17 @@ def run(settings: PredictSettings) -> None:
         runs.log_settings(asdict(settings), {"model": dict(checkpoint.notes)})
         about = [model_text(checkpoint, len(enrolling)), *reached(checkpoint), *([level_text(sure)] if sure else [])]
         print("\n".join([*about, *dict.fromkeys(notes + more)]))
-        answers, warned, problems = predict(checkpoint, files, enrolling, settings.device, sure, settings.cluster)
+        predictor = predictor_of(checkpoint, enrolling, settings.device)
+        kept = KeptAnswers(Path(settings.save), predictor) if settings.save and len(files) > BLOCK_FILES else None
+        answers, warned, problems = predict(predictor, files, sure, settings.cluster, kept)
         unsaved = ""
         if answers is not None:
             runs.log_table(for_spreadsheets(answers), "predictions/audio.csv")
             try:
                 if settings.save:
                     save(answers, Path(settings.save))
+                    if kept:
+                        kept.remove()
             except InputError as error:
                 unsaved = f"{error} The table is the run's artifact predictions/audio.csv."
             print(f"\n{chart(answers, checkpoint.task.targets, settings.top, warned=warned)}\n")
@@ -94,45 +99,47 @@ def reached(checkpoint: Checkpoint) -> list[str]:
     return [line] if line else []
 
 
+def predictor_of(checkpoint: Checkpoint, enrolling: Sequence[Path], device: str) -> FilePredictor:
+    """What reads files and predicts, for the one speaker whom the clips enrol.
+
+    Raises:
+        InputError: an enrolment clip can't be read.
+    """
+    network = checkpoint.network.to(device)
+    if not enrolling or not network.personalised:
+        return FilePredictor(checkpoint, None, device)
+    shots = [read_features(file, checkpoint) for file in enrolling]
+    for file, shot in zip(enrolling, shots, strict=True):
+        warn(file, shot.note)
+        warn(file, warning_text(shot.warnings))
+    (profile,) = enrol_recordings(checkpoint, [shot.features for shot in shots], [np.arange(len(shots))], device)
+    return FilePredictor(checkpoint, profile, device)
+
+
 def predict(
-    checkpoint: Checkpoint,
+    predictor: FilePredictor,
     files: Sequence[Path],
-    enrolling: Sequence[Path],
-    device: str,
     sure: Level | None = None,
     cluster: str = "",
+    kept: KeptAnswers | None = None,
 ) -> tuple[pd.DataFrame | None, list[str], list[str]]:
     """What the network says of each file that can be read.
 
     Args:
-        checkpoint: the model.
+        predictor: reads and predicts.
         files: to predict.
-        enrolling: the clips that enrol the one speaker.
-        device: cpu or cuda.
         sure: how sure an answer must be; None: it is not said.
         cluster: address of the Dask scheduler whose workers read the files and predict; empty: this process does.
+        kept: answers of the same command before, to which it adds; None: none are kept.
 
     Returns:
         One row a file, `file`, the columns of `Task.answers` and `warnings` (None where no file can be read), of each
         row the warnings in a line, and a line for each file that can't be read.
 
     Raises:
-        InputError: an enrolment clip can't be read, or the cluster can't be used.
+        InputError: the cluster can't be used, or answers can't be kept.
     """
-
-    def warn(file: Path, problem: str) -> None:
-        if problem:
-            print(f"warning: {name(file)}: {problem}")
-
-    network = checkpoint.network.to(device)
-    profile = None
-    if enrolling and network.personalised:
-        shots = [read_features(file, checkpoint) for file in enrolling]
-        for file, shot in zip(enrolling, shots, strict=True):
-            warn(file, shot.note)
-            warn(file, warning_text(shot.warnings))
-        (profile,) = enrol_recordings(checkpoint, [shot.features for shot in shots], [np.arange(len(shots))], device)
-    answers = answers_of(FilePredictor(checkpoint, profile, device), files, cluster)
+    answers = answers_of(predictor, files, cluster, kept)
     for file, answer in zip(files, answers, strict=True):
         warn(file, answer.note)
     problems = [f"{name(file)}: {each.problem}" for file, each in zip(files, answers, strict=True) if each.problem]
@@ -140,14 +147,37 @@ def predict(
     if not outputs:
         return None, [], problems
     read = [(file, each.warnings) for file, each in zip(files, answers, strict=True) if each.outputs is not None]
-    table = checkpoint.task.answers(np.stack(outputs), checkpoint.temperature, sure)
+    task, temperature = predictor.checkpoint.task, predictor.checkpoint.temperature
+    table = task.answers(np.stack(outputs), temperature, sure)
     table.insert(0, "file", [writable(str(file)) for file, _ in read])
     table = with_warnings(table, [", ".join(warnings) for _, warnings in read])
     return table, [warning_text(warnings) for _, warnings in read], problems
 
 
-def answers_of(predictor: FilePredictor, files: Sequence[Path], cluster: str) -> list[FileAnswer]:
-    """What the network says of each file, `PART_FILES` at a time; `cluster`: see `predict`.
+def answers_of(
+    predictor: FilePredictor, files: Sequence[Path], cluster: str, kept: KeptAnswers | None
+) -> list[FileAnswer]:
+    """What the network says of each file, see `predict`."""
+    size = BLOCK_FILES if kept else len(files)
+    blocks = [files[at : at + size] for at in range(0, len(files), size)]
+    earlier = [kept.read(block) if kept else None for block in blocks]
+    known = sum(len(answers) for answers in earlier if answers is not None)
+    if kept and known:
+        print(f"goes on after {known:,} of {len(files):,} files, whose answers are kept in {kept.folder}")
+    answers: list[FileAnswer] = []
+    with counting("predicting", len(files) - known, "clip") as done:
+        for block, before in zip(blocks, earlier, strict=True):
+            new = answers_of_block(predictor, block, cluster, done) if before is None else before
+            if kept and before is None:
+                kept.write(block, new)
+            answers += new
+    return answers
+
+
+def answers_of_block(
+    predictor: FilePredictor, files: Sequence[Path], cluster: str, done: Callable[[int], object]
+) -> list[FileAnswer]:
+    """What the network says of each file, `PART_FILES` at a time; `done` is told how many more are.
 
     Raises:
         InputError: the cluster can't be used.
@@ -155,22 +185,27 @@ def answers_of(predictor: FilePredictor, files: Sequence[Path], cluster: str) ->
     paths = [file.absolute() for file in files] if cluster else files
     parts = [paths[at : at + PART_FILES] for at in range(0, len(paths), PART_FILES)]
     names = [str(path) for path in paths]
-    with counting("predicting", len(files), "clip") as done:
-        answered = share_out(
-            cluster,
-            predictor,
-            parts,
-            what="predictions",
-            done=done,
-            files=names,
-            device=predictor.device,
-            tolerance=TOLERANCE,
-        )
+    answered = share_out(
+        cluster,
+        predictor,
+        parts,
+        what="predictions",
+        done=done,
+        files=names,
+        device=predictor.device,
+        tolerance=TOLERANCE,
+    )
     answers = [answer for part in answered for answer in part]
     problems = {path: answer.problem for path, answer in zip(names, answers, strict=True)}
     if cluster:
         refuse_unseen({path: problem for path, problem in problems.items() if problem.startswith("missing")})
     return answers
+
+
+def warn(file: Path, problem: str) -> None:
+    """Prints what is wrong with a file that can be used, if anything is."""
+    if problem:
+        print(f"warning: {name(file)}: {problem}")
 
 
 def name(file: Path) -> str:
