@@ -64,7 +64,8 @@ def asked(
         within.setattr(predict, "BLOCK_FILES", 4)
         try:
             return predict.answers_of(predictor, files, "", KeptAnswers(place, predictor)), names
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            assert str(interrupt) == "Stopped; the same command goes on after 8 files."
             return None, names
 
 

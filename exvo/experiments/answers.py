@@ -18,7 +18,7 @@ from exvo.files import write_atomically
 from exvo.machine import source_digest
 from exvo.serving.prediction import FileAnswer, FilePredictor
 
-BLOCK_FILES = 4096
+BLOCK_FILES = 1024
 """Files whose answers are kept together; of fewer in all none are."""
 
 TEXTS = ("warnings", "note", "problem")

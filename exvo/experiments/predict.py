@@ -22,6 +22,7 @@ from exvo.evaluation import results
 from exvo.evaluation.scoring import headline
 from exvo.evaluation.selective import find_level, level_text
 from exvo.experiments.answers import BLOCK_FILES, KeptAnswers
+from exvo.experiments.process import stopped
 from exvo.files import NAME_BYTES, require_writable, write_atomically
 from exvo.networks.checkpoint import Checkpoint
 from exvo.networks.parts import TOLERANCE
@@ -167,7 +168,13 @@ def answers_of(
     answers: list[FileAnswer] = []
     with counting("predicting", len(files) - known, "clip") as done:
         for block, before in zip(blocks, earlier, strict=True):
-            new = answers_of_block(predictor, block, cluster, done) if before is None else before
+            try:
+                new = answers_of_block(predictor, block, cluster, done) if before is None else before
+            except KeyboardInterrupt as interrupt:
+                if not (kept and answers):
+                    raise
+                sentence = f"Stopped; the same command goes on after {len(answers):,} files."
+                raise stopped(interrupt, sentence) from None
             if kept and before is None:
                 kept.write(block, new)
             answers += new
