@@ -171,7 +171,8 @@ def test_refused_input_leaves_no_run(tmp_path: Path, tiny_corpus: Path, monkeypa
     assert all_runs() == []
 
 
-def test_two_processes_make_the_same_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refused", ["by the server", "by its database"])
+def test_two_processes_make_the_same_experiment(refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other one makes it between our look and our attempt."""
     true, answers = MlflowClient.get_experiment_by_name, [None]
     made = MlflowClient().create_experiment("both")
@@ -179,8 +180,14 @@ def test_two_processes_make_the_same_experiment(monkeypatch: pytest.MonkeyPatch)
     def late(client: MlflowClient, name: str) -> object:
         return answers.pop() if answers else true(client, name)
 
+    def duplicate(client: MlflowClient, *words: object) -> str:
+        raise MlflowException('duplicate key value violates unique constraint "uq_experiments_workspace_name"')
+
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
-    assert experiments.id_of("both") == made
+    with monkeypatch.context() as patch:
+        if refused == "by its database":
+            patch.setattr(MlflowClient, "create_experiment", duplicate)
+        assert experiments.id_of("both") == made
     answers.append(None)
     with pytest.raises(MlflowException):
         experiments.id_of("x" * 600)

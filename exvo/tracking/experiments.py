@@ -73,10 +73,10 @@ def id_of(name: str) -> str:
     if found is None:
         try:
             return str(client.create_experiment(name, _artifact_location(client, name)))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        except MlflowException:  # where PostgreSQL refuses it, the error is one of the database
             found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
     return str(found.experiment_id)
 
 

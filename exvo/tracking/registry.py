@@ -161,8 +161,10 @@ def register(run: Run, card: str, tags: Mapping[str, str]) -> tuple[ModelVersion
     client = MlflowClient()
     try:
         client.create_registered_model(MODEL, description=DESCRIPTION)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+    except MlflowException as error:  # it is there, or another process has just made it
+        try:
+            client.get_registered_model(MODEL)
+        except MlflowException:
             raise server.unusable(error) from None
     version = version_of(run)
     if version is None:
