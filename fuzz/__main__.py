@@ -26,6 +26,7 @@ from fuzz.child import SECONDS, WARM, work
 TARGETS = {
     "audio": "Audio",
     "corpora": "Corpora",
+    "selections": "Selections",
     "checkpoints": "Checkpoints",
     "panns": "Panns",
     "predictions": "Predictions",

@@ -18,6 +18,7 @@ import torch
 from exvo import corpora
 from exvo.config import PROTOCOLS, SPLITS, FeatureConfig
 from exvo.corpora.audit import audit
+from exvo.corpora.base import Corpus
 from exvo.errors import InputError
 from exvo.evaluation import submission
 from exvo.features.audio import read_audio
@@ -30,7 +31,7 @@ from exvo.serving.recordings import find_audio
 from exvo.tables import read_flat_parquet, validated_predictions
 from exvo.tasks import make_task
 from exvo.text import is_name
-from fuzz import checkpoints, material, tables
+from fuzz import checkpoints, material, selections, tables
 from fuzz.served import draw_exchange, draw_request
 
 LONGEST_SENTENCE = 6_000
@@ -75,6 +76,30 @@ def check_sentence(sentence: str, names: str = "") -> None:
     require(len(sentence) <= LONGEST_SENTENCE, f"a sentence of {len(sentence)} characters: {sentence[:500]!r}")
     require(names in sentence, f"does not name {names}: {sentence[:500]!r}")
     require(not any(word in sentence for word in NO_MEMORY), f"asks for too much memory: {sentence[:500]!r}")
+
+
+def check_corpus(corpus: Corpus, folder: Path) -> None:
+    """Checks that a corpus keeps all the rules of `Corpus`, and that its audit is fit for a terminal.
+
+    Raises:
+        Broken: one does not hold.
+    """
+    clips = corpus.clips
+    root = os.path.realpath(folder)
+    require(clips["file"].is_unique, "a file twice")
+    paths = [os.path.realpath(os.path.join(root, file)) for file in clips["file"]]
+    require(all(path.startswith(f"{root.rstrip('/')}/") for path in paths), "a file out of the folder")
+    require(set(clips["split"]) <= set(SPLITS), "a split")
+    labelled = clips.loc[clips["split"] != "test", list(corpus.targets)].to_numpy(np.float64)
+    require(bool(np.isfinite(labelled).all()), "labels that are not finite")
+    require(all(map(is_name, [*clips["speaker"], *clips["file"], *corpus.targets])), "a name with controls")
+    audio = pd.DataFrame({"file": clips["file"], "content": "", "seconds": 1.0, "rate": 16_000, "problem": ""})
+    summary = audit(corpus, audio).text()
+    require(clean(summary), "an audit with controls")
+    try:
+        make_task("fewshot", clips, corpus.targets, corpus.name, bool(corpus.categories))
+    except InputError as error:
+        check_sentence(str(error))
 
 
 class Target:
@@ -161,23 +186,29 @@ class Corpora(Target):
 
     def read(self) -> None:
         """A corpus that keeps all the rules of `Corpus`."""
-        corpus = corpora.load(self.name, self.folder)
-        clips = corpus.clips
-        root = os.path.realpath(self.folder)
-        require(clips["file"].is_unique, "a file twice")
-        paths = [os.path.realpath(os.path.join(root, file)) for file in clips["file"]]
-        require(all(path.startswith(f"{root}/") for path in paths), "a file out of the folder")
-        require(set(clips["split"]) <= set(SPLITS), "a split")
-        labelled = clips.loc[clips["split"] != "test", list(corpus.targets)].to_numpy(np.float64)
-        require(bool(np.isfinite(labelled).all()), "labels that are not finite")
-        require(all(map(is_name, [*clips["speaker"], *clips["file"], *corpus.targets])), "a name with controls")
-        audio = pd.DataFrame({"file": clips["file"], "content": "", "seconds": 1.0, "rate": 16_000, "problem": ""})
-        summary = audit(corpus, audio).text()
-        require(clean(summary), "an audit with controls")
-        try:
-            make_task("fewshot", clips, corpus.targets, corpus.name, bool(corpus.categories))
-        except InputError as error:
-            check_sentence(str(error))
+        check_corpus(corpora.load(self.name, self.folder), self.folder)
+
+
+class Selections(Target):
+    """The options by which a table is read, on a table with another toolkit's columns."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        selections.write_table(folder)
+
+    def draw(self, random: Random) -> None:
+        """The options."""
+        self.selection = selections.draw_selection(random)
+        (self.folder / "options").write_text(repr(self.selection), encoding="utf-8", errors="surrogateescape")
+
+    def read(self) -> None:
+        """A corpus that keeps all the rules of `Corpus`."""
+        corpus = corpora.load("table", self.folder, selection=self.selection)
+        check_corpus(corpus, corpus.folder)
+
+    def named(self) -> str:
+        """Nothing: a sentence names the option or the table."""
+        return ""
 
 
 class Checkpoints(Target):

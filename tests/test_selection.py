@@ -260,6 +260,8 @@ def test_numbers_are_equal_however_they_are_written(tmp_path: Path) -> None:
         ("Gender>3", "Gender>3 compares numbers, but Gender holds 'Female', 'Male'"),
         ("EmoAct>1|2", "is no condition"),
         ("split=test", "split train has 0 clips"),
+        ("Gender=a\x1b[2Jb", "where=Gender=a?[2Jb leaves no clip (Gender=a?[2Jb leaves 0 of 48); change it"),
+        ("seconds<1\x1b", "where: seconds<1? is no condition"),
     ],
 )
 def test_filters_that_are_refused(tmp_path: Path, where: str, sentence: str) -> None:

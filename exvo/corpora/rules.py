@@ -26,7 +26,7 @@ class Condition(NamedTuple):
         column: its name.
         operator: one of `OPERATORS`.
         values: with = and != any of them is meant; with the others there is one, a number.
-        text: as it was given.
+        text: as it was given, fit for a terminal.
     """
 
     column: str
@@ -96,7 +96,7 @@ def parse_conditions(text: str) -> list[Condition]:
                 f"where: {printable(rule, 80)} is no condition; write column=value, column=value|value, column!=value, "
                 f"or with a number column>=3, <=, > or < ({ESCAPED})."
             )
-        conditions.append(Condition(plain(match[1]), match[2], values, rule))
+        conditions.append(Condition(plain(match[1]), match[2], values, printable(rule, 200)))
     return conditions
 
 
@@ -114,7 +114,7 @@ def holds(condition: Condition, column: pd.Series) -> pd.Series:
     wrong = [repr(printable(cell)) for cell in dict.fromkeys(cells) if cell and not is_number(cell)]
     if wrong:
         raise InputError(
-            f"where: {printable(condition.text, 80)} compares numbers, but {printable(condition.column)} holds "
+            f"where: {condition.text} compares numbers, but {printable(condition.column)} holds "
             f"{listing(wrong, 3)}; compare it by = or !=."
         )
     numbers, bound = pd.to_numeric(cells, errors="coerce"), float(condition.values[0])
