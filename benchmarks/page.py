@@ -137,9 +137,8 @@ def targets(numbers: pd.DataFrame, gains: pd.DataFrame, small: pd.DataFrame | No
 
     used = numbers[~numbers["enrolment"].str.match("wrong|permuted|corrected")]
 
-    def uar(*names: str) -> float:
-        chosen = used[used["row"].isin(names)]
-        return float(chosen.groupby(["row", "enrolment"])[UAR].mean().max())
+    def uar(name: str, enrolment: str = "plain") -> float:
+        return float(used[(used["row"] == name) & (used["enrolment"] == enrolment)][UAR].mean())
 
     def gain(name: str, what: str) -> pd.DataFrame:
         return gains[(gains["row"] == name) & (gains["what"] == what)]
@@ -147,9 +146,12 @@ def targets(numbers: pd.DataFrame, gains: pd.DataFrame, small: pd.DataFrame | No
     def line(what: str, aim: str, reached: str, met: bool) -> list[str]:
         return [what, aim, reached, "met" if met else "missed"]
 
-    plain, longer, published = uar("resnet-20"), uar("three"), uar("cnn14", "cnn14-attention")
+    plain, longer = uar("resnet-20"), uar("three", "typical")
+    published = max(uar("cnn14"), uar("cnn14-attention", "right-2"))
     yield line("`resnet` from scratch, test UAR", "0.30 in 20 minutes", f"{plain:.3f}", plain >= 0.30)
-    yield line("three of it in one, test UAR", "0.35 in 60 minutes", f"{longer:.3f}", longer >= 0.35)
+    yield line(
+        "three `resnet-relative`s in one, no clips, test UAR", "0.35 in 60 minutes", f"{longer:.3f}", longer >= 0.35
+    )
     ratio = plain / published
     yield line("over the better published system, equal minutes", "1.6 times", f"{ratio:.2f}", ratio >= 1.6)
     for name in ("relative-20", "relative-head"):

@@ -104,7 +104,8 @@ def share_out(
     check_address(address)
     with _connected(distributed, address) as client, _expected(files, folder, device, threads) as expected:
         own, known = this_machine(threads), set(_machines(client, address, expected))
-        _say(_comparison(address, own, known, tolerance))
+        if known:  # else all have ended meanwhile, and those that come instead say it
+            _say(_comparison(address, own, known, tolerance))
         for number, (machine, results[number]) in _results(client, address, work, parts, what, expected):
             if machine not in known:
                 known.add(machine)

@@ -95,6 +95,11 @@ def test_a_stopped_command_goes_on(
             assert one.outputs.dtype == other.outputs.dtype
             np.testing.assert_array_equal(one.outputs, other.outputs)
     assert [answer.problem != "" for answer in answers] == [number == 4 for number in range(FILES)]
+    (Path(f"{place}.parts") / "mine.parquet").touch()
+    KeptAnswers(place, predictor).remove()
+    (left,) = Path(f"{place}.parts").iterdir()
+    assert left.name == "mine.parquet"
+    left.unlink()
     KeptAnswers(place, predictor).remove()
     assert not Path(f"{place}.parts").exists()
 

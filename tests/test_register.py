@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 
 from exvo.config import FeatureConfig
 from exvo.errors import InputError
@@ -134,6 +135,26 @@ def test_the_best_run_on_val_is_registered_and_becomes_champion(
     (version,) = versions()
     assert version.run_id == best
     assert champion() == "1"
+
+
+def test_a_registered_model_that_another_process_has_just_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow on PostgreSQL then gives the database's own error; where no model was made, the error is said."""
+    true = MlflowClient.create_registered_model
+
+    def duplicate(client: MlflowClient, *words: Any, **options: Any) -> None:
+        raise MlflowException("duplicate key value violates unique constraint")
+
+    def late(client: MlflowClient, *words: Any, **options: Any) -> None:
+        true(client, *words, **options)
+        duplicate(client)
+
+    make_run("only")
+    monkeypatch.setattr(MlflowClient, "create_registered_model", duplicate)
+    assert "duplicate key value" in refused(monkeypatch, capsys)
+    monkeypatch.setattr(MlflowClient, "create_registered_model", late)
+    assert "version 1 is champion now" in register(monkeypatch, capsys)
 
 
 def test_the_same_run_again_makes_no_version_but_renews_the_card(

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,14 +22,17 @@ from exvo.serving.prediction import FileAnswer, FilePredictor
 BLOCK_FILES = 1024
 """Files whose answers are kept together; of fewer in all none are."""
 
+NAME = re.compile("[0-9a-f]{32}")
+"""Of a block's file, without its ending."""
+
 TEXTS = ("warnings", "note", "problem")
 
 
 class KeptAnswers:
     """Answers in a folder beside the table, a Parquet file for each block of files.
 
-    A block's file is known by a digest of the model, of the speaker's profile, of exvo's code, and of the names, sizes
-    and times of the block's files; so what has changed since is predicted anew.
+    A block's file is known by a digest of the model with its ranges, of the speaker's profile, of exvo's code, and of
+    the names, sizes and times of the block's files; so what has changed since is predicted anew.
 
     Args:
         table: the file that will hold the table.
@@ -42,7 +46,14 @@ class KeptAnswers:
             self._digest.update(name.encode())
             self._digest.update(tensor.cpu().contiguous().numpy().tobytes())
         profile = None if predictor.profile is None else predictor.profile.tolist()
-        about = [repr(predictor.checkpoint.features), predictor.checkpoint.fill, profile]
+        checkpoint = predictor.checkpoint
+        about = [
+            checkpoint.network.arguments,
+            repr(checkpoint.features),
+            checkpoint.fill,
+            repr(checkpoint.ranges),
+            profile,
+        ]
         self._digest.update(json.dumps(about).encode())
 
     def read(self, files: Sequence[Path]) -> list[FileAnswer] | None:
@@ -79,7 +90,8 @@ class KeptAnswers:
     def remove(self) -> None:
         """Deletes what is kept, once the table is saved."""
         for path in self.folder.glob("*.parquet"):
-            path.unlink(missing_ok=True)
+            if NAME.fullmatch(path.stem):
+                path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it is not there, or somebody has put something into it
             self.folder.rmdir()
 
