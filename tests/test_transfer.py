@@ -103,6 +103,7 @@ def test_a_transfer_that_was_cut_goes_on_and_tests_each_model_on_all_tables(
         assert set(predictions["truth.category"]) == {"joy", "fear"}
         uar = recall_score(predictions["truth.category"], predictions["prediction.category"], average="macro")
         assert (row["value"], row["n"]) == (pytest.approx(uar), len(predictions))
+        assert row["speakers"] == predictions["speaker"].nunique() > 0
     assert "no categories in common" in rows.loc[("all but alone", "alone"), "why_not"]
     assert rows.loc[("near", "alone"), "n"] == 0
     assert "no categories in common" in rows.loc[("near", "alone"), "why_not"]
@@ -136,12 +137,15 @@ def test_the_sentence_that_sums_a_transfer_up() -> None:
         ("all but b", "b", nan, nan, nan, nan),
     ]
     columns = ["trained_on", "tested_on", "value", "chance", "lo_by_speaker", "lo"]
-    table = pd.DataFrame(cells, columns=columns).assign(hi_by_speaker=0.9, hi=0.9)
+    table = pd.DataFrame(cells, columns=columns).assign(hi_by_speaker=0.9, hi=0.9, speakers=30)
     assert transfer_verdict(table, "category_uar", "svm") == (
         "svm goes 38% of the way from chance to perfect UAR on the table that it has learnt from (mean of 2), 25% on "
         "another table (mean of 2), 60% on a table that was left out, after learning from all others (mean of 1). 2 of "
         "3 scores on tables that were not learnt from are better than chance by their 95% interval."
     )
+    few = transfer_verdict(table.assign(speakers=[2, 4, 0, 2, 9, 0]), "category_uar", "svm")
+    assert few.startswith(transfer_verdict(table, "category_uar", "svm"))
+    assert " The intervals by speaker resample 4 speakers; over fewer than 30 they are too narrow" in few
     assert transfer_verdict(table[5:], "category_uar", "svm") == "Nothing of svm could be scored."
 
 

@@ -169,11 +169,17 @@ def test_on(name: str, checkpoint: Checkpoint, ready: Ready, settings: TrainSett
     The predictions are logged as `transfer/<name>.parquet` of the present run.
 
     Returns:
-        value and `groups.ENDS` (NaN where they are undefined), n (clips), in_common (categories or intensities),
+        value and `groups.ENDS` (NaN where they are undefined), n (clips), speakers (0 where a clip's is not known),
+        in_common (categories or intensities),
         left_out (clips of categories that the model does not know), chance, and why nothing is scored (empty: it is).
     """
     task = checkpoint.task
-    undefined = dict.fromkeys(("value", *ENDS, "chance"), math.nan) | {"n": 0, "in_common": 0, "left_out": 0}
+    undefined = dict.fromkeys(("value", *ENDS, "chance"), math.nan) | {
+        "n": 0,
+        "speakers": 0,
+        "in_common": 0,
+        "left_out": 0,
+    }
     one = ready.of_table(name)
     readable = one.corpus.clips["split"].where((one.audio["problem"] == "").to_numpy(), "")
     try:
@@ -188,8 +194,9 @@ def test_on(name: str, checkpoint: Checkpoint, ready: Ready, settings: TrainSett
     runs.log_table(table.assign(split="test"), f"transfer/{name}.parquet")
     row = scores.loc[scoring.headline(scored)].to_dict()
     figures = {column: float(row[column]) for column in ("value", *ENDS)} | {"n": int(row["n"])}
-    guessed = chance(scored)
+    guessed, speakers = chance(scored), set(scoring.scorable(table)["speaker"])
     return figures | {
+        "speakers": 0 if "" in speakers else len(speakers),
         "in_common": len(common.targets), "left_out": common.left_out_clips, "chance": guessed, "why_not": "",
     }  # fmt: skip
 

@@ -12,8 +12,10 @@ from matplotlib.colors import to_rgb
 
 from exvo.corpora.joined import ALL_BUT
 from exvo.evaluation.groups import SPEAKER, UNITS
+from exvo.evaluation.scoring import FEW_SPEAKERS, few_speakers
 from exvo.reports.names import score_name
 from exvo.reports.page import BLUE, INK, WIDE, Page, Picture, Section, axes, make_picture
+from exvo.reports.sentences import few_speakers_sentence
 from exvo.reports.tables import Column, columns_of
 
 CELL_INCHES = 1.15
@@ -52,9 +54,11 @@ def transfer_verdict(table: pd.DataFrame, metric: str, model: str) -> str:
     if strangers.empty:
         return sentence
     better = sum(interval_of(row)[0] > row["chance"] for row in strangers.to_dict("records"))
+    fewest = min((count for count in strangers["speakers"] if count), default=FEW_SPEAKERS)
+    doubt = f" {few_speakers_sentence(fewest)}" if few_speakers(fewest) else ""
     return (
         f"{sentence} {better} of {len(strangers)} scores on tables that were not learnt from are better than chance by "
-        "their 95% interval."
+        f"their 95% interval.{doubt}"
     )
 
 
@@ -70,7 +74,7 @@ def transfer_page(table: pd.DataFrame, metric: str, model: str) -> Page:
 
     Args:
         table: a row for each model and each table that it was tested on: trained_on, tested_on, value, `groups.ENDS`,
-            n, in_common, left_out, chance, why_not.
+            n, speakers, in_common, left_out, chance, why_not.
         metric: the headline score.
         model: the system.
     """
@@ -84,12 +88,13 @@ def transfer_page(table: pd.DataFrame, metric: str, model: str) -> Page:
             _number(row["chance"]),
             f"{row['in_common']}",
             f"{row['n']:,}",
+            f"{row['speakers'] or 'unknown'}",
             f"{row['left_out']:,}",
         )
         for row in table.to_dict("records")
     ]
     columns: list[Column] = columns_of(
-        ["trained on", "tested on", f"{title}, 95%", "chance", "in common", "n", "clips left out"], rows
+        ["trained on", "tested on", f"{title}, 95%", "chance", "in common", "n", "speakers", "clips left out"], rows
     )
     text = [
         "Each model is tested on the test split of each table, over the categories or intensities that both have: "
