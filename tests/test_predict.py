@@ -239,6 +239,8 @@ def test_bars_are_scaled_to_one_or_the_largest_shown_and_negative_ones_empty() -
     bars = r"a\.wav +Fear +4\.000 +#{24} *\n +Awe +0\.500 +#{3} *\ny/b\.wav +Fear +1\.000 +#{6} *\n +Awe +-1\.000 *"
     assert re.fullmatch(bars, chart(answers, ["Awe", "Fear"], 2, "#").rstrip("\n"))
     many = pd.concat([answers] * 40)
+    mixed = many.head(2).assign(file=[str(Path("clips/a.wav").absolute()), "clips/more/b.wav"])
+    assert [line.split()[0] for line in chart(mixed, ["Awe", "Fear"], 1).splitlines()] == ["a.wav", "more/b.wav"]
     assert chart(many, ["Awe", "Fear"], 1).endswith("\nand 30 more clips, in the run's artifact predictions/audio.csv")
 
 

@@ -123,8 +123,8 @@ def chart(
     values = clips[list(targets)].to_numpy(np.float64)
     scale = max(1.0, float(values.max(initial=0.0)))
     others = [name for name in map(str, clips.columns) if name not in (*targets, "file", WARNINGS)]
-    folder = os.path.commonpath([Path(file).parent for file in clips["file"]])
-    files = [text.printable(os.path.relpath(file, folder or "."), 200) for file in clips["file"]]
+    folder = os.path.commonpath([os.path.abspath(Path(file).parent) for file in clips["file"]])
+    files = [text.printable(os.path.relpath(file, folder), 200) for file in clips["file"]]
     file_width = max(map(len, files))
     name_width = max(map(len, (*targets, *others)))
     lines = []
