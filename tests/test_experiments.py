@@ -188,6 +188,9 @@ def test_two_processes_make_the_same_experiment(refused: str, monkeypatch: pytes
         if refused == "by its database":
             patch.setattr(MlflowClient, "create_experiment", duplicate)
         assert experiments.id_of("both") == made
+        answers.append(None)
+        patch.setenv("MLFLOW_EXPERIMENT_NAME", "both")
+        assert experiments.place("", "") == made
     answers.append(None)
     with pytest.raises(MlflowException):
         experiments.id_of("x" * 600)

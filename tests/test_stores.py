@@ -19,6 +19,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED, UNAUTHENTICATED
+from sqlalchemy import create_engine
 
 from exvo import options, passwords
 from exvo.errors import InputError
@@ -380,3 +381,8 @@ def test_a_run_that_is_deleted_while_it_trains_loses_nothing(
     steps = [point.step for point in MlflowClient().get_metric_history(run.info.run_id, "epoch/loss")]
     assert sorted(steps) == [1, 2, 3]
     assert "exvo.model_uri" in run.data.tags
+
+
+def test_a_stop_in_the_middle_of_a_query_prints_no_traceback_of_the_database() -> None:
+    server.quiet()
+    assert not create_engine("sqlite://").pool.logger.isEnabledFor(logging.ERROR)

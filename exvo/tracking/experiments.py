@@ -49,7 +49,7 @@ def of_training(settings: TrainSettings) -> str:
 
 
 def place(name: str | None, beside: str) -> str | None:
-    """The id of the experiment of a new run; None where MLflow knows it: its variables say, or it has made the run.
+    """The id of the experiment of a new run; None where MLflow knows it: it has made the run, or a variable has the id.
 
     Args:
         name: of the experiment, empty where MLflow's variables say; None: `UTILITIES`, unless they do.
@@ -60,6 +60,8 @@ def place(name: str | None, beside: str) -> str | None:
     if beside:
         return str(MlflowClient().get_run(beside).info.experiment_id)
     name = unless_chosen(UTILITIES) if name is None else name
+    if not name and not os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        name = os.environ["MLFLOW_EXPERIMENT_NAME"]  # MLflow would make it too, but fails where another process does
     return id_of(name) if name else None
 
 

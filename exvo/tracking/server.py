@@ -74,6 +74,7 @@ def quiet() -> None:
     for name in (
         "mlflow.system_metrics",
         "mlflow.store.db.utils",
+        "sqlalchemy",  # it prints a traceback where Ctrl-C comes in the middle of a query
         "urllib3.connectionpool",
     ):  # we say ourselves what fails
         logging.getLogger(name).setLevel(logging.CRITICAL)
