@@ -1,4 +1,4 @@
-"""docs/results.md: the figures of the trained rows, what knowing the speaker is worth, the targets, and a picture."""
+"""docs/results.md: the figures of the kept results, what knowing the speaker is worth, the targets, and a picture."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.rows import CURVE, MINI, ROWS, Row, Trained, training_words
+from benchmarks.kept import SCORES, Result
+from benchmarks.rows import MINI, ROWS, Row, training_words
 from exvo.evaluation.calibration import ECE, LOG_LOSS
 from exvo.evaluation.pairwise import paired, same_clips
-from exvo.evaluation.scoring import UAR, score
-from exvo.machine import processor
+from exvo.evaluation.scoring import UAR
 from exvo.tasks import task_of
-from exvo.tracking import artifacts
 
 OURS = ("resnet-20", "relative-20", "head", "relative-head", "three")
 """The rows whose calibration the targets speak of."""
 
 SHOTS = (2, 8)
 """How many clips of the speaker are enrolled."""
+
 NOT_WORSE = -0.01
 """Above which the interval by speaker of a system that is not worse lies, on 60 speakers or more."""
 
@@ -31,58 +31,42 @@ exvo train --corpus emogator --data ../EmoGator --model frozen-relative --featur
 """They need data under licence, or weights from the hub."""
 
 
-def epoch_minutes(run_id: str) -> float:
-    """The minutes of an epoch with validation: the lower quartile, as other work slows some epochs down."""
-    history = artifacts.history(run_id)
-    return float(history[["seconds", "validation_seconds"]].sum(axis=1).quantile(0.25) / 60)
+def figures(results: Sequence[Result]) -> pd.DataFrame:
+    """A row a run and way to enrol: row, seed, machine, minutes, and the record of `Result.scores`."""
+    records = [
+        {"row": one.row, "seed": one.seed, "machine": one.machine, "minutes": one.minutes} | dict(scores)
+        for one in results
+        for scores in one.scores
+    ]
+    ends = ("lo_by_speaker", "hi_by_speaker")
+    return pd.DataFrame(records, columns=["row", "seed", "machine", "minutes", "enrolment", *SCORES, *ends])
 
 
-def minutes_of(run_id: str) -> float:
-    """The minutes of a run's training with validation."""
-    return len(artifacts.history(run_id)) * epoch_minutes(run_id)
-
-
-def best_of(run_id: str) -> float:
-    """The best validation UAR of a run."""
-    return float(artifacts.history(run_id)[UAR].max())
-
-
-def figures(trained: Sequence[Trained]) -> pd.DataFrame:
-    """A row a run and way to enrol: row, seed, enrolment, minutes, the scores, and UAR's interval by speaker."""
-    rows = []
-    for run in trained:
-        for enrolment, table in run.tables.items():
-            scores = score(table, task_of(table)).set_index("metric")
-            about = {"row": run.row.name, "seed": run.seed, "enrolment": enrolment, "minutes": run.minutes}
-            values = {name: scores["value"].get(name) for name in (UAR, "category_accuracy", ECE, LOG_LOSS)}
-            ends = scores.loc[UAR, ["lo_by_speaker", "hi_by_speaker"]].to_dict()
-            rows.append(about | values | ends)
-    return pd.DataFrame(rows)
-
-
-def differences(trained: Sequence[Trained]) -> pd.DataFrame:
+def differences(results: Sequence[Result], rows: Sequence[Row]) -> pd.DataFrame:
     """What knowing the speaker is worth, paired by speaker: of each seed, over the plain row and over itself.
 
     Returns:
         row, seed, `what` (such as 'right-2 - plain'), value, and its interval by speaker.
     """
-    plain = {(run.row.name, run.seed): run.tables["plain"] for run in trained if "plain" in run.tables}
-    rows = []
-    for run in trained:
-        other = plain.get((run.row.against, run.seed))
-        pairs = [("typical", "plain"), *((f"right-{k}", "plain") for k in SHOTS)]
-        pairs += [(f"right-{k}", f"{name}-{k}") for k in SHOTS for name in ("wrong", "permuted", "corrected")]
-        tables = dict(run.tables) | ({} if other is None else {"plain": other})
+    against = {row.name: row.against for row in rows}
+    all_of_them = {(one.row, one.seed): one for one in results}
+    pairs = [("typical", "plain"), *((f"right-{k}", "plain") for k in SHOTS)]
+    pairs += [(f"right-{k}", f"{name}-{k}") for k in SHOTS for name in ("wrong", "permuted", "corrected")]
+    gains = []
+    for one in results:
+        plain = all_of_them.get((against[one.row], one.seed))
         for first, second in pairs:
-            if first in tables and second in tables and first != second:
-                a, b = same_clips(tables[second], tables[first])
-                difference = paired(a, b, task_of(a)).set_index("metric").loc[UAR]
-                ends = {end: difference[end] for end in ("lo_by_speaker", "hi_by_speaker")}
-                rows.append(
-                    {"row": run.row.name, "seed": run.seed, "what": f"{first} - {second}", "value": difference["value"]}
-                    | ends
-                )
-    return pd.DataFrame(rows)
+            better = one.table(first)
+            beside = plain if second == "plain" else one
+            other = beside.table(second) if beside else None
+            if better is None or other is None:
+                continue
+            a, b = same_clips(other, better)
+            difference = paired(a, b, task_of(a)).set_index("metric").loc[UAR]
+            ends = {end: difference[end] for end in ("lo_by_speaker", "hi_by_speaker")}
+            what = f"{first} - {second}"
+            gains.append({"row": one.row, "seed": one.seed, "what": what, "value": difference["value"]} | ends)
+    return pd.DataFrame(gains, columns=["row", "seed", "what", "value", "lo_by_speaker", "hi_by_speaker"])
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -91,25 +75,35 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (titles, ruler, *rows)]
 
 
-def scores_table(rows: Sequence[Row], numbers: pd.DataFrame) -> list[str]:
-    """The table of scores: of several seeds the mean and the range, and the interval of the first."""
-    titles = {row.name: row.title for row in rows}
-    cells = []
-    for (name, enrolment), group in numbers.groupby(["row", "enrolment"], sort=False):
-        first, uars = group.iloc[0], group[UAR]
-        spread = f" ({uars.min():.3f} to {uars.max():.3f})" if len(group) > 1 else ""
-        cells.append(
-            [
-                titles[str(name)],
-                str(enrolment).replace("typical", "none").replace("-", ", k = "),
-                f"{uars.mean():.3f}{spread} [{first['lo_by_speaker']:.3f}, {first['hi_by_speaker']:.3f}]",
-                f"{group['category_accuracy'].mean():.3f}",
-                "" if pd.isna(first[ECE]) else f"{group[ECE].mean():.3f}",
-                f"{group['minutes'].mean():.1f}",
-                str(len(group)),
-            ]
-        )
-    return table(["row", "enrolment", "UAR", "accuracy", "ECE", "minutes", "seeds"], cells)
+def scores_table(rows: Sequence[Row], results: Sequence[Result]) -> list[str]:
+    """The table of scores, and the machines: of several seeds the mean and the range, and the interval of the first."""
+    numbers = figures(results)
+    machines = dict(zip(numbers["machine"].unique(), "abcdefgh", strict=False))
+    cells, missing = [], []
+    for row in rows:
+        there = numbers[numbers["row"] == row.name]
+        if there.empty and row.is_scored:
+            missing.append(row.title)
+        for enrolment, group in there.groupby("enrolment", sort=False):
+            first, uars = group.iloc[0], group[UAR]
+            spread = f" ({uars.min():.3f} to {uars.max():.3f})" if len(group) > 1 else ""
+            cells.append(
+                [
+                    row.title,
+                    str(enrolment).replace("typical", "none").replace("-", ", k = "),
+                    f"{uars.mean():.3f}{spread} [{first['lo_by_speaker']:.3f}, {first['hi_by_speaker']:.3f}]",
+                    f"{group['category_accuracy'].mean():.3f}",
+                    "" if pd.isna(first[ECE]) else f"{group[ECE].astype(float).mean():.3f}",
+                    f"{group['minutes'].mean():.1f} {machines[first['machine']]}",
+                    str(len(group)),
+                ]
+            )
+    legend = "; ".join(f"{letter}: two cores, {name}" for name, letter in machines.items())
+    lines = table(["row", "enrolment", "UAR", "accuracy", "ECE", "minutes", "seeds"], cells)
+    lines += ["", f"Minutes of training with validation, features being there. {legend}."]
+    if missing:
+        lines += ["", f"**Not trained yet**: {'; '.join(missing)}."]
+    return lines
 
 
 def gains_table(rows: Sequence[Row], gains: pd.DataFrame) -> list[str]:
@@ -144,7 +138,8 @@ def targets(numbers: pd.DataFrame, gains: pd.DataFrame, small: pd.DataFrame | No
         return gains[(gains["row"] == name) & (gains["what"] == what)]
 
     def line(what: str, aim: str, reached: str, met: bool) -> list[str]:
-        return [what, aim, reached, "met" if met else "missed"]
+        is_there = reached not in ("nan", "+nan", "")
+        return [what, aim, *((reached, "met" if met else "missed") if is_there else ("", "not trained yet"))]
 
     plain, longer = uar("resnet-20"), uar("three", "typical")
     published = max(uar("cnn14"), uar("cnn14-attention", "right-2"))
@@ -179,74 +174,71 @@ def targets(numbers: pd.DataFrame, gains: pd.DataFrame, small: pd.DataFrame | No
     ours = used[used["row"].isin(OURS)]
     worst, loss = ours[ECE].max(), ours[LOG_LOSS].max()
     prior = numbers.loc[numbers["row"] == "prior", LOG_LOSS].min()
+    known = "" if pd.isna(prior) else f" {prior:.3f}"
     yield line("expected calibration error of our rows, the worst", "under 0.05", f"{worst:.3f}", worst < 0.05)
-    yield line("log loss of our rows, the worst", f"under the prior's {prior:.3f}", f"{loss:.3f}", loss < prior)
+    yield line("log loss of our rows, the worst", f"under the prior's{known}", f"{loss:.3f}", loss < prior)
 
 
-def write_page(
-    path: Path, trained: Sequence[Trained], curve: Mapping[tuple[str, int], str], sample: Sequence[Trained], small: Path
-) -> None:
+def limits(results: Sequence[Result]) -> list[str]:
+    """The table of what more data, width and time are worth: validation alone."""
+    titles = {row.name: row.title for row in ROWS if not row.is_scored or row.name in ("resnet-20", "three")}
+    firsts = [one for one in results if one.row in titles and not one.seed]
+    return table(
+        ["", "validation UAR", "minutes"],
+        [[titles[one.row], f"{one.best:.3f}", f"{one.minutes:.1f}"] for one in firsts],
+    )
+
+
+def write_page(path: Path, results: Mapping[str, Sequence[Result]], small: Path) -> None:
     """Writes docs/results.md.
 
     Args:
         path: the file.
-        trained: the rows on all of EmoGator.
-        curve: by row and seed the runs of `CURVE`.
-        sample: the rows on emogator-mini.
+        results: by corpus, those of `CORPORA`.
         small: a CSV that `benchmarks.small` writes, left out where it is not there.
     """
-    numbers, gains = figures(trained), differences(trained)
-    runs = {run.row.name: run.run_id for run in trained if not run.seed}
-    limits = [("`resnet`", runs["resnet-20"]), ("three `resnet-relative`s in one, k = 2", runs["three"])]
-    limits += [(row.title, curve[row.name, 0]) for row in CURVE]
+    every, sample = results["emogator"], results["emogator-mini"]
+    numbers, gains = figures(every), differences(every, ROWS)
     corpora = pd.read_csv(small) if small.exists() else None
     lines = [
         "# Results on real people",
         "",
         "All of EmoGator: 30 categories, 215 people to learn from, 71 to choose the epoch, 71 others to test. UAR",
         "(chance is 0.033), with its 95% bootstrap interval over resampled speakers; of several seeds the mean and the",
-        "range, and the interval of seed 0. Minutes are epochs times the lower quartile of an epoch with validation,",
-        f"as other work ran beside some, features being there, on two cores ({processor()}).",
+        "range, and the interval of seed 0.",
         "",
-        "Made by `make results`, which trains what is not there yet. Systems and recipes were chosen by the validation",
-        "speakers. The test speakers had been scored once before, with an earlier recipe of `resnet` (0.275).",
+        "Made by `make results`, which trains what is not there yet. `docs/results` keeps what each run heard in each",
+        "test clip, so that another system can be compared with it clip by clip. Systems and recipes were chosen by",
+        "the validation speakers. The test speakers had been scored once before, with an earlier recipe of `resnet`",
+        "(0.275).",
         "",
         "![Validation UAR against minutes of training](results.png)",
         "",
-        *scores_table(ROWS, numbers),
+        *scores_table(ROWS, every),
         "",
         "`right`: clips of the speaker, chosen without their categories; `wrong`: another speaker's; `none`: the",
         "typical speaker stands in; `corrected`: shares corrected by the clips of the speaker without any training.",
+        "ECE: expected calibration error.",
         "",
         "## Targets",
         "",
         "They were set before the systems were built; those of k = 2 and 8 over plain were raised after the first",
-        "figures. ECE: expected calibration error.",
+        "figures.",
         "",
         *table(["what", "at least", "reached", ""], list(targets(numbers, gains, corpora))),
         "",
-        "## What limits it",
-        "",
-        "Validation UAR of `resnet`, seed 0, best epoch.",
-        "",
-        *table(
-            ["", "validation UAR", "minutes"],
-            [[title, f"{best_of(run):.3f}", f"{minutes_of(run):.1f}"] for title, run in limits],
-        ),
-        "",
-        "## What knowing the speaker is worth",
-        "",
-        *gains_table(ROWS, gains),
     ]
+    if any(one.row == "resnet-20" for one in every):
+        lines += ["## What limits it", "", "Validation UAR of the best epoch, seed 0.", "", *limits(every), ""]
+    lines += ["## What knowing the speaker is worth", "", *gains_table(ROWS, gains), ""]
     if corpora is not None:
-        lines += ["", "## Small corpora", "", *small_section(corpora)]
+        lines += ["## Small corpora", "", *small_section(corpora), ""]
     lines += [
-        "",
         "## The 24 people of emogator-mini",
         "",
-        "2,160 clips; the test speakers are so few that the intervals say more than the values.",
+        "2,160 clips, 30 categories; the test speakers are so few that the intervals say more than the values.",
         "",
-        *scores_table(MINI, figures(sample)),
+        *scores_table(MINI, sample),
         "",
         "## Commands",
         "",
@@ -289,16 +281,16 @@ def commands(rows: Sequence[Row], data: str) -> list[str]:
     return [f"exvo {' '.join(training_words(row, 0, corpus, ''))}" for row in rows if not row.svm]
 
 
-def picture(path: Path, trained: Sequence[Trained]) -> None:
+def picture(path: Path, results: Sequence[Result]) -> None:
     """Draws validation UAR against minutes of training, a line a row (seed 0), into a file."""
+    titles = {row.name: row.title.replace("`", "") for row in ROWS}
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for run in trained:
-        if run.run_id and not run.seed and run.row.name != "prior":
-            history = artifacts.history(run.run_id)
-            minutes = (history.index.to_numpy() - history.index[0] + 1) * epoch_minutes(run.run_id)
-            axes.plot(minutes, history[UAR], label=run.row.title.replace("`", ""))
+    for one in results:
+        if one.epochs and not one.seed and one.row != "prior":
+            axes.plot(*zip(*one.epochs, strict=True), label=titles[one.row])
     axes.set(xlabel="minutes of training, with validation", ylabel="validation UAR")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    if axes.lines:
+        axes.legend(fontsize=7)
     figure.savefig(path, dpi=130)

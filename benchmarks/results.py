@@ -1,12 +1,13 @@
-"""Results on real people: trains each row that is not there yet, then scores the test speakers, into docs/results.md.
+"""Results on real people: trains each row of which no result is kept, scores its test speakers, and writes the page.
 
 make results                                     # all of EmoGator beside this checkout: hours
-.venv/bin/python -m benchmarks.results --data ../shared/data/emogator-mini --epochs 2   # a rehearsal, in minutes
-.venv/bin/python -m benchmarks.results --rows prior,resnet-20 --seeds 1                  # trains some rows, one seed
+.venv/bin/python -m benchmarks.results --rows prior,resnet-20 --seeds 1                  # some rows, one seed
+.venv/bin/python -m benchmarks.results --corpus emogator-mini                            # in minutes
+.venv/bin/python -m benchmarks.results --page                                            # from what is kept alone
 
-What exists is not done again: runs lie in a tracking store of their own, output/results. The test speakers are scored
-once all rows are trained with all seeds, and nothing is chosen by them: some rows alone show validation only. A changed
-recipe trains a row anew; after a change of networks or of training remove output/results/done.json.
+What is kept in docs/results is not done again, on whatever machine it was made; a changed command or recipe trains a
+row anew, and so does removing its file. The rows and their commands are fixed in `benchmarks.rows`: they were chosen
+by validation, and nothing is chosen by these scores. Runs lie in a tracking store of their own, output/results.
 """
 
 from __future__ import annotations
@@ -17,24 +18,29 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import mlflow
 import pandas as pd
+import torch
 from mlflow import MlflowClient
 
-from benchmarks.page import SHOTS, differences, figures, minutes_of, picture, write_page
-from benchmarks.rows import CURVE, MINI, ROWS, Row, Trained, training_words
+from benchmarks.kept import Result, load, scored
+from benchmarks.page import SHOTS, picture, write_page
+from benchmarks.rows import CORPORA, Row, training_words
 from benchmarks.svm import svm_table
 from exvo import systems
 from exvo.evaluation.scoring import UAR
+from exvo.machine import processor
 from exvo.tracking import artifacts
 
 ROOT = Path(__file__).resolve().parent.parent
 EMOGATOR = ROOT.parent / "EmoGator"
-SAMPLE = ROOT.parent / "shared" / "data" / "emogator-mini"
+PLACES = {"emogator": EMOGATOR, "emogator-mini": ROOT.parent / "shared" / "data" / "emogator-mini"}
 FOLDER = Path("output") / "results"
+KEPT = ROOT / "docs" / "results"
 
 
 def exvo(*words: str) -> str:
@@ -75,7 +81,7 @@ def run_of(words: Sequence[str], notes: Path, system: str = "") -> str:
 
 
 def scored_tables(run_id: str, notes: Path, personalised: bool) -> dict[str, pd.DataFrame]:
-    """The predictions of the test speakers: those of `Trained.tables`."""
+    """The predictions of the test speakers by `<enrolment>-<shots>`; `plain` of a system that is not personalised."""
     tables: dict[str, pd.DataFrame] = {}
     for shots in SHOTS if personalised else SHOTS[:1]:
         words = ["evaluate", "--run_id", run_id, "--split", "test", "--shots", str(shots)]
@@ -91,76 +97,106 @@ def scored_tables(run_id: str, notes: Path, personalised: bool) -> dict[str, pd.
     return tables
 
 
-def train_rows(rows: Sequence[Row], seeds: int, data: str, epochs: str, notes: Path) -> dict[tuple[str, int], str]:
-    """Trains what is not there yet; the runs by row and seed, but for SVMs, whose predictions `svm_table` keeps."""
-    corpus = ["--corpus", "emogator", "--data", data]
-    runs: dict[tuple[str, int], str] = {}
-    for row in rows:
+class Trainer:
+    """Trains and scores the rows of a corpus in EmoGator's layout, and keeps what came of it.
+
+    Args:
+        rows: all that the corpus has, as a head needs the run of another row.
+        data: the folder of the corpus.
+        kept: the folder of its results.
+        epochs: in place of each row's own, if it is not empty.
+    """
+
+    def __init__(self, rows: Sequence[Row], data: str, kept: Path, epochs: str) -> None:
+        self.rows = {row.name: row for row in rows}
+        self.data, self.kept, self.epochs = data, kept, epochs
+        self.notes = FOLDER / "done.json"
+
+    def known_by(self, row: Row, seed: int) -> tuple[str, dict[str, str | float | bool]]:
+        """The command and the recipe of a row, by which its result is known."""
+        command = " ".join(training_words(row, seed, ["--corpus", "emogator"], self.epochs))
+        return command, {} if row.svm else asdict(systems.find(row.options["model"]))
+
+    def run_id(self, row: Row, seed: int) -> str:
+        """The run of a row, which is trained if it is not in the store, and so is its encoder."""
+        words = training_words(
+            row,
+            seed,
+            ["--corpus", "emogator", "--data", self.data],
+            self.epochs,
+            lambda name: self.run_id(self.rows[name], seed),
+        )
+        return run_of(words, self.notes, row.options["model"])
+
+    def missing(self, names: Sequence[str], seeds: int) -> list[tuple[Row, int]]:
+        """The rows and seeds of which no result is kept.
+
+        Args:
+            names: of rows; none: all.
+            seeds: of a row at most.
+        """
+        there = {(one.row, one.seed): one for one in load(self.kept)}
+        return [
+            (row, seed)
+            for row in self.rows.values()
+            if not names or row.name in names
+            for seed in range(min(row.seeds, seeds))
+            if (row.name, seed) not in there or not there[row.name, seed].is_of(*self.known_by(row, seed))
+        ]
+
+    def make(self, row: Row, seed: int) -> None:
+        """Trains, scores and keeps one."""
         if row.svm:
-            svm_table("emogator", data, row.options["features"], FOLDER)
-        for seed in range(0 if row.svm else min(row.seeds, seeds)):
-            words = training_words(row, seed, corpus, epochs, runs)
-            runs[row.name, seed] = run_of(words, notes, row.options["model"])
-    return runs
+            table, minutes = svm_table("emogator", self.data, row.options["features"], FOLDER)
+            tables, precision, epochs = {"plain": table}, "float64", []
+        else:
+            run_id = self.run_id(row, seed)
+            personalised = systems.find(row.options["model"]).fusion != "none"
+            tables = scored_tables(run_id, self.notes, personalised) if row.is_scored else {}
+            precision = MlflowClient().get_run(run_id).data.params["resolved.precision"]
+            epochs = epochs_of(run_id)
+            minutes = epochs[-1][0]
+        machine = f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {precision}"
+        command, recipe = self.known_by(row, seed)
+        Result(row.name, seed, command, recipe, machine, round(minutes, 2), epochs, *scored(tables)).save(self.kept)
 
 
-def show_validation(runs: Mapping[tuple[str, int], str]) -> None:
-    """Prints the best validation UAR of each run, which is what rows may be chosen by."""
-    for (name, seed), run_id in runs.items():
-        best = artifacts.history(run_id)[UAR].max()
-        print(f"{name} seed {seed}: validation UAR {best:.3f}, {minutes_of(run_id):.1f} minutes")
-    print("The test speakers are scored once all rows are trained: leave out --rows and --seeds.")
+def epochs_of(run_id: str) -> list[tuple[float, float]]:
+    """Of each epoch the minutes until its end and its validation UAR.
 
-
-def score_rows(rows: Sequence[Row], data: str, runs: Mapping[tuple[str, int], str], notes: Path) -> Iterator[Trained]:
-    """Scores the test speakers with all that is trained, and with the SVMs."""
-    for row in rows:
-        if row.svm:
-            table, minutes = svm_table("emogator", data, row.options["features"], FOLDER)
-            yield Trained(row, 0, "", minutes, {"plain": table})
-    for (name, seed), run_id in runs.items():
-        row = next(row for row in rows if row.name == name)
-        personalised = systems.find(row.options["model"]).fusion != "none"
-        yield Trained(row, seed, run_id, minutes_of(run_id), scored_tables(run_id, notes, personalised))
-
-
-def measure(rows: Sequence[Row], seeds: int, data: str, epochs: str, notes: Path) -> list[Trained]:
-    """Trains rows and scores the test speakers of a corpus in EmoGator's layout."""
-    return list(score_rows(rows, data, train_rows(rows, seeds, data, epochs, notes), notes))
+    An epoch takes the lower quartile of all with their validation, as other work slows some down.
+    """
+    history = artifacts.history(run_id)
+    minutes = float(history[["seconds", "validation_seconds"]].sum(axis=1).quantile(0.25) / 60)
+    return [(round(number * minutes, 3), round(float(uar), 5)) for number, uar in enumerate(history[UAR], start=1)]
 
 
 def main() -> None:
     """Trains, scores and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=str(EMOGATOR), help="a folder in EmoGator's layout")
-    parser.add_argument("--sample", default=str(SAMPLE), help="the folder of emogator-mini")
+    parser.add_argument("--corpus", default="", choices=["", *CORPORA], help="that corpus alone")
     parser.add_argument(
-        "--rows",
-        default="",
-        help="names of rows with commas: they are trained alone, the test speakers not scored; empty: all",
+        "--data", default="", help="a folder in EmoGator's layout; empty: the corpus beside this checkout"
     )
+    parser.add_argument("--rows", default="", help="names of rows with commas; empty: all")
     parser.add_argument("--seeds", type=int, default=3, help="runs of a row at most")
-    parser.add_argument(
-        "--epochs", default="", help="in place of each row's own: a rehearsal, whose page lies in output/results"
-    )
+    parser.add_argument("--page", action="store_true", help="train nothing")
+    parser.add_argument("--epochs", default="", help="in place of each row's own: a rehearsal, in output/results alone")
     given = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(FOLDER / 'mlflow.db').resolve()}")
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
-    notes = FOLDER / "done.json"
-    if given.rows or given.seeds < max(row.seeds for row in ROWS):
-        rows = [row for row in (*ROWS, *CURVE) if not given.rows or row.name in given.rows.split(",")]
-        show_validation(train_rows(rows, given.seeds, given.data, given.epochs, notes))
-        return
-    curve = train_rows(CURVE, 1, given.data, given.epochs, notes)
-    every = measure(ROWS, given.seeds, given.data, given.epochs, notes)
-    for table in (figures(every), differences(every)):
-        print(table.to_string(index=False))
-    sample = measure(MINI, given.seeds, given.sample, given.epochs, notes)
-    folder = FOLDER if given.epochs else ROOT / "docs"
-    write_page(folder / "results.md", every, curve, sample, FOLDER / "small.csv")
-    picture(folder / "results.png", every)
-    print(f"written: {folder / 'results.md'}")
+    kept = FOLDER / "rehearsal" if given.epochs else KEPT
+    for corpus, rows in CORPORA.items():
+        if given.page or given.corpus not in ("", corpus):
+            continue
+        trainer = Trainer(rows, given.data or str(PLACES[corpus]), kept / corpus, given.epochs)
+        for row, seed in trainer.missing([name for name in given.rows.split(",") if name], given.seeds):
+            trainer.make(row, seed)
+    results = {corpus: list(load(kept / corpus)) for corpus in CORPORA}
+    write_page(kept.parent / "results.md", results, kept / "small.csv")
+    picture(kept.parent / "results.png", results["emogator"])
+    print(f"written: {kept.parent / 'results.md'}")
 
 
 if __name__ == "__main__":

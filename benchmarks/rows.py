@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-
-import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -20,6 +18,7 @@ class Row:
         seeds: how many runs; three where the row claims something.
         against: the name of the plain row that a personalised one is compared with.
         svm: whether it is not trained by exvo: a linear SVM on the features that `options` name.
+        is_scored: whether the test speakers are; not where it only says what data, width or time are worth.
     """
 
     name: str
@@ -28,6 +27,7 @@ class Row:
     seeds: int = 1
     against: str = ""
     svm: bool = False
+    is_scored: bool = True
 
 
 # Epochs of the published systems, so that they train as long as `resnet`: some 16 minutes.
@@ -62,18 +62,20 @@ ROWS = (
         against="head",
     ),
     Row("three", "three `resnet-relative`s in one", {"model": "resnet-relative", "epochs": "20", "members": "3"}),
-)
-"""On all of EmoGator."""
-
-CURVE = (
-    Row("half-width", "half the channels", {"model": "resnet", "epochs": "30", "width": "0.5"}),
+    Row(
+        "half-width",
+        "`resnet`, half the channels",
+        {"model": "resnet", "epochs": "30", "width": "0.5"},
+        is_scored=False,
+    ),
     Row(
         "third-clips",
-        "a third of the clips of each person",
+        "`resnet`, a third of the clips of each person",
         {"model": "resnet", "epochs": "30", "clips_per_speaker": "30"},
+        is_scored=False,
     ),
 )
-"""Beside `resnet-20`, what more data, width and time are worth: validation alone."""
+"""On all of EmoGator."""
 
 MINI = (
     Row("prior", "prior", {"model": "prior"}),
@@ -93,27 +95,11 @@ MINI = (
 """On emogator-mini, in minutes."""
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained run, and the predictions of the test speakers once they are scored.
-
-    Attributes:
-        row: what it is.
-        seed: of it.
-        run_id: on the tracking server; empty of an SVM.
-        minutes: of training with validation.
-        tables: predictions by `<enrolment>-<shots>`, see `evaluate`; `plain` of a system that is not personalised.
-    """
-
-    row: Row
-    seed: int
-    run_id: str
-    minutes: float
-    tables: Mapping[str, pd.DataFrame]
+CORPORA = {"emogator": ROWS, "emogator-mini": MINI}
 
 
 def training_words(
-    row: Row, seed: int, corpus: Sequence[str], epochs: str, runs: Mapping[tuple[str, int], str] | None = None
+    row: Row, seed: int, corpus: Sequence[str], epochs: str, run_of: Callable[[str], str] = "<run of {}>".format
 ) -> list[str]:
     """The command that trains a row.
 
@@ -122,11 +108,11 @@ def training_words(
         seed: of the run.
         corpus: the options that name the corpus.
         epochs: instead of its own, if it is not empty.
-        runs: by row and seed, those that are trained; None: a run is called by its row.
+        run_of: the run of an encoder's row, by the row's name.
     """
     options = dict(row.options) | {"seed": str(seed)}
     if encoder := re.fullmatch(r"\{(.+)\}", options.get("features", "")):
-        options["features"] = f"<run of {encoder[1]}>" if runs is None else runs[encoder[1], seed]
+        options["features"] = run_of(encoder[1])
     if epochs and "epochs" in options:
         options["epochs"] = epochs
     return ["train", *corpus, *(word for name, value in options.items() for word in (f"--{name}", value))]

@@ -22,7 +22,7 @@ import pandas as pd
 from sklearn.metrics import balanced_accuracy_score
 
 from benchmarks.page import interval
-from benchmarks.results import EMOGATOR, FOLDER, run_of
+from benchmarks.results import EMOGATOR, FOLDER, KEPT, run_of
 from benchmarks.svm import best_svm, table_of
 from exvo.config import POOLED
 from exvo.corpora import emogator, splits
@@ -102,7 +102,7 @@ def difference(first: pd.DataFrame, second: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Prints the UAR of each on each corpus, and writes them into output/results/small.csv."""
+    """Prints the UAR of each on each corpus, and writes them into docs/results/small.csv."""
     folder = FOLDER / "small"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(folder / 'mlflow.db').resolve()}")
@@ -125,7 +125,7 @@ def main() -> None:
         )
         print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
-    table.to_csv(FOLDER / "small.csv", index=False)
+    table.to_csv(KEPT / "small.csv", index=False)
     print(table.to_string(index=False))
 
 
