@@ -7,7 +7,6 @@ make bench                                     # the real clips beside this chec
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import shutil
 import statistics
@@ -15,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from benchmarks import encoders, learning, many_runs, memory, plain, ranks, startup
+from benchmarks import encoders, learning, machines, many_runs, memory, plain, ranks, startup
 from benchmarks.files import Files
 from benchmarks.timing import REPEATS, Row, compare, row, seconds
 from exvo import corpora
@@ -282,42 +282,13 @@ def serving_row() -> Row:
     )
 
 
-def markdown(rows: Sequence[Row], about: Mapping[str, object], bf16: Mapping[str, object]) -> str:
-    """The page docs/benchmarks.md."""
-    lines = ["# Benchmarks", "", "Written by `make bench`: medians of five repeats in one run, with the range.", ""]
-    lines += [f"- {name}: {value}" for name, value in about.items()]
-    lines += ["", "The ratio is times as fast, unless a line says otherwise; a target in bold is missed.", ""]
-    lines += ["| what | against | ratio | range | target | also |", "|---|---|---|---|---|---|"]
-    for one in rows:
-        also = ", ".join(f"{name} {value:.2g}" for name, value in one["also"].items())  # type: ignore[attr-defined]
-        target = one["target"] if one["met"] else f"**{one['target'] or 'missed'}**"
-        spread = f"{one['lowest']:.2f}-{one['highest']:.2f}"
-        lines.append(
-            f"| {one['what']} | {one['against']} | {one['ratio']:.2f} | {spread} | {target or '-'} | {also or '-'} |"
-        )
-    scores = {name: ", ".join(f"{value:.3f}" for value in bf16[name]) for name in ("float32", "bf16")}  # type: ignore[attr-defined]
-    lines += [
-        "",
-        "## bf16 against float32",
-        "",
-        f"CNN10, width 0.25, {bf16['epochs']} epochs on the sample corpus (synthetic), batch 8, learning rate 0.01, "
-        f"seeds {', '.join(map(str, learning.SEEDS))}; validation CCC of the best epoch over "
-        f"{bf16['validation clips']} clips:",
-        "",
-        f"- float32: {scores['float32']}",
-        f"- bf16: {scores['bf16']}",
-        f"- mean difference {bf16['difference']:+.4f}, 95% interval by speaker ({bf16['speakers']} speakers) "
-        f"[{bf16['lo_by_speaker']:.4f}, {bf16['hi_by_speaker']:.4f}]",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Runs everything."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a folder in EmoGator's layout")
     data = parser.parse_args().data or (REAL if REAL.is_dir() else None)
     began = time.perf_counter()
+    has_bf16 = resolve_precision("auto", "cpu") == "bf16"
     with tempfile.TemporaryDirectory() as temporary:
         scratch = Path(temporary)
         sample = corpora.load("sample", scratch / "sample")
@@ -352,21 +323,22 @@ def main() -> None:
         add(startup.rows(scratch))
         add(many_runs.rows(scratch))
         add(serving_row() for _ in range(1))
-        store, audio = extraction.extract(sample.folder, sample.clips["file"].tolist(), scratch / "small", FEATURES)
-        bf16 = learning.bf16_against_float32(sample, store, audio)
-    about = {
+        bf16: Mapping[str, object] = {}
+        if has_bf16:
+            store, audio = extraction.extract(sample.folder, sample.clips["file"].tolist(), scratch / "small", FEATURES)
+            bf16 = learning.bf16_against_float32(sample, store, audio)
+    instructions = f"{torch.backends.cpu.get_cpu_capability()} {'with' if has_bf16 else 'without'} bf16"
+    measured = {
+        "machine": f"{processor()}, {torch.get_num_threads()} cores, {instructions}",
+        "date": date.today().isoformat(),
         "clips": "real (EmoGator)" if data else "synthetic (the sample corpus)",
-        "machine": f"{processor()}, {torch.get_num_threads()} cores, "
-        f"bf16 instructions: {'yes' if resolve_precision('auto', 'cpu') == 'bf16' else 'no'}",
         "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "torchaudio", "numpy", "soxr", "mlflow")),
         "took": f"{(time.perf_counter() - began) / 60:.0f} minutes",
+        "results": rows,
+        "bf16": bf16,
     }
     (ROOT / "docs").mkdir(exist_ok=True)
-    content = json.dumps({**about, "results": rows, "bf16": bf16}, indent=2)
-    (ROOT / "docs" / "benchmarks.json").write_text(f"{content}\n")
-    page = markdown(rows, about, bf16)
-    (ROOT / "docs" / "benchmarks.md").write_text(page)
-    print(page)
+    print(machines.renew(ROOT / "docs", measured))
 
 
 if __name__ == "__main__":

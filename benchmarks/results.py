@@ -183,6 +183,8 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="train nothing")
     parser.add_argument("--epochs", default="", help="in place of each row's own: a rehearsal, in output/results alone")
     given = parser.parse_args()
+    if given.data and not given.corpus:
+        parser.error("--data takes --corpus too")
     FOLDER.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{(FOLDER / 'mlflow.db').resolve()}")
     mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])

@@ -1,4 +1,4 @@
-"""Results kept beside docs/results.md: what is saved is what is loaded, and the scores are those of what was heard."""
+"""Results kept in docs: what is saved is what is loaded, the scores are those of what was heard, machines stay apart."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from benchmarks import machines
 from benchmarks.kept import Result, load, scored
 from benchmarks.page import differences, write_page
 from benchmarks.rows import CORPORA, Row
+from benchmarks.timing import row
 from exvo.evaluation.scoring import UAR
 
 from helpers.commands import ROOT
@@ -83,3 +85,11 @@ def test_the_scores_in_the_project_are_those_of_what_was_heard(corpus: str) -> N
         for scores in one.scores:
             heard = one.heard[str(scores["enrolment"])]
             assert balanced_accuracy_score(one.heard["truth"], heard) == pytest.approx(scores[UAR], abs=1e-5)
+
+
+def test_the_benchmarks_of_a_machine_take_the_place_of_its_earlier_ones_alone(tmp_path: Path) -> None:
+    for machine, ratio in (("old", 2.0), ("new", 3.0), ("old", 4.0)):
+        page = machines.renew(tmp_path, {"machine": machine, "results": [row("a thing", "plainly", [ratio])]})
+    assert (tmp_path / "benchmarks.md").read_text() == page
+    assert page.index("## old") < page.index("| 4.00 |") < page.index("## new") < page.index("| 3.00 |")
+    assert "| 2.00 |" not in page
