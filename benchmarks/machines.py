@@ -48,8 +48,8 @@ def section(measured: Measured) -> Iterator[str]:
         yield from (
             "",
             f"bf16 against float32: CNN10, width 0.25, {bf16['epochs']} epochs on the sample corpus (synthetic), "
-            f"batch 8, learning rate 0.01, seeds {', '.join(map(str, learning.SEEDS))}; validation CCC of the best epoch over "
-            f"{bf16['validation clips']} clips:",
+            f"batch 8, learning rate 0.01, seeds {', '.join(map(str, learning.SEEDS))}; validation CCC of the best "
+            f"epoch over {bf16['validation clips']} clips:",
             "",
             f"- float32: {scores['float32']}",
             f"- bf16: {scores['bf16']}",

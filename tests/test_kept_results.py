@@ -1,4 +1,4 @@
-"""Results kept in docs: what is saved is what is loaded, the scores are those of what was heard, machines stay apart."""
+"""Results kept in docs: what is saved is loaded, the scores are those of what was heard, machines stay apart."""
 
 from __future__ import annotations
 
