@@ -154,7 +154,7 @@ def log_seeds(settings: TrainSettings, ready: Ready, children: dict[int, Child])
     """
     some = next(table for child in children.values() for table in child.predictions.values())
     task = task_of(some, settings.task)
-    headline = scoring.headline(task)
+    headline, scored = scoring.headline(task), scoring.scorable(some)
     table = seeds_table(children, task)
     runs.log_table(table, "seeds.csv")
     means: dict[str, pd.DataFrame] = {}
@@ -168,7 +168,8 @@ def log_seeds(settings: TrainSettings, ready: Ready, children: dict[int, Child])
         named = {seed_metric(f"{split}/{headline}", seed): score for seed, score in each.items()}
         runs.log_metrics(scoring.as_metrics(means[split], split) | named)
         print(f"\n{seeds_text(means[split], each, headline, split)}")
-        speakers = set(scoring.scorable(next(iter(predictions.values())))["speaker"])
+        scored = scoring.scorable(next(iter(predictions.values())))
+        speakers = set(scored["speaker"])
         count = 0 if "" in speakers else len(speakers)
         address = runs.artifact_page("report/seeds.html")
         text = description(split, means[split], task, settings, ready.name, count, address)
@@ -177,7 +178,8 @@ def log_seeds(settings: TrainSettings, ready: Ready, children: dict[int, Child])
     best = table.iloc[int(np.argmax(validated.fillna(-math.inf)))]
     runs.set_tags({BEST_SEED_TAG: best["run_id"]})
     print(f"\nthe best seed on validation is {best['seed']}: run {best['run']} ({best['run_id']})")
-    runs.log_page("report/seeds", seeds_page(settings.model, ready.name, table, means, task))
+    synthetic = ready.corpus.synthetic
+    runs.log_page("report/seeds", seeds_page(settings.model, ready.name, table, means, scored, task, synthetic))
     print("report of the seeds: the artifact report/seeds.html")
     return table
 

@@ -9,6 +9,7 @@ import pandas as pd
 from exvo.evaluation.groups import UNITS
 from exvo.evaluation.scoring import headline
 from exvo.evaluation.seeds import Spread
+from exvo.reports.lead import lead_sentence
 from exvo.reports.names import explained_name, score_name
 from exvo.reports.page import Page, Section, Tile
 from exvo.reports.tables import Column, columns_of, interval_texts, number_texts, range_text, split_text
@@ -41,7 +42,15 @@ def seeds_text(scores: pd.DataFrame, each: Mapping[int, float], metric: str, spl
     )
 
 
-def seeds_page(model: str, corpus: str, table: pd.DataFrame, means: Mapping[str, pd.DataFrame], task: Task) -> Page:
+def seeds_page(
+    model: str,
+    corpus: str,
+    table: pd.DataFrame,
+    means: Mapping[str, pd.DataFrame],
+    rows: pd.DataFrame,
+    task: Task,
+    synthetic: bool = False,
+) -> Page:
     """The report of several seeds.
 
     Args:
@@ -49,7 +58,9 @@ def seeds_page(model: str, corpus: str, table: pd.DataFrame, means: Mapping[str,
         corpus: its name.
         table: a row a seed, as it is logged.
         means: by split, as `seeds.mean_scores` gives them.
+        rows: the scored rows of the last split, of any seed.
         task: what was learnt.
+        synthetic: whether a program made the voices.
     """
     metric = headline(task)
     tiles, sections = [], []
@@ -74,7 +85,11 @@ def seeds_page(model: str, corpus: str, table: pd.DataFrame, means: Mapping[str,
         shown = means[split][~means[split]["metric"].str.endswith("_ccc") | (means[split]["metric"] == "emotion_ccc")]
         sections.append(Section(f"Means, {split_text(split)}", table=mean_columns(shown), numbers=means[split]))
     seeds = listing(map(str, table["seed"]))
-    return Page(f"{model} on {corpus}, {len(table)} seeds", [f"seeds {seeds}"], tiles, sections)
+    lead = ""
+    if splits and task.name != "speaker":
+        subject = f"{model}, on average over {len(table)} seeds,"
+        lead = lead_sentence(rows, means[splits[-1]], task, subject, synthetic=synthetic)
+    return Page(f"{model} on {corpus}, {len(table)} seeds", [f"seeds {seeds}"], tiles, sections, lead)
 
 
 def mean_columns(scores: pd.DataFrame) -> list[Column]:
