@@ -106,9 +106,19 @@ def test_log_loss_and_calibration_error_are_scores_with_intervals() -> None:
     correct = np.array(TARGETS)[shares.argmax(axis=1)] == truth
     assert calibration.expected_calibration_error(shares.max(axis=1), correct) == pytest.approx(error)
     for name in ("category_log_loss", "category_ece"):
-        assert scores.loc[name, "lo_by_speaker"] < scores.loc[name, "hi_by_speaker"]
+        assert scores.loc[name, "lo_by_speaker"] < scores.loc[name, "value"] < scores.loc[name, "hi_by_speaker"]
     sample = bootstrap(scoring.statistics(predictions, TASK), resamples=3)["category_log_loss"]
     assert sample.nunique() == 3
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
+def test_the_interval_of_a_calibration_error_holds_its_value(scale: float) -> None:
+    """Also of few clips and right shares, where most resamples have a larger error than the clips themselves."""
+    scores = scoring.score(table(scale=scale), TASK).set_index("metric").loc["category_ece"]
+    resampled = bootstrap(scoring.statistics(table(scale=scale), TASK))["category_ece"]
+    assert 0 <= scores["lo"] <= scores["value"] <= scores["hi"]
+    moved = resampled.quantile(0.975) - resampled.mean() + scores["value"]
+    assert scores["hi"] == pytest.approx(moved)
 
 
 def test_a_fitted_temperature_makes_shares_mean_what_they_say() -> None:

@@ -139,11 +139,23 @@ def shares_of(predictions: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame
     )
 
 
+def centred(samples: pd.DataFrame, scores: pd.Series[float]) -> pd.DataFrame:
+    """Resamples whose `ECE` lies around that of the clips, never below 0: resampling adds to a sum of absolute values.
+
+    Args:
+        samples: (resamples, scores), as `bootstrap` gives them.
+        scores: of the clips themselves.
+    """
+    if ECE not in samples:
+        return samples
+    return samples.assign(**{ECE: (samples[ECE] - samples[ECE].mean() + scores[ECE]).clip(lower=0)})
+
+
 def calibration_statistics(predictions: pd.DataFrame, targets: Sequence[str]) -> Statistics:
     """`log_loss` and `expected_calibration_error` as functions of sums over clips, called `LOG_LOSS` and `ECE`.
 
     The bins are fixed once, over the whole table; resamples and groups of clips fill them unequally. Resampling adds to
-    the error, which is a sum of absolute values, so its intervals lie too high.
+    the error, which is a sum of absolute values: see `centred`.
 
     Args:
         predictions, targets: as in `shares_of`.

@@ -19,7 +19,7 @@ from exvo.evaluation.bootstrap import (
     label_statistics,
     mae_statistics,
 )
-from exvo.evaluation.calibration import ECE, LOG_LOSS, calibration_statistics, has_shares
+from exvo.evaluation.calibration import ECE, LOG_LOSS, calibration_statistics, centred, has_shares
 from exvo.evaluation.groups import ENDS, SPEAKER, group_scores, lowest_decile, with_intervals
 from exvo.evaluation.metrics import s_mtl
 from exvo.evaluation.selective import AURC, aurc_row
@@ -186,9 +186,9 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
             f"{len(rows)} of the {len(predictions)} clips are scored and have all their labels; a score needs two."
         )
     clips = statistics(rows, task)
-    by_clip = interval(bootstrap(clips))
+    by_clip = interval(centred(bootstrap(clips), clips.scores()))
     speakers = rows["speaker"].to_numpy()
-    by_speaker = interval(bootstrap(clips, groups=speakers))
+    by_speaker = interval(centred(bootstrap(clips, groups=speakers), clips.scores()))
     if not speakers_are_units(rows, task):
         by_speaker[:] = math.nan
     table = pd.DataFrame(

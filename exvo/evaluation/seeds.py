@@ -16,6 +16,7 @@ import pandas as pd
 
 from exvo.errors import InputError
 from exvo.evaluation.bootstrap import bootstrap, interval
+from exvo.evaluation.calibration import centred
 from exvo.evaluation.groups import CLIP, SPEAKER, UNITS
 from exvo.evaluation.pairwise import Pair, Scored, comparable, resampled_unit, same_clips
 from exvo.evaluation.scoring import headline, scorable, speakers_are_units, statistics, statistics_of
@@ -49,7 +50,8 @@ def mean_scores(tables: Sequence[pd.DataFrame], task: Task) -> pd.DataFrame:
             table[ends] = math.nan
             continue
         samples = np.mean([bootstrap(piece, groups=groups)[names] for piece in pieces], axis=0)
-        table[ends] = interval(pd.DataFrame(samples, columns=names))[["ci_low", "ci_high"]].to_numpy()
+        whole = centred(pd.DataFrame(samples, columns=names), table["value"])
+        table[ends] = interval(whole)[["ci_low", "ci_high"]].to_numpy()
     return table.assign(n=len(first), lowest=each.min(axis=0), highest=each.max(axis=0)).reset_index()
 
 
