@@ -24,7 +24,7 @@ from exvo.errors import InputError
 from exvo.networks.checkpoint import load_checkpoint
 from exvo.networks.cnn import PANN
 from exvo.networks.panns import load_panns
-from fuzz.targets import check_sentence
+from fuzz.checks import check_sentence
 
 from helpers.commands import run_here
 

@@ -38,9 +38,9 @@ from exvo.text import is_name
 from fuzz import __main__ as fuzzer
 from fuzz import targets
 from fuzz.attack import structures
+from fuzz.checks import check_sentence
 from fuzz.child import seed_of
 from fuzz.lies import lies
-from fuzz.targets import check_sentence
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = sorted(path for folder in ("exvo", "pipelines") for path in (ROOT / folder).rglob("*.py"))

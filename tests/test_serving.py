@@ -27,7 +27,7 @@ from exvo.networks.checkpoint import WEIGHTS, Checkpoint, save_checkpoint
 from exvo.serving import decoding, model, request
 from exvo.serving.model import BadRequest, VocalBurstModel, answer_body, answer_request, profile_extent
 from exvo.tasks import Task
-from fuzz.targets import check_sentence
+from fuzz.checks import check_sentence
 
 from helpers.requests import BAD_ROWS, FEATURES, GOOD, TARGETS, TONES, evaluated, text, tone
 
