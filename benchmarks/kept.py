@@ -93,6 +93,8 @@ def load(folder: Path) -> Iterator[Result]:
 def scored(tables: Mapping[str, pd.DataFrame]) -> tuple[list[dict[str, float | str | None]], pd.DataFrame]:
     """The scores and what was heard, as `Result` has them.
 
+    What answers by 0 and 1 alone, as an SVM, has no shares, and so neither log loss nor calibration error.
+
     Args:
         tables: predictions of the test speakers, by the way to enrol.
     """
@@ -102,6 +104,8 @@ def scored(tables: Mapping[str, pd.DataFrame]) -> tuple[list[dict[str, float | s
         values = score(table, task_of(table)).set_index("metric")
         ends = {end: round(float(values[end][UAR]), 5) for end in ("lo_by_speaker", "hi_by_speaker")}
         numbers = {name: round(float(values["value"][name]), 5) if name in values.index else None for name in SCORES}
+        if table.filter(regex="^prediction[.](?!category$)").isin([0, 1]).all(axis=None):
+            numbers |= {ECE: None, LOG_LOSS: None}
         scores.append({"enrolment": enrolment, **numbers, **ends})
         rows = scorable(table)
         about = {"file": rows["file"], "speaker": rows["speaker"], "truth": rows["truth.category"]}

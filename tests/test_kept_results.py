@@ -14,6 +14,7 @@ from benchmarks.kept import Result, load, scored
 from benchmarks.page import differences, write_page
 from benchmarks.rows import CORPORA, Row
 from benchmarks.timing import row
+from exvo.evaluation.calibration import ECE, LOG_LOSS
 from exvo.evaluation.scoring import UAR
 
 from helpers.commands import ROOT
@@ -58,6 +59,16 @@ def test_a_result_is_known_by_its_command_and_recipe() -> None:
     assert one.is_of("train", {"mixup": 0.3, "an option of later": 1.0})
     assert not one.is_of("train", {"mixup": 0.0})
     assert not one.is_of("train --seed 1", {"mixup": 0.3})
+
+
+def test_what_answers_by_0_and_1_has_no_calibration_error() -> None:
+    table = predictions(0)
+    for name in NAMES:
+        table[f"prediction.{name}"] = (table["prediction.category"] == name).astype(float)
+    (shares,), _ = scored({"plain": predictions(0)})
+    (certain,), _ = scored({"plain": table})
+    assert shares[ECE] is not None
+    assert (certain[UAR], certain[ECE], certain[LOG_LOSS]) == (shares[UAR], None, None)
 
 
 def test_differences_are_paired_by_speaker() -> None:
