@@ -195,7 +195,8 @@ def main() -> None:
         trainer = Trainer(rows, given.data or str(PLACES[corpus]), kept / corpus, given.epochs)
         for row, seed in trainer.missing([name for name in given.rows.split(",") if name], given.seeds):
             trainer.make(row, seed)
-    results = {corpus: list(load(kept / corpus)) for corpus in CORPORA}
+    names = {corpus: {row.name for row in rows} for corpus, rows in CORPORA.items()}
+    results = {corpus: [one for one in load(kept / corpus) if one.row in names[corpus]] for corpus in CORPORA}
     write_page(kept.parent / "results.md", results, kept / "small.csv")
     picture(kept.parent / "results.png", results["emogator"])
     print(f"written: {kept.parent / 'results.md'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from benchmarks import machines
 from benchmarks.kept import Result, load, scored
-from benchmarks.page import differences, write_page
+from benchmarks.page import differences, figures, targets, write_page
 from benchmarks.rows import CORPORA, Row
 from benchmarks.timing import row
 from exvo.evaluation.calibration import ECE, LOG_LOSS
@@ -88,6 +89,20 @@ def test_a_page_without_results_says_what_is_not_trained_yet(tmp_path: Path) -> 
     page = (tmp_path / "page.md").read_text()
     assert "**Not trained yet**: prior" in page
     assert "nan" not in page
+
+
+def test_a_target_of_three_seeds_is_not_met_by_two_nor_in_more_minutes() -> None:
+    def about(seeds: int, minutes: float) -> list[str]:
+        right = predictions(0)
+        right["prediction.category"] = right["truth.category"]
+        for name in NAMES:
+            right[f"prediction.{name}"] = right[f"truth.{name}"]
+        runs = [replace(result("resnet-20", plain=right), seed=seed, minutes=minutes) for seed in range(seeds)]
+        return next(targets(figures(runs), differences(runs, CORPORA["emogator"]), None))
+
+    assert about(3, 19.0)[2:] == ["1.000 in 19 minutes", "met"]
+    assert about(3, 96.0)[2:] == ["1.000 in 96 minutes", "missed"]
+    assert about(2, 19.0)[2:] == ["", "not trained yet"]
 
 
 @pytest.mark.parametrize("corpus", CORPORA)

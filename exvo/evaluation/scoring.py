@@ -186,14 +186,15 @@ def score(predictions: pd.DataFrame, task: Task) -> pd.DataFrame:
             f"{len(rows)} of the {len(predictions)} clips are scored and have all their labels; a score needs two."
         )
     clips = statistics(rows, task)
-    by_clip = interval(centred(bootstrap(clips), clips.scores()))
+    values = clips.scores()
+    by_clip = interval(centred(bootstrap(clips), values))
     speakers = rows["speaker"].to_numpy()
-    by_speaker = interval(centred(bootstrap(clips, groups=speakers), clips.scores()))
+    by_speaker = interval(centred(bootstrap(clips, groups=speakers), values))
     if not speakers_are_units(rows, task):
         by_speaker[:] = math.nan
     table = pd.DataFrame(
         {
-            "value": clips.scores(),
+            "value": values,
             "lo": by_clip["ci_low"],
             "hi": by_clip["ci_high"],
             "lo_by_speaker": by_speaker["ci_low"],
